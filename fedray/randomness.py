@@ -1,0 +1,24 @@
+"""Randomness is addressed, never consumed from a shared stream.
+
+Every draw has an address (seed, purpose, round, client, epoch). It becomes the key and the counter of a Philox
+generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so that whoever asks, in any process and
+any order, gets the same numbers, and resuming at round t needs no replay of the rounds before it.
+"""
+
+import numpy as np
+
+# Append only: a purpose's position is part of every address drawn under it.
+PURPOSES = ("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic")
+MAX_SEED = 2**63 - 1
+
+
+def generator(seed: int, purpose: str, *, t: int = 0, client: int = 0, epoch: int = 0) -> np.random.Generator:
+    """The generator at an address; two addresses never share a number within 2**64 draws."""
+    key = np.array([seed, PURPOSES.index(purpose)], dtype=np.uint64)
+    counter = np.array([0, epoch, client, t], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def torch_seed(seed: int, purpose: str, *, t: int = 0, client: int = 0) -> int:
+    """A seed for torch at an address. It is drawn, not packed: torch's CPU generator reads only the low 32 bits."""
+    return int(generator(seed, purpose, t=t, client=client).integers(0, 2**63))

@@ -1,0 +1,27 @@
+"""How a section of the settings is declared: a frozen, validated dataclass whose fields carry their own help.
+
+    @section
+    class Server:
+        lr: float = setting(1.0, "Step of the server along the mean update.", gt=0)
+
+The declaration is the only one: TOML and the command line are validated by it, `--help` is printed from it, and a
+wrong value raises when the object is made, from Python too.
+"""
+
+from typing import Any, dataclass_transform
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  # noqa: A002
+    """One field of a section: its default, a sentence of help, its unit, and pydantic limits (gt, ge, lt, le)."""
+    return Field(default=default, description=help, json_schema_extra={"unit": unit}, **limits)
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+def section(cls: type) -> Any:
+    """Make a class a section of the settings: frozen, hashable, keyword-only, unknown keys refused."""
+    return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
