@@ -8,12 +8,16 @@ The declaration is the only one: TOML and the command line are validated by it, 
 wrong value raises when the object is made, from Python too.
 """
 
-from typing import Any, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
+
+T = TypeVar("T")
+# A value that fedray works out when it is "auto"; None inside.
+Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 
 
 def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  # noqa: A002

@@ -1,0 +1,181 @@
+"""Local training of one client: the SGD loop, once.
+
+The engine owns the loop; an algorithm fills its hooks (`loss`, `correct`, `finish`). Everything random has an address
+(seed, round, client), so the same client in the same round gives the same bits in whatever process it runs.
+"""
+
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from fedray.data.augment import crop_flip, normalise
+from fedray.errors import ClientError
+from fedray.models import Model, Shape, build
+from fedray.randomness import generator, torch_seed
+from fedray.updates import Report, Sum, Trained, Vectors, num_bytes
+from fedray.vector import FlatModel
+
+EVALUATION_BATCH = 500  # images a forward pass; fixed, because the sums of a batch are rounded
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a client needs to know besides its images: small, so that it travels with the enrolment."""
+
+    model: Model
+    shape: Shape
+    classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str
+    seed: int
+
+
+class Trainer:
+    """A model bound to flat vectors that trains one client after another, and evaluates."""
+
+    def __init__(self, recipe: Recipe, device: str = "cpu"):
+        self.recipe, self.device = recipe, device
+        self.flat = FlatModel(build(recipe.model, recipe.shape, recipe.classes, recipe.seed), device)
+
+    def train(
+        self,
+        algorithm: Any,
+        client: int,
+        images: np.ndarray,
+        labels: np.ndarray,
+        message: Vectors,
+        memory: Vectors,
+        t: int,
+        lr: float,
+    ) -> tuple[Vectors, Vectors, Report]:
+        """One client's round t from the message: its update, its new memory and its report.
+
+        `images` is uint8 [n, c, h, w], `labels` int64 [n]; nothing given is changed.
+        """
+        began = time.perf_counter()
+        flat, module = self.flat, self.flat.module
+        received, remembered = self.tensors(message), self.tensors(memory)
+        start = received["params"]
+        flat.load(start, received["buffers"])
+        if not remembered:
+            remembered = algorithm.init_memory(start)
+        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64), 0, 0
+        module.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
+            for inputs, targets in self.batches(algorithm, client, images, labels, t):
+                loss = algorithm.loss(module(inputs), targets)
+                grad = flat.gradient(loss)
+                with torch.no_grad():
+                    direction = algorithm.correct(grad, flat.params, received, remembered, lr)
+                    if algorithm.weight_decay:
+                        direction = direction.add(flat.params, alpha=algorithm.weight_decay)
+                    if algorithm.momentum:
+                        velocity = direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
+                        direction = velocity
+                    flat.params.add_(direction, alpha=-lr)
+                    losses += loss.detach().double() * len(targets)
+                seen, steps = seen + len(targets), steps + 1
+        with torch.no_grad():
+            update, remembered = algorithm.finish(start, flat.params, steps, lr, received, remembered)
+            update = {**update, "buffers": flat.buffers - received["buffers"]}
+            norm = float(torch.linalg.vector_norm(update["params"], dtype=torch.float64))
+        vectors = self.arrays(update)
+        if vectors["params"].shape != message["params"].shape:
+            raise ValueError(
+                f'finish() gave an update "params" of shape {vectors["params"].shape}, not {message["params"].shape}'
+            )
+        report = Report(
+            client=client,
+            num_examples=len(labels),
+            steps=steps,
+            train_loss=float(losses) / seen,
+            update_norm=norm,
+            seconds=time.perf_counter() - began,
+            num_bytes=num_bytes(vectors),
+        )
+        return vectors, self.arrays(remembered), report
+
+    def batches(
+        self, algorithm: Any, client: int, images: np.ndarray, labels: np.ndarray, t: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The round's batches, normalised: reshuffled and augmented anew each epoch."""
+        seed, n = self.recipe.seed, len(labels)
+        size = algorithm.batch_size or n
+        ends = n - n % size if algorithm.drop_last else n
+        remaining = algorithm.steps or algorithm.epochs * -(-ends // size)
+        epoch = 0
+        while remaining:
+            order = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
+            pixels, targets = torch.from_numpy(images[order]), torch.from_numpy(labels[order])
+            if self.recipe.augment == "crop-flip":
+                pixels = crop_flip(pixels, generator(seed, "augment", t=t, client=client, epoch=epoch))
+            for first in list(range(0, ends, size))[:remaining]:
+                batch = slice(first, min(first + size, ends))
+                yield self.inputs(pixels[batch]), targets[batch].to(self.device)
+                remaining -= 1
+            epoch += 1
+
+    @torch.inference_mode()
+    def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
+        """The sum of the cross-entropies and the number of right answers, for each batch of EVALUATION_BATCH images."""
+        received = self.tensors(message)
+        self.flat.load(received["params"], received["buffers"])
+        self.flat.module.eval()
+        results = []
+        for first in range(0, len(labels), EVALUATION_BATCH):
+            batch = slice(first, first + EVALUATION_BATCH)
+            output = self.flat.module(self.inputs(torch.from_numpy(images[batch])))
+            targets = torch.from_numpy(labels[batch]).to(self.device)
+            loss = F.cross_entropy(output, targets, reduction="none").double().sum()
+            results.append((float(loss), int((output.argmax(1) == targets).sum())))
+        return results
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 images as the model's normalised float32 input, on the device."""
+        return normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
+
+    def tensors(self, vectors: Vectors) -> dict[str, torch.Tensor]:
+        return {name: torch.from_numpy(vector).to(self.device) for name, vector in vectors.items()}
+
+    def arrays(self, tensors: dict[str, torch.Tensor]) -> Vectors:
+        """As NumPy arrays that share no memory with the model, which the next client overwrites."""
+        mine = (self.flat.params.data_ptr(), self.flat.buffers.data_ptr())
+        return {n: (v.clone() if v.data_ptr() in mine else v).cpu().numpy() for n, v in tensors.items()}
+
+
+def train_block(
+    trainer: Trainer,
+    algorithm: Any,
+    clients: Sequence[int],
+    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    message: Vectors,
+    memories: Sequence[Vectors],
+    t: int,
+    lr: float,
+    summed: bool,
+) -> tuple[Trained, list[Vectors]]:
+    """Train a block's clients one after another: their updates, summed or each, and their new memories.
+
+    `shard` gives a client's images and labels. Whatever a client's code raises comes out as a ClientError.
+    """
+    total, each, reports, remembered = Sum(), [], [], []
+    for client, memory in zip(clients, memories, strict=True):
+        try:
+            vectors, memory, report = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
+        except Exception as error:
+            raise ClientError(f"client {client} failed in round {t}:\n{traceback.format_exc()}") from error
+        reports.append(report)
+        remembered.append(memory)
+        if summed:
+            total.add_update(vectors, algorithm.weight(report.num_examples))
+        else:
+            each.append(vectors)
+    return Trained(reports, sum=total if summed else None, each=each), remembered

@@ -1,0 +1,97 @@
+"""The Ray actor that runs clients."""
+
+import os
+import warnings
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+
+from fedray.client import Recipe, Trainer, train_block
+from fedray.updates import Trained, Vectors
+
+
+@dataclass(frozen=True)
+class Data:
+    """A node's one copy of the data set, read by all its actors without copying; arrays as in fedray.data.Dataset."""
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+
+
+class Enrolment:
+    """What an actor holds for one run: a trainer, the node's data, and its own client's shard or everybody's rows."""
+
+    def __init__(self, recipe: Recipe, data: Data, rows: np.ndarray, ends: np.ndarray, own: int | None, device: str):
+        self.trainer, self.data, self.rows, self.ends = Trainer(recipe, device), data, rows, ends
+        self.own = {own: self.copy(rows)} if own is not None else {}
+
+    def copy(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return self.data.train_images[rows], self.data.train_labels[rows]
+
+    def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.own:
+            return self.own[client]
+        first = self.ends[client - 1] if client else 0
+        return self.copy(self.rows[first : self.ends[client]])
+
+
+class ClientActor:
+    """One process of the population. It is enrolled in a run, trains its clients, and lets go at the run's end."""
+
+    def __init__(self) -> None:
+        torch.set_num_threads(1)
+        # Arrays from the object store are read-only, and nothing here writes to them.
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
+        context = ray.get_runtime_context()
+        gpus = ray.get_gpu_ids()
+        self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+        self.place = {"actor": context.get_actor_id(), "node": context.get_node_id(), "pid": os.getpid()}
+        self.runs: dict[str, Enrolment] = {}
+
+    def where(self) -> dict[str, Any]:
+        """Actor id, node id, process id and device."""
+        return {**self.place, "device": self.device}
+
+    def enrol(self, run: str, recipe: Recipe, data: Data, rows: np.ndarray, ends: np.ndarray, own: int | None) -> None:
+        """Take part in a run: with the shard `own` copied here, or, where it is None, with the rows of all clients.
+
+        Client k's rows are rows[ends[k - 1]:ends[k]]; with `own`, `rows` is that client's alone.
+        """
+        self.runs[run] = Enrolment(recipe, data, rows, ends, own, self.device)
+
+    def release(self, run: str) -> None:
+        self.runs.pop(run, None)
+
+    def train(
+        self,
+        run: str,
+        algorithm: Any,
+        clients: list[int],
+        summed: bool,
+        t: int,
+        lr: float,
+        message: Vectors,
+        *memories: Vectors,
+    ) -> tuple[Any, ...]:
+        """Train clients; returns their reports, the rest of the Trained, and, where memories came, the new memories.
+
+        The parts are separate objects: the reports are small and tell of success, the vectors stay in the object
+        store until their turn, the memories never pass through the driver.
+        """
+        enrolment = self.runs[run]
+        trained, new = train_block(
+            enrolment.trainer, algorithm, clients, enrolment.shard, message, memories or [{}] * len(clients), t, lr, summed
+        )
+        reports = [replace(report, **self.place) for report in trained.reports]
+        return reports, Trained([], trained.sum, trained.each), *(new if memories else ())
+
+    def evaluate(self, run: str, state: Vectors, first: int, last: int) -> list[tuple[float, int]]:
+        """Loss sums and right answers of the batches in test images first..last."""
+        enrolment = self.runs[run]
+        data = enrolment.data
+        return enrolment.trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last])

@@ -1,0 +1,181 @@
+"""The population as Ray actors: one for each client, or packed."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from fedray.client import EVALUATION_BATCH, Recipe
+from fedray.cluster.actor import ClientActor, Data
+from fedray.cluster.dispatch import Dispatcher, Slot, Ticket
+from fedray.cluster.resources import Plan
+from fedray.data import Dataset
+from fedray.errors import BadInputError
+from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
+
+EVALUATION_CALL = 2 * EVALUATION_BATCH  # images a call
+
+
+class Actors:
+    """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
+
+    def __init__(self, start_timeout: float):
+        self.start_timeout = start_timeout
+        self.dispatcher = Dispatcher()
+        self.shape: tuple[float, float] | None = None
+        self.slots: list[Slot] = []
+
+    def provide(self, plan: Plan) -> list[Slot]:
+        """As many actors as planned, up and answering; BadInputError when they are not within the time allowed."""
+        shape = (plan.num_cpus, plan.num_gpus)
+        if shape != self.shape or len(self.slots) > plan.actors:
+            for slot in self.slots:
+                ray.kill(slot.handle)
+            self.slots, self.shape = [], shape
+        new = [Slot(self.spawn(), self.respawn) for _ in range(plan.actors - len(self.slots))]
+        asked = {slot.handle.where.remote(): slot for slot in new}
+        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=self.start_timeout) if asked else ([], [])
+        if late:
+            for slot in new:
+                ray.kill(slot.handle)
+            raise BadInputError(
+                f"only {len(ready)} of {len(new)} actors x {plan.num_cpus:g} CPU and {plan.num_gpus:g} GPU were up after "
+                f"{self.start_timeout:g} s (cluster.start_timeout); pack clients with cluster.clients_per_actor"
+            )
+        for ref in ready:
+            asked[ref].where = ray.get(ref)
+        self.slots += new
+        return self.slots
+
+    def spawn(self) -> Any:
+        num_cpus, num_gpus = self.shape or (0.0, 0.0)
+        return ray.remote(ClientActor).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0).remote()
+
+    def respawn(self, slot: Slot) -> None:
+        """Put a new actor in the place of a lost one. (Killed first: what cannot be reached may still hold its share.)"""
+        ray.kill(slot.handle)
+        slot.handle = self.spawn()
+
+
+class RayPopulation:
+    """All clients of a run. An actor serves its own client, or, packed, any actor serves any client."""
+
+    ids = itertools.count()
+
+    def __init__(
+        self, actors: Actors, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int
+    ):
+        self.run = f"run-{next(self.ids)}"
+        self.actors, self.plan, self.recipe, self.block_size = actors, plan, recipe, block_size
+        self.dispatcher, self.shards, self.test_count = actors.dispatcher, shards, len(dataset.test_labels)
+        self.tickets: list[Ticket] = []
+        self.memory_refs: dict[int, Any] = {}
+        self.data = ray.put(
+            Data(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
+        )
+        self.rows_of_all = ray.put(np.concatenate(shards)) if plan.packed else None
+        self.ends = np.cumsum([len(shard) for shard in shards])
+        self.slots = list(actors.provide(plan))
+        for slot in self.slots:
+            slot.respawn = self.respawn
+        ray.get([self.enrol(slot) for slot in self.slots])
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def enrol(self, slot: Slot) -> Any:
+        if self.plan.packed:
+            return slot.handle.enrol.remote(self.run, self.recipe, self.data, self.rows_of_all, self.ends, None)
+        client = self.slots.index(slot)
+        return slot.handle.enrol.remote(self.run, self.recipe, self.data, self.shards[client], self.ends, client)
+
+    def respawn(self, slot: Slot) -> None:
+        """A new actor in a lost one's place, enrolled before any call that is queued behind."""
+        self.actors.respawn(slot)
+        self.enrol(slot)
+
+    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        sent, before = ray.put(message), self.dispatcher.retries
+        remembers = bool(algorithm.init_memory(message["params"]))
+        hands = blocks(cohort, self.block_size)
+        calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
+        tickets = [
+            [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls] for block_calls in calls
+        ]
+        self.submit([ticket for block_tickets in tickets for ticket in block_tickets])
+        updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
+        if remembers:
+            for block_calls, block_tickets in zip(calls, tickets, strict=True):
+                for clients, ticket in zip(block_calls, block_tickets, strict=True):
+                    self.memory_refs.update(zip(clients, ticket.refs[2:], strict=True))
+        return Updates(updates.sum, updates.reports, updates.each, self.dispatcher.retries - before)
+
+    def ticket(self, algorithm: Any, clients: list[int], message: Any, t: int, lr: float, remembers: bool) -> Ticket:
+        summed = self.plan.packed and algorithm.linear
+        memories = [self.memory_refs.get(client, {}) for client in clients] if remembers else []
+
+        def call(actor: Any) -> list[Any]:
+            train = actor.train.options(num_returns=2 + len(memories))
+            return list(train.remote(self.run, algorithm, clients, summed, t, lr, message, *memories))
+
+        slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
+        return Ticket(call, slots, cost=sum(len(self.shards[client]) for client in clients))
+
+    def trained(self, ticket: Ticket) -> Trained:
+        reports = self.dispatcher.wait(ticket)
+        vectors = self.dispatcher.fetch(ticket, 1)
+        ticket.refs[:2] = [None, None]  # the object store may let go of them
+        return Trained(reports, vectors.sum, vectors.each)
+
+    def evaluate(self, state: Vectors) -> tuple[float, float]:
+        sent = ray.put(state)
+
+        def ticket(first: int) -> Ticket:
+            last = min(first + EVALUATION_CALL, self.test_count)
+            return Ticket(lambda actor: [actor.evaluate.remote(self.run, sent, first, last)], self.slots)
+
+        tickets = [ticket(first) for first in range(0, self.test_count, EVALUATION_CALL)]
+        self.submit(tickets)
+        return mean_of_batches(
+            itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), self.test_count
+        )
+
+    def submit(self, tickets: Sequence[Ticket]) -> None:
+        self.tickets = list(tickets)
+        self.dispatcher.submit(tickets)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Packed, a client counts against the actor at its place in line, though any actor may train it."""
+        per_actor = -(-len(self.shards) // len(self.slots))
+        rows = []
+        for client, shard in enumerate(self.shards):
+            where = self.slots[client // per_actor].where
+            rows.append(
+                {
+                    "client": client,
+                    "actor": where["actor"],
+                    "node": where["node"],
+                    "pid": where["pid"],
+                    "num_cpus": self.plan.num_cpus / per_actor,
+                    "num_gpus": self.plan.num_gpus / per_actor,
+                    "num_examples": len(shard),
+                }
+            )
+        return rows
+
+    def memories(self) -> Iterator[tuple[int, Vectors]]:
+        for client in sorted(self.memory_refs):
+            yield client, ray.get(self.memory_refs[client])
+
+    def remember(self, client: int, memory: Vectors) -> None:
+        self.memory_refs[client] = ray.put(memory)
+
+    def close(self) -> None:
+        self.dispatcher.withdraw(self.tickets)
+        self.memory_refs.clear()
+        for slot in self.slots:
+            slot.respawn = self.actors.respawn
+            slot.handle.release.remote(self.run)
+        self.data = self.rows_of_all = None

@@ -1,0 +1,144 @@
+"""What a population asks of Ray: how many actors, with how much of a CPU and a GPU each. Arithmetic only."""
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from fedray.errors import BadInputError
+from fedray.settings import Auto, section, setting
+
+ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
+GPU_CONTEXT_BYTES = 500 * 2**20  # a CUDA context in host memory, of which each process needs its own
+SMALLEST_SHARE = 0.0001  # of a CPU or GPU, the least that Ray counts
+
+
+@section
+class Cluster:
+    """Where a run runs. Nothing in this section changes a result, so none of it is in the run id."""
+
+    backend: Literal["ray", "in-process"] = setting(
+        "ray", "ray: every client a Ray actor (or packed into some); in-process: no Ray, one client after another."
+    )
+    address: str = setting(
+        "local", "A Ray of the run's own (local), or an existing cluster: its host:port, or auto for the one running here."
+    )
+    clients_per_actor: Auto[int] = setting(
+        None, "1: an actor for each client; more: clients packed into actors; auto: 1 while that fits in memory.", ge=1
+    )
+    cpus: Auto[int] = setting(None, "CPUs of the local Ray; auto: the cores of this machine.", unit="cores", ge=1)
+    gpus: Auto[int] = setting(None, "GPUs of the local Ray; auto: those of this machine.", unit="GPUs", ge=0)
+    cpus_per_actor: Auto[float] = setting(
+        None, "CPU share that each actor reserves; auto: one, or what makes them fit.", unit="cores", ge=SMALLEST_SHARE
+    )
+    gpus_per_client: Auto[float] = setting(
+        None, "GPU share reserved for each client; auto: what makes the actors fit, 0 without a GPU.", unit="GPUs", ge=0
+    )
+    object_store: Auto[int] = setting(
+        None, "Shared memory of the local Ray; auto: what data, model and updates need.", unit="MiB", ge=80
+    )
+    start_timeout: float = setting(180.0, "How long all actors may take to start.", unit="seconds", gt=0)
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What there is to reserve: CPUs and GPUs of the cluster, and bytes of memory to spare."""
+
+    cpus: float
+    gpus: float
+    memory: float
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all."""
+
+    actors: int
+    clients_per_actor: int
+    num_cpus: float
+    num_gpus: float
+
+    @property
+    def packed(self) -> bool:
+        return self.clients_per_actor > 1
+
+
+def plan(cluster: Cluster, clients: int, capacity: Capacity, model_bytes: int) -> Plan:
+    """The reservations of a population; BadInputError with the arithmetic when they cannot fit.
+
+    `model_bytes` is one model vector. A process holds its parameters, gradients, momentum and the received message.
+    """
+    per_actor = cluster.clients_per_actor
+    if per_actor is None:
+        need = ACTOR_BYTES + 4 * model_bytes + (GPU_CONTEXT_BYTES if capacity.gpus else 0)
+        fits = clients * need <= 0.8 * capacity.memory
+        per_actor = 1 if fits else -(-clients // max(1, int(capacity.cpus)))
+    if per_actor == 1:
+        actors = clients
+        num_cpus = cluster.cpus_per_actor or share(capacity.cpus, actors)
+        num_gpus = cluster.gpus_per_client
+        if num_gpus is None:
+            num_gpus = share(1, -(-actors // int(capacity.gpus))) if capacity.gpus >= 1 else 0.0
+    else:
+        wanted = -(-clients // per_actor)
+        num_cpus = cluster.cpus_per_actor or min(1.0, capacity.cpus)
+        fit = max(1, math.floor(capacity.cpus / num_cpus + 1e-9))
+        if cluster.gpus_per_client is None:
+            # A few processes keep a GPU busy; every further one costs a context.
+            num_gpus = 0.25 if capacity.gpus >= 1 else 0.0
+        else:
+            num_gpus = min(1.0, cluster.gpus_per_client * per_actor)
+        if num_gpus:
+            fit = max(1, min(fit, int(capacity.gpus) * math.floor(1 / num_gpus + 1e-9)))
+        actors = min(wanted, fit)
+    check_fit(actors, num_cpus, num_gpus, capacity)
+    return Plan(actors, per_actor, num_cpus, num_gpus)
+
+
+def share(whole: float, parts: int) -> float:
+    """An equal share of at most 1, rounded down to what Ray can count."""
+    return min(1.0, math.floor(whole / parts / SMALLEST_SHARE) * SMALLEST_SHARE)
+
+
+def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity) -> None:
+    """Refuse, with the arithmetic, what Ray would wait for silently and for ever."""
+    if num_cpus < SMALLEST_SHARE:
+        raise BadInputError(
+            f"{actors} actors cannot share {capacity.cpus:g} CPUs: a share is at least {SMALLEST_SHARE:g}; "
+            "pack clients with cluster.clients_per_actor"
+        )
+    if actors * num_cpus > capacity.cpus + 1e-6:
+        raise BadInputError(
+            f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but there are {capacity.cpus:g}; "
+            "lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
+        )
+    if not num_gpus:
+        return
+    if num_gpus > 1 and num_gpus != int(num_gpus):
+        raise BadInputError(f"{num_gpus:g} GPUs an actor: a share above 1 must be a whole number")
+    whole = int(capacity.gpus)
+    room = whole * math.floor(1 / num_gpus + 1e-9) if num_gpus <= 1 else whole // int(num_gpus)
+    if actors > room:
+        raise BadInputError(
+            f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, and "
+            f"there are {whole} GPUs, so room for {room}; lower cluster.gpus_per_client or raise "
+            "cluster.clients_per_actor"
+        )
+
+
+def object_store_bytes(data_bytes: int, model_bytes: int, cohort: int) -> int:
+    """Shared memory for the data set, three messages and a cohort's updates, within 40 % of memory."""
+    need = data_bytes + (3 + cohort) * model_bytes + 100 * 2**20
+    return int(min(max(need, 200 * 2**20), 0.4 * available_memory()))
+
+
+def available_memory() -> int:
+    """Bytes of memory that new processes can have on this machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

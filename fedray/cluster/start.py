@@ -1,0 +1,57 @@
+"""Ray started quietly, once for all runs of a process, and always shut down."""
+
+import contextlib
+import logging
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from fedray.cluster.resources import Capacity, Cluster, available_memory, cores
+from fedray.errors import BadInputError
+
+QUIET = {
+    # The raylet's own notices bypass log_to_driver; this filter is read when ray is imported.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|Raylet is terminated|worker processes have been started",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # an actor without a GPU share sees no GPU
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (after the environment that it reads)
+
+
+@contextlib.contextmanager
+def connected(cluster: Cluster, object_store: int) -> Iterator[Capacity]:
+    """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running.
+
+    `object_store` is bytes of shared memory. Yields what there is to reserve.
+    """
+    if ray.is_initialized():
+        raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
+    local = cluster.address == "local"
+    if local:
+        size = cluster.object_store * 2**20 if cluster.object_store else object_store
+        options = {"num_cpus": cluster.cpus or cores(), "num_gpus": cluster.gpus, "object_store_memory": size}
+    else:
+        options = {}
+    try:
+        context = ray.init(
+            address=cluster.address,
+            include_dashboard=False if local else None,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            **options,
+        )
+    except (ConnectionError, ray.exceptions.RayError, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise BadInputError(f"no Ray cluster could be joined at cluster.address {cluster.address!r}: {first}") from error
+    try:
+        total = ray.cluster_resources()
+        yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), memory=float(available_memory()))
+    finally:
+        session = Path(context.address_info["session_dir"]) if local else None
+        ray.shutdown()
+        if session:
+            shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind

@@ -1,0 +1,68 @@
+"""The population without Ray: every client trained one after another in this process, for tests and debugging."""
+
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedray.client import Recipe, Trainer, train_block
+from fedray.data import Dataset
+from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
+
+
+class InProcessPopulation:
+    """One trainer, all shards, one thread: the reference that the Ray population must equal bit for bit."""
+
+    def __init__(self, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int):
+        torch.set_num_threads(1)
+        self.dataset, self.shards, self.block_size = dataset, shards, block_size
+        self.trainer = Trainer(recipe)
+        self.remembered: dict[int, Vectors] = {}
+        self.place = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        learned: dict[int, Vectors] = {}
+
+        def trained() -> Iterator[list[Trained]]:
+            for block in blocks(cohort, self.block_size):
+                memories = [self.remembered.get(client, {}) for client in block]
+                part, new = train_block(
+                    self.trainer, algorithm, block, self.shard, message, memories, t, lr, summed=algorithm.linear
+                )
+                learned.update((client, memory) for client, memory in zip(block, new, strict=True) if memory)
+                yield [replace(part, reports=[replace(report, **self.place) for report in part.reports])]
+
+        updates = gather(algorithm, trained())
+        self.remembered.update(learned)
+        return updates
+
+    def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.shards[client]
+        return self.dataset.train_images[rows], self.dataset.train_labels[rows]
+
+    def evaluate(self, state: Vectors) -> tuple[float, float]:
+        images, labels = self.dataset.test_images, self.dataset.test_labels
+        return mean_of_batches(self.trainer.evaluate(state, images, labels), len(labels))
+
+    def rows(self) -> list[dict[str, Any]]:
+        reserved = {"num_cpus": 0.0, "num_gpus": 0.0}
+        return [
+            {"client": client, "num_examples": len(rows), **self.place, **reserved}
+            for client, rows in enumerate(self.shards)
+        ]
+
+    def memories(self) -> Iterator[tuple[int, Vectors]]:
+        return iter(sorted(self.remembered.items()))
+
+    def remember(self, client: int, memory: Vectors) -> None:
+        self.remembered[client] = memory
+
+    def close(self) -> None:
+        self.remembered.clear()

@@ -1,0 +1,360 @@
+"""What a run leaves on disk: a journal while it runs, Parquet tables for pandas. The only file that writes tables.
+
+A round goes to the journal first (one line, forced to disk), so what was reported survives `kill -9`. Parquet cannot be
+appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point: once it carries a
+final status the tables are complete and the journal goes; until then the journal is the truth, and `load` reads it.
+"""
+
+import difflib
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedray.atomic import remove_stale, replacing
+from fedray.errors import BadInputError
+from fedray.settings import section, setting
+from fedray.tables import (
+    GROUPING,
+    OWN,
+    PER_RUN,
+    SCHEMAS,
+    Columns,
+    join_batches,
+    summarise,
+    to_batch,
+    to_columns,
+    to_rows,
+)
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
+STATUSES = ("running", "interrupted", "failed", *FINAL_STATUSES)
+BY_ROUND = ("rounds", "clients", "metrics")
+
+Row = Mapping[str, Any]
+
+
+@section
+class Output:
+    """Where results go, and how often they are written. Not part of the run id."""
+
+    root: str = setting("results", "Folder of all results.")
+    name: str = setting("", "Name of these results, a folder under root; empty: the name of the settings file.")
+    checkpoint_every: int = setting(5, "A checkpoint every so many rounds.", ge=1, unit="rounds")
+    save_model: bool = setting(True, "Whether the final model is kept, as safetensors.")
+    flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
+
+    def __post_init__(self) -> None:
+        if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]+", self.name):
+            raise BadInputError(
+                f"The results name {self.name!r} must be one folder name of letters, digits, '-', '_' and '.', "
+                "not starting with a '.'."
+            )
+
+
+class Recorder:
+    """Records one run. `start` once, `round` after every round, `finish` once; each is durable when it returns.
+
+    `grouping` gives every grouping column, `run_row` what is known of the run's row at its start.
+    """
+
+    def __init__(
+        self, root: str | Path, name: str, run: str, grouping: Row, run_row: Row, *, flush_seconds: float = 5.0
+    ) -> None:
+        if grouping.keys() != GROUPING.keys():
+            raise ValueError(f"the grouping columns differ by {sorted(grouping.keys() ^ GROUPING.keys())}")
+        self.rounds: list[dict[str, Any]] = []
+        """The rows of `rounds` so far, kept ones included; a time is milliseconds since 1970 UTC."""
+        self._folder, self._run, self._grouping = Path(root) / name, run, dict(grouping)
+        self._row = {"started_at": datetime.now(UTC), **run_row, "status": "running"}
+        self._lines: list[dict[str, Columns]] = []
+        self._batches: dict[str, list[pa.Table]] = {table: [] for table in (*BY_ROUND, "population")}
+        self._flush_seconds = flush_seconds
+        self._next_flush = 0.0
+
+    @classmethod
+    def resume(
+        cls,
+        root: str | Path,
+        name: str,
+        run: str,
+        grouping: Row,
+        run_row: Row,
+        *,
+        keep_rounds: int,
+        flush_seconds: float = 5.0,
+    ) -> "Recorder":
+        """A recorder that goes on after `keep_rounds` rounds of the run's journal; `start` then drops the later ones.
+
+        The run keeps its first `started_at`. BadInputError where the journal lacks one of the rounds to keep.
+        """
+        recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
+        path = recorder._journal
+        if keep_rounds == 0 and not path.exists():
+            return recorder
+        header, lines = _read_journal(path)
+        kept = {t: line for t, line in lines.items() if t <= keep_rounds}
+        if sorted(kept) != list(range(1, keep_rounds + 1)):
+            raise BadInputError(
+                f"The journal {path} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint: "
+                "remove the checkpoint to start this run over."
+            )
+        recorder._row["started_at"] = to_rows(header["runs"])[0]["started_at"]
+        recorder._lines = list(kept.values())
+        return recorder
+
+    def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row]) -> None:
+        """Make the folders, the journal and all tables (of a fresh run, without rounds); the run is now `running`.
+
+        Whatever an earlier attempt at this run left is replaced, the journal first and at once. The partition is
+        written where no other run has written it; its rows may be empty when `run_row` names no partition_id.
+        """
+        for folder in (*OWN, "journal"):
+            (self._folder / folder).mkdir(parents=True, exist_ok=True)
+        for path in (self._journal, *(self._path(table) for table in PER_RUN)):
+            remove_stale(path)
+        population = to_columns("population", population_rows)
+        self._batches["population"] = [to_batch("population", population)]
+        for line in self._lines:
+            self._take(line)
+        header = {"run": self._run, "grouping": self._grouping, "population": population, "runs": self._run_columns()}
+        with replacing(self._journal) as temporary:
+            temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines)))
+        self._lines = []
+        self._write("runs", to_batch("runs", header["runs"]))
+        self._write_partition(partition_rows)
+        self._flush()
+
+    def round(self, round_row: Row, client_rows: Iterable[Row], metric_rows: Iterable[Row] = ()) -> None:
+        """Record one round: it is on disk when this returns, and in Parquet some seconds later.
+
+        Client and metric rows need not repeat the round. A value of a wrong type raises before anything is written.
+        """
+        t = {"round": round_row["round"]}
+        line = {
+            "rounds": to_columns("rounds", [round_row]),
+            "clients": to_columns("clients", ({**t, **row} for row in client_rows)),
+            "metrics": to_columns("metrics", ({**t, **row} for row in metric_rows)),
+        }
+        self._take(line)
+        with self._journal.open(
+            "r+b"
+        ) as journal:  # not "ab": a journal that somebody removed must not come back headless
+            journal.seek(0, os.SEEK_END)
+            journal.write(_encode(line))
+            journal.flush()
+            os.fsync(journal.fileno())
+        if time.monotonic() >= self._next_flush:
+            self._flush()
+
+    def finish(self, status: str, error: str | None = None, **run_columns: Any) -> None:
+        """Write all tables, the run's row last. A final status ends the run and its journal; another can be resumed.
+
+        `run_columns` are further columns of `runs`; the accuracies and `rounds_done` come from the rounds.
+        """
+        if status not in STATUSES[1:]:
+            raise ValueError(f"a run ends with one of {STATUSES[1:]}, not with {status!r}")
+        self._row |= {"finished_at": datetime.now(UTC), **run_columns, "status": status, "error": error}
+        row = to_batch("runs", self._run_columns())
+        for table in self._batches:
+            self._write_batches(table)
+        self._write("runs", row)
+        if status in FINAL_STATUSES:
+            self._journal.unlink()
+
+    @property
+    def _journal(self) -> Path:
+        return self._folder / "journal" / f"{self._run}.jsonl"
+
+    def _path(self, table: str) -> Path:
+        return self._folder / table / f"{self._run}.parquet"
+
+    def _run_columns(self) -> Columns:
+        return to_columns("runs", [summarise(self.rounds) | self._row])
+
+    def _take(self, line: dict[str, Columns]) -> None:
+        batches = {table: to_batch(table, line[table]) for table in BY_ROUND}
+        for table, batch in batches.items():
+            self._batches[table].append(batch)
+        self.rounds += to_rows(line["rounds"])
+
+    def _flush(self) -> None:
+        began = time.monotonic()
+        for table in self._batches:
+            self._write_batches(table)
+        self._write("runs", to_batch("runs", self._run_columns()))
+        ended = time.monotonic()
+        self._next_flush = ended + max(self._flush_seconds, 10 * (ended - began))  # at most a tenth of the run's time
+
+    def _write_batches(self, table: str) -> None:
+        if len(self._batches[table]) > 1:
+            self._batches[table] = [pa.concat_tables(self._batches[table]).combine_chunks()]
+        self._write(table, *self._batches[table])
+
+    def _write(self, table: str, *batches: pa.Table) -> None:
+        _write_parquet(self._path(table), join_batches(table, list(batches), self._run, self._grouping))
+
+    def _write_partition(self, rows: Iterable[Row]) -> None:
+        partition_id = self._row.get("partition_id")
+        path = self._folder / "partitions" / f"{partition_id}.parquet"
+        if partition_id is not None and not path.exists():
+            columns = to_columns("partitions", ({"partition_id": partition_id, **row} for row in rows))
+            _write_parquet(path, to_batch("partitions", columns))
+
+
+@dataclass(frozen=True)
+class Results:
+    """The tables of some results as pandas DataFrames, one row for what results/README.md says of each.
+
+    `runs` has, besides its columns, every setting under its dotted name (`algorithm.lr`).
+    """
+
+    runs: "pd.DataFrame"
+    rounds: "pd.DataFrame"
+    clients: "pd.DataFrame"
+    population: "pd.DataFrame"
+    partitions: "pd.DataFrame"
+    metrics: "pd.DataFrame"
+
+
+def load(name: str, root: str | Path = "results") -> Results:
+    """Read all tables of `name`, with the rounds that a killed or running process has only in its journal.
+
+    BadInputError where there are no such results (it names the nearest) or a file is damaged (it names the file).
+    """
+    folder = Path(root) / name
+    if not folder.is_dir():
+        raise BadInputError(_missing(name, Path(root)))
+    # Journals first: one that a finishing run removes after this look is not needed, its tables being complete.
+    journals = {path.stem: _read_journal(path) for path in sorted(folder.glob("journal/[!.]*.jsonl"))}
+    parts: dict[str, list[pa.Table]] = {table: [SCHEMAS[table].empty_table()] for table in SCHEMAS}
+    for run in sorted({path.stem for path in folder.glob("runs/[!.]*.parquet")} | journals.keys()):
+        for table, part in _read_run(folder, run, journals.get(run)).items():
+            parts[table].append(part)
+    for path in sorted(folder.glob("partitions/[!.]*.parquet")):
+        parts["partitions"].append(_read_parquet(path, SCHEMAS["partitions"]))
+    frames = {table: pa.concat_tables(part).to_pandas() for table, part in parts.items()}
+    return Results(**frames | {"runs": _with_settings(frames["runs"])})
+
+
+def status(root: str | Path, name: str, run: str) -> str | None:
+    """The status of a run, None where it never started; BadInputError where its file is damaged.
+
+    `running` is also what a killed process leaves behind.
+    """
+    path = Path(root) / name / "runs" / f"{run}.parquet"
+    if not path.exists():
+        return None
+    found: str = _read_parquet(path, SCHEMAS["runs"])["status"][0].as_py()
+    return found
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise BadInputError, in one sentence, where the folder `path` cannot be made or written; create nothing."""
+    nearest = Path(path).absolute()
+    try:
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, f"{nearest} is not a folder")
+        with tempfile.TemporaryFile(dir=nearest):  # os.access says yes to root, even in /proc
+            pass
+    except OSError as error:
+        raise BadInputError(f"Results cannot be written to {path}: {error.strerror}.") from None
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """Small files: no statistics and no second copy of the schema, which outweigh the rows of a short run."""
+    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    with replacing(path) as temporary:
+        pq.write_table(
+            table, temporary, compression="zstd", use_dictionary=words, write_statistics=False, store_schema=False
+        )
+
+
+def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
+    try:
+        with pq.ParquetFile(path) as file:
+            table = file.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(f"The results file {path} cannot be read: {error}") from None
+    if not table.schema.equals(schema):
+        raise BadInputError(f"The results file {path} has other columns than this version of fedray writes.")
+    return table
+
+
+Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
+
+
+def _read_journal(path: Path) -> Journal:
+    """The header and, by round, the lines of a journal; of a round recorded twice the later line, of a last line cut
+    short by a kill nothing."""
+    try:
+        head, *tail = path.read_bytes().splitlines()
+        header = json.loads(head)
+    except (OSError, ValueError) as error:
+        raise BadInputError(f"The journal {path} cannot be read: {error}") from None
+    lines = {}
+    for number, text in enumerate(tail, start=2):
+        try:
+            line = json.loads(text)
+        except ValueError:
+            if number == len(tail) + 1:
+                break
+            raise BadInputError(f"The journal {path} is damaged in line {number}.") from None
+        lines[line["rounds"]["round"][0]] = line
+    return header, dict(sorted(lines.items()))
+
+
+def _encode(line: dict[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+
+
+def _read_run(folder: Path, run: str, journal: Journal | None) -> dict[str, pa.Table]:
+    """The per-run tables of one run: from Parquet once its status is final, from its journal while it has one."""
+    paths = {table: folder / table / f"{run}.parquet" for table in PER_RUN}
+    row = _read_parquet(paths["runs"], SCHEMAS["runs"]) if paths["runs"].exists() else None
+    if journal is None or (row is not None and row["status"][0].as_py() in FINAL_STATUSES):
+        return {table: _read_parquet(path, SCHEMAS[table]) for table, path in paths.items() if path.exists()}
+    header, lines = journal
+    batches = {table: [to_batch(table, line[table]) for line in lines.values()] for table in BY_ROUND}
+    batches["population"] = [to_batch("population", header["population"])]
+    known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
+    totals = summarise([to_rows(line["rounds"])[0] for line in lines.values()])
+    batches["runs"] = [to_batch("runs", to_columns("runs", [known | totals]))]
+    return {table: join_batches(table, batch, run, header["grouping"]) for table, batch in batches.items()}
+
+
+def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
+    """The runs with each setting as a column, but for settings that are a column already."""
+    import pandas as pd
+
+    rows = [dict(_flatten(json.loads(text))) for text in runs["settings"].dropna()]
+    settings = pd.DataFrame(rows, index=runs.index[runs["settings"].notna()])
+    return runs.join(settings.drop(columns=[name for name in settings if name in runs]))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value  # a tuple can be grouped by
+
+
+def _missing(name: str, root: Path) -> str:
+    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+    return f"There are no results {name!r} in {root}" + (f"; the nearest name is {nearest[0]!r}." if nearest else ".")

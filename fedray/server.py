@@ -1,0 +1,84 @@
+"""The server: it samples a cohort a round, and its round loop is a generator.
+
+Evaluation, recording, checkpoints and early stopping are the body of the caller's `for`.
+"""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fedray.randomness import generator
+from fedray.updates import Updates, Vectors
+
+
+class Population(Protocol):
+    """All N clients, wherever they run. Two populations given the same calls return the same bits."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order."""
+
+    def evaluate(self, state: Vectors) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole test set."""
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row of the population table for each client."""
+
+    def memories(self) -> Iterator[tuple[int, Vectors]]:
+        """What each client that has trained remembers, in client order, one at a time."""
+
+    def remember(self, client: int, memory: Vectors) -> None:
+        """Give a client its memory back, when a run is resumed."""
+
+    def close(self) -> None:
+        """Let go of everything that was held for this run."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round did: `mean` is the aggregated update, `state` the server's state after it; seconds are wall-clock."""
+
+    t: int
+    cohort: list[int]
+    lr: float
+    updates: Updates
+    mean: Vectors
+    state: Vectors
+    bytes_down: int
+    seconds_train: float
+    seconds_aggregate: float
+
+
+def sample_cohort(seed: int, t: int, population: int, size: int) -> list[int]:
+    """The m clients of round t, without replacement, sorted; a pure function, so a resume needs no replay."""
+    chosen = generator(seed, "cohort", t=t).choice(population, size=size, replace=False)
+    return sorted(int(client) for client in chosen)
+
+
+def play_rounds(
+    algorithm: Any, population: Population, state: Vectors, *, ts: Sequence[int], rounds: int, cohort: int, seed: int
+) -> Iterator[Round]:
+    """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`."""
+    for t in ts:
+        began = time.perf_counter()
+        members = sample_cohort(seed, t, len(population), cohort)
+        lr = algorithm.learning_rate(t, rounds)
+        message = algorithm.broadcast(state, t)
+        updates = population.train(algorithm, members, message, t, lr)
+        trained = time.perf_counter()
+        mean = algorithm.aggregate(updates)
+        state = algorithm.server_update(state, mean, len(updates.reports) / len(population))
+        yield Round(
+            t=t,
+            cohort=members,
+            lr=lr,
+            updates=updates,
+            mean=mean,
+            state=state,
+            bytes_down=len(members) * sum(vector.nbytes for vector in message.values()),
+            seconds_train=trained - began,
+            seconds_aggregate=time.perf_counter() - trained,
+        )

@@ -1,0 +1,120 @@
+"""What comes back from a cohort, and the one way to sum it.
+
+An update is client minus server: named float32 vectors that the server adds. Sums run in cohort order inside a block of
+consecutive cohort positions, and blocks are added in order. Whether a block was summed by an actor or by the driver, the
+same float32 operations happen in the same order, so the bits are the same.
+"""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+Vectors = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What one client did in one round; `seconds` is its local training, `num_bytes` the size of its update."""
+
+    client: int
+    num_examples: int
+    steps: int
+    train_loss: float
+    update_norm: float
+    seconds: float
+    num_bytes: int
+    status: str = "ok"
+    actor: str = ""
+    node: str = ""
+    pid: int = 0
+
+
+@dataclass
+class Sum:
+    """The weighted sum of updates, and the sum of their weights."""
+
+    vectors: Vectors = field(default_factory=dict)
+    weight: float = 0.0
+
+    def add_update(self, update: Vectors, weight: float) -> None:
+        """Add one client's update; `update` is left as it is."""
+        self.add(Sum({name: vector * np.float32(weight) for name, vector in update.items()}, weight))
+
+    def add(self, other: "Sum") -> None:
+        """Add a sum; the first one is taken over (and copied only if it cannot be written to)."""
+        if not self.vectors:
+            self.vectors = {name: v if v.flags.writeable else v.copy() for name, v in other.vectors.items()}
+        else:
+            for name, vector in other.vectors.items():
+                np.add(self.vectors[name], vector, out=self.vectors[name])
+        self.weight += other.weight
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What one call to a population's worker gives back: a block summed, or its clients' own vectors, in cohort order.
+
+    Exactly one of `sum` and `each` is filled.
+    """
+
+    reports: list[Report]
+    sum: Sum | None = None
+    each: list[Vectors] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Updates:
+    """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
+
+    `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. `retries` counts the calls
+    that were made again because an actor was lost.
+    """
+
+    sum: Sum
+    reports: list[Report]
+    each: list[Vectors] = field(default_factory=list)
+    retries: int = 0
+
+
+def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
+    """The cohort's updates from its blocks in order, each as one call's result or as one for each of its clients."""
+    total, reports, each = Sum(), [], []
+    for block in blocks_trained:
+        subtotal = Sum()
+        for trained in block:
+            reports += trained.reports
+            if trained.sum is not None:
+                subtotal.add(trained.sum)
+            elif algorithm.linear:
+                for vectors, report in zip(trained.each, trained.reports, strict=True):
+                    subtotal.add_update(vectors, algorithm.weight(report.num_examples))
+            else:
+                each += trained.each
+        if algorithm.linear:
+            total.add(subtotal)
+    return Updates(total, reports, each)
+
+
+def blocks(cohort: list[int], size: int) -> list[list[int]]:
+    """The cohort cut into blocks of `size` consecutive positions; the last may be shorter."""
+    return [cohort[i : i + size] for i in range(0, len(cohort), size)]
+
+
+def num_bytes(vectors: Vectors) -> int:
+    """The size of named vectors as they would travel."""
+    return sum(v.nbytes for v in vectors.values())
+
+
+def mean_of_batches(batches: Iterable[tuple[float, int]], count: int) -> tuple[float, float]:
+    """Mean loss and accuracy of `count` images from (sum of losses, number right) of batches, the same in any order."""
+    batches = list(batches)
+    return math.fsum(loss for loss, _ in batches) / count, sum(right for _, right in batches) / count
+
+
+def mean_loss(reports: Iterable[Report]) -> float:
+    """The cohort's training loss, weighted by examples."""
+    reports = list(reports)
+    return sum(r.train_loss * r.num_examples for r in reports) / sum(r.num_examples for r in reports)

@@ -1,0 +1,66 @@
+"""A model is a vector: the layout of its flat form, and the views that let a module train inside it.
+
+`params` is float32[P], every trainable parameter in the module's own order; `buffers` is float32[B], every
+floating-point buffer (BatchNorm statistics). Parameters that are frozen and buffers of integers are in neither: the
+module keeps them as they were built.
+"""
+
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where each named tensor lies in a flat vector of `size` elements."""
+
+    names: tuple[str, ...]
+    shapes: tuple[torch.Size, ...]
+
+    @property
+    def size(self) -> int:
+        return sum(prod(shape) for shape in self.shapes)
+
+    def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Each named tensor as a view of `flat` [size]: writing to one writes to the other."""
+        pieces = flat.split([prod(shape) for shape in self.shapes])
+        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+
+
+class FlatModel:
+    """A module whose parameters, gradients and buffers are views of three flat float32 tensors.
+
+    So loading a message is one copy, a difference is one subtraction, and an optimizer sees one tensor.
+    """
+
+    def __init__(self, module: nn.Module, device: torch.device | str = "cpu"):
+        self.module = module.to(device)
+        trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        floating = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+        self.layout = Layout(tuple(trainable), tuple(p.shape for p in trainable.values()))
+        self.buffer_layout = Layout(tuple(floating), tuple(b.shape for b in floating.values()))
+        self.params = torch.zeros(self.layout.size, device=device)
+        self.grads = torch.zeros(self.layout.size, device=device)
+        self.buffers = torch.zeros(self.buffer_layout.size, device=device)
+        views, grads = self.layout.views(self.params), self.layout.views(self.grads)
+        for name, parameter in trainable.items():
+            views[name].copy_(parameter.detach())
+            parameter.data, parameter.grad = views[name], grads[name]
+        for name, view in self.buffer_layout.views(self.buffers).items():
+            view.copy_(floating[name])
+            owner, _, leaf = name.rpartition(".")
+            module.get_submodule(owner)._buffers[leaf] = view
+
+    @torch.no_grad()
+    def load(self, params: torch.Tensor, buffers: torch.Tensor) -> None:
+        """Set the module's parameters [P] and buffers [B] from flat vectors."""
+        self.params.copy_(params)
+        self.buffers.copy_(buffers)
+
+    def gradient(self, loss: torch.Tensor) -> torch.Tensor:
+        """The gradient of `loss` as a flat vector [P]; it is overwritten by the next call."""
+        self.grads.zero_()
+        loss.backward()
+        return self.grads
