@@ -78,7 +78,9 @@ class Trainer:
                     if algorithm.weight_decay:
                         direction = direction.add(flat.params, alpha=algorithm.weight_decay)
                     if algorithm.momentum:
-                        velocity = direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
+                        velocity = (
+                            direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
+                        )
                         direction = velocity
                     flat.params.add_(direction, alpha=-lr)
                     losses += loss.detach().double() * len(targets)

@@ -52,7 +52,7 @@ def logistic(shape: Shape, classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), classes))
 
 
-def resnet18(shape: Shape, classes: int) -> nn.Module:  # noqa: ARG001  (its stem takes any size of three channels)
+def resnet18(shape: Shape, classes: int) -> nn.Module:
     """torchvision's resnet18 with its own stem (He et al. 2015, arXiv 1512.03385), randomly initialised."""
     from torchvision.models import resnet18  # 2 s to import, so only where it is used
 

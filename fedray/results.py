@@ -24,12 +24,18 @@ from fedray.atomic import remove_stale, replacing
 from fedray.errors import BadInputError
 from fedray.settings import section, setting
 from fedray.tables import (
+    BY_ROUND,
+    FINAL_STATUSES,
     GROUPING,
     OWN,
     PER_RUN,
     SCHEMAS,
     Columns,
     join_batches,
+    plain,
+    read_journal,
+    read_parquet,
+    read_run,
     summarise,
     to_batch,
     to_columns,
@@ -39,9 +45,7 @@ from fedray.tables import (
 if TYPE_CHECKING:
     import pandas as pd
 
-FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 STATUSES = ("running", "interrupted", "failed", *FINAL_STATUSES)
-BY_ROUND = ("rounds", "clients", "metrics")
 
 Row = Mapping[str, Any]
 
@@ -59,8 +63,8 @@ class Output:
     def __post_init__(self) -> None:
         if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]+", self.name):
             raise BadInputError(
-                f"The results name {self.name!r} must be one folder name of letters, digits, '-', '_' and '.', "
-                "not starting with a '.'."
+                f"the results name {self.name!r} must be one folder name of letters, digits, '-', '_' and '.', "
+                "not starting with a '.'"
             )
 
 
@@ -77,10 +81,11 @@ class Recorder:
             raise ValueError(f"the grouping columns differ by {sorted(grouping.keys() ^ GROUPING.keys())}")
         self.rounds: list[dict[str, Any]] = []
         """The rows of `rounds` so far, kept ones included; a time is milliseconds since 1970 UTC."""
-        self._folder, self._run, self._grouping = Path(root) / name, run, dict(grouping)
+        self._folder, self._run, self._grouping = Path(root) / name, run, plain(grouping)
         self._row = {"started_at": datetime.now(UTC), **run_row, "status": "running"}
-        self._lines: list[dict[str, Columns]] = []
-        self._batches: dict[str, list[pa.Table]] = {table: [] for table in (*BY_ROUND, "population")}
+        self._lines: list[dict[str, Any]] = []
+        self._later: list[dict[str, Any]] = []
+        self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
         self._flush_seconds = flush_seconds
         self._next_flush = 0.0
 
@@ -96,23 +101,21 @@ class Recorder:
         keep_rounds: int,
         flush_seconds: float = 5.0,
     ) -> "Recorder":
-        """A recorder that goes on after `keep_rounds` rounds of the run's journal; `start` then drops the later ones.
+        """A recorder that goes on after `keep_rounds` rounds of the run's journal.
 
-        The run keeps its first `started_at`. BadInputError where the journal lacks one of the rounds to keep.
+        Later rounds, reported before a kill, stay in the journal until they are recorded again. The run keeps its first `started_at`. BadInputError where the journal lacks one of the rounds to keep.
         """
         recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
-        path = recorder._journal
-        if keep_rounds == 0 and not path.exists():
-            return recorder
-        header, lines = _read_journal(path)
-        kept = {t: line for t, line in lines.items() if t <= keep_rounds}
-        if sorted(kept) != list(range(1, keep_rounds + 1)):
+        header, lines = read_journal(recorder._journal) or ({}, {})
+        kept = [line for t, line in lines.items() if t <= keep_rounds]
+        if len(kept) < keep_rounds:
             raise BadInputError(
-                f"The journal {path} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint: "
-                "remove the checkpoint to start this run over."
+                f"the journal {recorder._journal} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint: "
+                "remove the checkpoint to start this run over"
             )
-        recorder._row["started_at"] = to_rows(header["runs"])[0]["started_at"]
-        recorder._lines = list(kept.values())
+        if header:
+            recorder._row["started_at"] = header["runs"]["started_at"][0]
+        recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
         return recorder
 
     def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row]) -> None:
@@ -126,14 +129,15 @@ class Recorder:
         for path in (self._journal, *(self._path(table) for table in PER_RUN)):
             remove_stale(path)
         population = to_columns("population", population_rows)
-        self._batches["population"] = [to_batch("population", population)]
         for line in self._lines:
             self._take(line)
-        header = {"run": self._run, "grouping": self._grouping, "population": population, "runs": self._run_columns()}
+        runs = self._run_columns()
+        header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "population": population, "runs": runs}
         with replacing(self._journal) as temporary:
-            temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines)))
-        self._lines = []
-        self._write("runs", to_batch("runs", header["runs"]))
+            temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines, *self._later)))
+        self._lines, self._later = [], []
+        self._write("runs", to_batch("runs", runs))
+        self._write("population", to_batch("population", population))
         self._write_partition(partition_rows)
         self._flush()
 
@@ -149,9 +153,8 @@ class Recorder:
             "metrics": to_columns("metrics", ({**t, **row} for row in metric_rows)),
         }
         self._take(line)
-        with self._journal.open(
-            "r+b"
-        ) as journal:  # not "ab": a journal that somebody removed must not come back headless
+        # Not "ab": a journal that somebody removed must not come back without its header.
+        with self._journal.open("r+b") as journal:
             journal.seek(0, os.SEEK_END)
             journal.write(_encode(line))
             journal.flush()
@@ -162,15 +165,12 @@ class Recorder:
     def finish(self, status: str, error: str | None = None, **run_columns: Any) -> None:
         """Write all tables, the run's row last. A final status ends the run and its journal; another can be resumed.
 
-        `run_columns` are further columns of `runs`; the accuracies and `rounds_done` come from the rounds.
+        `run_columns` are further columns of `runs`; accuracies, `rounds_done` and `seconds` come from the rounds.
         """
         if status not in STATUSES[1:]:
             raise ValueError(f"a run ends with one of {STATUSES[1:]}, not with {status!r}")
         self._row |= {"finished_at": datetime.now(UTC), **run_columns, "status": status, "error": error}
-        row = to_batch("runs", self._run_columns())
-        for table in self._batches:
-            self._write_batches(table)
-        self._write("runs", row)
+        self._write_tables()
         if status in FINAL_STATUSES:
             self._journal.unlink()
 
@@ -182,7 +182,7 @@ class Recorder:
         return self._folder / table / f"{self._run}.parquet"
 
     def _run_columns(self) -> Columns:
-        return to_columns("runs", [summarise(self.rounds) | self._row])
+        return to_columns("runs", [self._row | summarise(self.rounds)])
 
     def _take(self, line: dict[str, Columns]) -> None:
         batches = {table: to_batch(table, line[table]) for table in BY_ROUND}
@@ -192,16 +192,17 @@ class Recorder:
 
     def _flush(self) -> None:
         began = time.monotonic()
-        for table in self._batches:
-            self._write_batches(table)
-        self._write("runs", to_batch("runs", self._run_columns()))
+        self._write_tables()
         ended = time.monotonic()
         self._next_flush = ended + max(self._flush_seconds, 10 * (ended - began))  # at most a tenth of the run's time
 
-    def _write_batches(self, table: str) -> None:
-        if len(self._batches[table]) > 1:
-            self._batches[table] = [pa.concat_tables(self._batches[table]).combine_chunks()]
-        self._write(table, *self._batches[table])
+    def _write_tables(self) -> None:
+        row = to_batch("runs", self._run_columns())  # first, so that a wrong value raises before anything is written
+        for table, batches in self._batches.items():
+            if len(batches) > 1:
+                batches[:] = [pa.concat_tables(batches).combine_chunks()]
+            self._write(table, *batches)
+        self._write("runs", row)
 
     def _write(self, table: str, *batches: pa.Table) -> None:
         _write_parquet(self._path(table), join_batches(table, list(batches), self._run, self._grouping))
@@ -216,9 +217,9 @@ class Recorder:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of some results as pandas DataFrames, one row for what results/README.md says of each.
+    """The tables of some results as pandas DataFrames; results/README.md documents their columns.
 
-    `runs` has, besides its columns, every setting under its dotted name (`algorithm.lr`).
+    `runs` has, besides those, every setting under its dotted name (`algorithm.lr`).
     """
 
     runs: "pd.DataFrame"
@@ -229,23 +230,27 @@ class Results:
     metrics: "pd.DataFrame"
 
 
-def load(name: str, root: str | Path = "results") -> Results:
-    """Read all tables of `name`, with the rounds that a killed or running process has only in its journal.
+def load(name: str, root: str | Path = "results", run: str | None = None) -> Results:
+    """Read all tables of `name`, or of one run there, with what a killed or running process has only in its journal.
 
     BadInputError where there are no such results (it names the nearest) or a file is damaged (it names the file).
     """
     folder = Path(root) / name
-    if not folder.is_dir():
+    if not name or not folder.is_dir():
         raise BadInputError(_missing(name, Path(root)))
     # Journals first: one that a finishing run removes after this look is not needed, its tables being complete.
-    journals = {path.stem: _read_journal(path) for path in sorted(folder.glob("journal/[!.]*.jsonl"))}
+    wanted = run or "[!.]*"
+    journals = {path.stem: read_journal(path) for path in folder.glob(f"journal/{wanted}.jsonl")}
     parts: dict[str, list[pa.Table]] = {table: [SCHEMAS[table].empty_table()] for table in SCHEMAS}
-    for run in sorted({path.stem for path in folder.glob("runs/[!.]*.parquet")} | journals.keys()):
-        for table, part in _read_run(folder, run, journals.get(run)).items():
+    for each in sorted({path.stem for path in folder.glob(f"runs/{wanted}.parquet")} | journals.keys()):
+        for table, part in read_run(folder, each, journals.get(each)).items():
             parts[table].append(part)
     for path in sorted(folder.glob("partitions/[!.]*.parquet")):
-        parts["partitions"].append(_read_parquet(path, SCHEMAS["partitions"]))
+        parts["partitions"].append(read_parquet(path, "partitions"))
     frames = {table: pa.concat_tables(part).to_pandas() for table, part in parts.items()}
+    if run:
+        mine = frames["partitions"]["partition_id"].isin(frames["runs"]["partition_id"])
+        frames["partitions"] = frames["partitions"][mine].reset_index(drop=True)
     return Results(**frames | {"runs": _with_settings(frames["runs"])})
 
 
@@ -257,22 +262,23 @@ def status(root: str | Path, name: str, run: str) -> str | None:
     path = Path(root) / name / "runs" / f"{run}.parquet"
     if not path.exists():
         return None
-    found: str = _read_parquet(path, SCHEMAS["runs"])["status"][0].as_py()
+    found: str = read_parquet(path, "runs")["status"][0].as_py()
     return found
 
 
 def check_writable(path: str | Path) -> None:
     """Raise BadInputError, in one sentence, where the folder `path` cannot be made or written; create nothing."""
     nearest = Path(path).absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise BadInputError(f"results cannot be written to {path}: {nearest} is not a folder")
     try:
-        while not os.path.lexists(nearest):
-            nearest = nearest.parent
-        if not nearest.is_dir():
-            raise NotADirectoryError(0, f"{nearest} is not a folder")
         with tempfile.TemporaryFile(dir=nearest):  # os.access says yes to root, even in /proc
             pass
     except OSError as error:
-        raise BadInputError(f"Results cannot be written to {path}: {error.strerror}.") from None
+        why = f"no file can be made in {nearest} ({error.strerror})"
+        raise BadInputError(f"results cannot be written to {path}: {why}") from None
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
@@ -284,57 +290,8 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
         )
 
 
-def _read_parquet(path: Path, schema: pa.Schema) -> pa.Table:
-    try:
-        with pq.ParquetFile(path) as file:
-            table = file.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInputError(f"The results file {path} cannot be read: {error}") from None
-    if not table.schema.equals(schema):
-        raise BadInputError(f"The results file {path} has other columns than this version of fedray writes.")
-    return table
-
-
-Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
-
-
-def _read_journal(path: Path) -> Journal:
-    """The header and, by round, the lines of a journal; of a round recorded twice the later line, of a last line cut
-    short by a kill nothing."""
-    try:
-        head, *tail = path.read_bytes().splitlines()
-        header = json.loads(head)
-    except (OSError, ValueError) as error:
-        raise BadInputError(f"The journal {path} cannot be read: {error}") from None
-    lines = {}
-    for number, text in enumerate(tail, start=2):
-        try:
-            line = json.loads(text)
-        except ValueError:
-            if number == len(tail) + 1:
-                break
-            raise BadInputError(f"The journal {path} is damaged in line {number}.") from None
-        lines[line["rounds"]["round"][0]] = line
-    return header, dict(sorted(lines.items()))
-
-
-def _encode(line: dict[str, Any]) -> bytes:
+def _encode(line: Mapping[str, Any]) -> bytes:
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
-
-
-def _read_run(folder: Path, run: str, journal: Journal | None) -> dict[str, pa.Table]:
-    """The per-run tables of one run: from Parquet once its status is final, from its journal while it has one."""
-    paths = {table: folder / table / f"{run}.parquet" for table in PER_RUN}
-    row = _read_parquet(paths["runs"], SCHEMAS["runs"]) if paths["runs"].exists() else None
-    if journal is None or (row is not None and row["status"][0].as_py() in FINAL_STATUSES):
-        return {table: _read_parquet(path, SCHEMAS[table]) for table, path in paths.items() if path.exists()}
-    header, lines = journal
-    batches = {table: [to_batch(table, line[table]) for line in lines.values()] for table in BY_ROUND}
-    batches["population"] = [to_batch("population", header["population"])]
-    known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
-    totals = summarise([to_rows(line["rounds"])[0] for line in lines.values()])
-    batches["runs"] = [to_batch("runs", to_columns("runs", [known | totals]))]
-    return {table: join_batches(table, batch, run, header["grouping"]) for table, batch in batches.items()}
 
 
 def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
@@ -357,4 +314,4 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, A
 def _missing(name: str, root: Path) -> str:
     names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f"There are no results {name!r} in {root}" + (f"; the nearest name is {nearest[0]!r}." if nearest else ".")
+    return f"there are no results {name!r} in {root}" + (f"; the nearest name is {nearest[0]!r}" if nearest else "")

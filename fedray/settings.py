@@ -16,8 +16,10 @@ from pydantic.dataclasses import dataclass
 STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 T = TypeVar("T")
-# A value that fedray works out when it is "auto"; None inside.
+# Written "auto" in settings and None inside: fedray works the value out.
 Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
+# Written "none" in settings and None inside: not used.
+Maybe = Annotated[T | None, BeforeValidator(lambda value: None if value == "none" else value)]
 
 
 def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  # noqa: A002

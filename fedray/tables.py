@@ -1,16 +1,23 @@
-"""The tables of the results: their columns, and rows turned into them. results/README.md says what each column means.
+"""The tables of the results: their columns, rows turned into them, and files read back. results.py writes them.
+
+results/README.md says what each column means.
 
 Every per-run table begins with `run` and the grouping columns, the same for every run, so that a folder of runs reads
 as one table and can be grouped by what was varied.
 """
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedray.errors import BadInputError
 
 STRING, INT, LONG, FLOAT = pa.string(), pa.int32(), pa.int64(), pa.float64()
 TIME = pa.timestamp("ms", tz="UTC")
@@ -70,6 +77,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
 """The columns of each table that are its own: all of them for `partitions`, which runs share."""
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
+BY_ROUND = ("rounds", "clients", "metrics")
+
+FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 
 SCHEMAS: dict[str, pa.Schema] = {
     table: pa.schema(list(({"run": STRING, **GROUPING, **own} if table in PER_RUN else own).items()))
@@ -77,7 +87,12 @@ SCHEMAS: dict[str, pa.Schema] = {
 }
 
 Columns = dict[str, list[Any]]
-"""A table's own columns as plain Python values, what the journal holds as JSON; a time is milliseconds since 1970 UTC."""
+"""A table's own columns as plain Python values, what the journal holds as JSON; a time is in ms since 1970 UTC."""
+
+
+def plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose values JSON and Arrow both take: NumPy's scalars as Python's, a time as ms since 1970 UTC."""
+    return {name: _plain(value) for name, value in row.items()}
 
 
 def to_columns(table: str, rows: Iterable[Mapping[str, Any]]) -> Columns:
@@ -110,13 +125,14 @@ def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mappin
 
 
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rounds say about their run: how many, the last evaluation, and the first round with the best accuracy."""
+    """What the rounds say about their run: how many, how long, the last evaluation, the first round of the best one."""
     evaluated = [row for row in rounds if row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}
     numbers = [row for row in evaluated if not math.isnan(row["test_accuracy"])]
     best = max(numbers, key=lambda row: row["test_accuracy"], default={})
     return {
         "rounds_done": len(rounds),
+        "seconds": sum(row["seconds"] or 0.0 for row in rounds),
         "final_test_accuracy": last.get("test_accuracy"),
         "final_test_loss": last.get("test_loss"),
         "best_test_accuracy": best.get("test_accuracy"),
@@ -124,7 +140,64 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
+"""The header (run, grouping, and the columns of population and runs), and by round the columns of BY_ROUND."""
+
+
+def read_journal(path: Path) -> Journal | None:
+    """A journal without what a kill cut short at its end, of a round recorded twice the later one; None if it is gone.
+
+    BadInputError where anything but the last line is damaged.
+    """
+    try:
+        texts = path.read_bytes().rstrip(b"\n").split(b"\n")
+    except FileNotFoundError:
+        return None
+    if len(texts) > 1 and not _is_json(texts[-1]):
+        texts.pop()
+    try:
+        header, *lines = map(json.loads, texts)
+    except ValueError as error:
+        raise BadInputError(f"the journal {path} is damaged: {error}") from None
+    return header, {line["rounds"]["round"][0]: line for line in lines}
+
+
+def read_parquet(path: Path, table: str) -> pa.Table:
+    """One file of a table; BadInputError, naming it, where it is damaged or has other columns."""
+    try:
+        with pq.ParquetFile(path) as file:
+            found = file.read(use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise BadInputError(f"the results file {path} cannot be read: {error}") from None
+    if not found.schema.equals(SCHEMAS[table]):
+        raise BadInputError(f"the results file {path} has other columns than this version of fedray writes")
+    return found
+
+
+def read_run(folder: Path, run: str, journal: Journal | None) -> dict[str, pa.Table]:
+    """The per-run tables of one run: from Parquet once its status is final, from its journal while it has one."""
+    paths = {table: folder / table / f"{run}.parquet" for table in PER_RUN}
+    row = read_parquet(paths["runs"], "runs") if paths["runs"].exists() else None
+    if journal is None or (row is not None and row["status"][0].as_py() in FINAL_STATUSES):
+        return {table: read_parquet(path, table) for table, path in paths.items() if path.exists()}
+    header, lines = journal
+    batches = {table: [to_batch(table, line[table]) for line in lines.values()] for table in BY_ROUND}
+    batches["population"] = [to_batch("population", header["population"])]
+    known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
+    totals = summarise([to_rows(line["rounds"])[0] for line in lines.values()])
+    batches["runs"] = [to_batch("runs", to_columns("runs", [known | totals]))]
+    return {table: join_batches(table, batch, run, header["grouping"]) for table, batch in batches.items()}
+
+
 _COMMON = {"run": STRING, **GROUPING}
+
+
+def _is_json(text: bytes) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _plain(value: Any) -> Any:

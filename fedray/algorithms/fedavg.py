@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedray.settings import section, setting
+from fedray.settings import Maybe, section, setting
 from fedray.updates import Updates, Vectors
 
 Tensors = dict[str, torch.Tensor]
@@ -37,7 +37,7 @@ class FedAvg:
     lr_decay: float = setting(0.99, "Factor of the step and exponential schedules.", gt=0, le=1)
     lr_decay_every: int = setting(10, "Length of a stage of the step schedule.", unit="rounds", ge=1)
     epochs: int = setting(1, "Local epochs a round, E in the paper.", unit="passes over the shard", ge=1)
-    steps: int | None = setting(None, "Local SGD steps a round, instead of epochs.", unit="steps", ge=1)
+    steps: Maybe[int] = setting(None, "Local SGD steps a round, instead of epochs.", unit="steps", ge=1)
     batch_size: int = setting(32, "Local batch size, B in the paper; 0 is the whole shard.", unit="images", ge=0)
     drop_last: bool = setting(False, "Drop an epoch's last batch where it is smaller than batch_size.")
     momentum: float = setting(0.0, "Momentum of the clients' SGD, restarted each round.", ge=0, lt=1)
@@ -65,13 +65,13 @@ class FedAvg:
         """The server's state before round 1, from the model's params [P] and buffers [B]."""
         return {"params": params, "buffers": buffers}
 
-    def broadcast(self, state: Vectors, t: int) -> Vectors:  # noqa: ARG002
+    def broadcast(self, state: Vectors, t: int) -> Vectors:
         """The message of round t, which every client of the cohort gets; "params" and "buffers" are always in it."""
         return {"params": state["params"], "buffers": state["buffers"]}
 
     # On a client.
 
-    def init_memory(self, params: torch.Tensor) -> Tensors:  # noqa: ARG002
+    def init_memory(self, params: torch.Tensor) -> Tensors:
         """What a client remembers before its first round, given vectors like params [P]; nothing for FedAvg."""
         return {}
 
@@ -103,7 +103,7 @@ class FedAvg:
             return updates.sum.vectors
         return {name: vector / np.float32(updates.sum.weight) for name, vector in updates.sum.vectors.items()}
 
-    def server_update(self, state: Vectors, mean: Vectors, participation: float) -> Vectors:  # noqa: ARG002
+    def server_update(self, state: Vectors, mean: Vectors, participation: float) -> Vectors:
         """The state after the round, given the aggregated update and the share |S|/N of clients that took part.
 
         Buffers are statistics, not parameters: they move by the aggregated update itself. Only the textbook's `sum`
@@ -115,6 +115,6 @@ class FedAvg:
             "buffers": state["buffers"] + np.float32(scale) * mean["buffers"],
         }
 
-    def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:  # noqa: ARG002
+    def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
         """What only this algorithm reports of a round, for the metrics table."""
         return {}

@@ -1,6 +1,7 @@
 """The Ray actor that runs clients."""
 
 import os
+import sys
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,7 +44,9 @@ class Enrolment:
 class ClientActor:
     """One process of the population. It is enrolled in a run, trains its clients, and lets go at the run's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, path: list[str]) -> None:
+        """`path` is the driver's sys.path: the user's own modules are found here where they are found there."""
+        sys.path += [folder for folder in path if folder not in sys.path]
         torch.set_num_threads(1)
         # Arrays from the object store are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
@@ -67,6 +70,10 @@ class ClientActor:
     def release(self, run: str) -> None:
         self.runs.pop(run, None)
 
+    def holds(self) -> list[str]:
+        """The runs that this actor is enrolled in."""
+        return sorted(self.runs)
+
     def train(
         self,
         run: str,
@@ -85,7 +92,15 @@ class ClientActor:
         """
         enrolment = self.runs[run]
         trained, new = train_block(
-            enrolment.trainer, algorithm, clients, enrolment.shard, message, memories or [{}] * len(clients), t, lr, summed
+            enrolment.trainer,
+            algorithm,
+            clients,
+            enrolment.shard,
+            message,
+            memories or [{}] * len(clients),
+            t,
+            lr,
+            summed,
         )
         reports = [replace(report, **self.place) for report in trained.reports]
         return reports, Trained([], trained.sum, trained.each), *(new if memories else ())

@@ -99,11 +99,7 @@ class Dispatcher:
 
     def start(self, ticket: Ticket, slot: Slot) -> None:
         ticket.tries += 1
-        try:
-            ticket.refs = ticket.call(slot.handle)
-        except RayError as error:  # an actor known to be dead refuses the call itself
-            self.lose(slot, [ticket], error)
-            return
+        ticket.refs = ticket.call(slot.handle)
         slot.tickets.append(ticket)
         if slot not in self.slots:
             self.slots.append(slot)

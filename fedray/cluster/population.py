@@ -6,57 +6,17 @@ from typing import Any
 
 import numpy as np
 import ray
+import torch
 
 from fedray.client import EVALUATION_BATCH, Recipe
-from fedray.cluster.actor import ClientActor, Data
-from fedray.cluster.dispatch import Dispatcher, Slot, Ticket
+from fedray.cluster.actor import Data
+from fedray.cluster.dispatch import Slot, Ticket
+from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
-from fedray.errors import BadInputError
 from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
 
 EVALUATION_CALL = 2 * EVALUATION_BATCH  # images a call
-
-
-class Actors:
-    """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
-
-    def __init__(self, start_timeout: float):
-        self.start_timeout = start_timeout
-        self.dispatcher = Dispatcher()
-        self.shape: tuple[float, float] | None = None
-        self.slots: list[Slot] = []
-
-    def provide(self, plan: Plan) -> list[Slot]:
-        """As many actors as planned, up and answering; BadInputError when they are not within the time allowed."""
-        shape = (plan.num_cpus, plan.num_gpus)
-        if shape != self.shape or len(self.slots) > plan.actors:
-            for slot in self.slots:
-                ray.kill(slot.handle)
-            self.slots, self.shape = [], shape
-        new = [Slot(self.spawn(), self.respawn) for _ in range(plan.actors - len(self.slots))]
-        asked = {slot.handle.where.remote(): slot for slot in new}
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=self.start_timeout) if asked else ([], [])
-        if late:
-            for slot in new:
-                ray.kill(slot.handle)
-            raise BadInputError(
-                f"only {len(ready)} of {len(new)} actors x {plan.num_cpus:g} CPU and {plan.num_gpus:g} GPU were up after "
-                f"{self.start_timeout:g} s (cluster.start_timeout); pack clients with cluster.clients_per_actor"
-            )
-        for ref in ready:
-            asked[ref].where = ray.get(ref)
-        self.slots += new
-        return self.slots
-
-    def spawn(self) -> Any:
-        num_cpus, num_gpus = self.shape or (0.0, 0.0)
-        return ray.remote(ClientActor).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0).remote()
-
-    def respawn(self, slot: Slot) -> None:
-        """Put a new actor in the place of a lost one. (Killed first: what cannot be reached may still hold its share.)"""
-        ray.kill(slot.handle)
-        slot.handle = self.spawn()
 
 
 class RayPopulation:
@@ -65,25 +25,27 @@ class RayPopulation:
     ids = itertools.count()
 
     def __init__(
-        self, actors: Actors, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int
+        self, pool: Pool, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int
     ):
         self.run = f"run-{next(self.ids)}"
-        self.actors, self.plan, self.recipe, self.block_size = actors, plan, recipe, block_size
-        self.dispatcher, self.shards, self.test_count = actors.dispatcher, shards, len(dataset.test_labels)
+        self.pool, self.plan, self.recipe, self.block_size = pool, plan, recipe, block_size
+        self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
         self.tickets: list[Ticket] = []
         self.memory_refs: dict[int, Any] = {}
-        self.data = ray.put(
-            Data(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-        )
+        self.data = ray.put(Data(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels))
         self.rows_of_all = ray.put(np.concatenate(shards)) if plan.packed else None
         self.ends = np.cumsum([len(shard) for shard in shards])
-        self.slots = list(actors.provide(plan))
+        self.slots = list(pool.provide(plan))
         for slot in self.slots:
             slot.respawn = self.respawn
         ray.get([self.enrol(slot) for slot in self.slots])
 
     def __len__(self) -> int:
         return len(self.shards)
+
+    @property
+    def device(self) -> str:
+        return str(self.slots[0].where["device"])
 
     def enrol(self, slot: Slot) -> Any:
         if self.plan.packed:
@@ -93,16 +55,17 @@ class RayPopulation:
 
     def respawn(self, slot: Slot) -> None:
         """A new actor in a lost one's place, enrolled before any call that is queued behind."""
-        self.actors.respawn(slot)
+        self.pool.respawn(slot)
         self.enrol(slot)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         sent, before = ray.put(message), self.dispatcher.retries
-        remembers = bool(algorithm.init_memory(message["params"]))
+        remembers = bool(algorithm.init_memory(torch.zeros(1)))
         hands = blocks(cohort, self.block_size)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
         tickets = [
-            [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls] for block_calls in calls
+            [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls]
+            for block_calls in calls
         ]
         self.submit([ticket for block_tickets in tickets for ticket in block_tickets])
         updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
@@ -176,6 +139,6 @@ class RayPopulation:
         self.dispatcher.withdraw(self.tickets)
         self.memory_refs.clear()
         for slot in self.slots:
-            slot.respawn = self.actors.respawn
+            slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)
         self.data = self.rows_of_all = None

@@ -21,7 +21,8 @@ class Cluster:
         "ray", "ray: every client a Ray actor (or packed into some); in-process: no Ray, one client after another."
     )
     address: str = setting(
-        "local", "A Ray of the run's own (local), or an existing cluster: its host:port, or auto for the one running here."
+        "local",
+        "A Ray of the run's own (local), or an existing cluster: its host:port, or auto for the one running here.",
     )
     clients_per_actor: Auto[int] = setting(
         None, "1: an actor for each client; more: clients packed into actors; auto: 1 while that fits in memory.", ge=1
@@ -93,6 +94,11 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, model_bytes: int) -
         actors = min(wanted, fit)
     check_fit(actors, num_cpus, num_gpus, capacity)
     return Plan(actors, per_actor, num_cpus, num_gpus)
+
+
+def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
+    """What a local Ray with these settings will offer on this machine, which has `gpus` GPUs."""
+    return Capacity(cluster.cpus or cores(), gpus if cluster.gpus is None else cluster.gpus, available_memory())
 
 
 def share(whole: float, parts: int) -> float:

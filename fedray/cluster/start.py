@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from fedray.cluster.resources import Capacity, Cluster, available_memory, cores
@@ -21,12 +22,22 @@ for _name, _value in QUIET.items():
 
 import ray  # noqa: E402  (after the environment that it reads)
 
+from fedray.cluster.pool import Pool  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Session:
+    """A connection to Ray that several runs may share: what there is to reserve, and the warm actors."""
+
+    capacity: Capacity
+    pool: Pool
+
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, object_store: int) -> Iterator[Capacity]:
+def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
     """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running.
 
-    `object_store` is bytes of shared memory. Yields what there is to reserve.
+    `object_store` is bytes of shared memory.
     """
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
@@ -46,10 +57,13 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Capacity]:
         )
     except (ConnectionError, ray.exceptions.RayError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise BadInputError(f"no Ray cluster could be joined at cluster.address {cluster.address!r}: {first}") from error
+        raise BadInputError(
+            f"no Ray cluster could be joined at cluster.address {cluster.address!r}: {first}"
+        ) from error
     try:
         total = ray.cluster_resources()
-        yield Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), memory=float(available_memory()))
+        capacity = Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), memory=float(available_memory()))
+        yield Session(capacity, Pool(cluster.start_timeout))
     finally:
         session = Path(context.address_info["session_dir"]) if local else None
         ray.shutdown()

@@ -1,0 +1,44 @@
+# fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
+.DEFAULT_GOAL := help
+.PHONY: help setup data run test check clean
+
+VENV ?= .venv
+PYTHON ?= python3
+INSTALLED := $(VENV)/.installed
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "make %-8s%s\n", $$1, $$2}'
+
+setup: $(INSTALLED)  ## make .venv and install fedray with everything it needs
+
+$(INSTALLED): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "fedray needs Python 3.11 or later; name one with: make PYTHON=python3.11"; exit 1; }
+	@echo "installing into $(VENV) (about 6 GB with the standard build of PyTorch; one to three minutes)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
+
+data: $(INSTALLED)  ## download CIFAR-10 into data/
+	@$(VENV)/bin/python -m fedray.data.download
+
+run: $(INSTALLED)  ## train the quick start: 10 clients, 10 Ray actors
+	@$(VENV)/bin/python -m fedray experiments/quickstart.toml
+	@echo
+	@echo "Try next: . $(VENV)/bin/activate, then"
+	@echo "  python -m fedray experiments/quickstart.toml --algorithm.lr 0.02 --seed 1"
+	@echo "  python -m fedray.sweep experiments/lr.toml --dry-run"
+	@echo "  python -c 'import pandas; print(pandas.read_parquet(\"results/quickstart/rounds\"))'"
+	@echo "  make data     (the real CIFAR-10)"
+
+test: $(INSTALLED)  ## run the tests
+	@$(VENV)/bin/python -m pytest
+
+check: $(INSTALLED)  ## lint, formatting and types
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+
+clean:  ## remove .venv and caches; results/ and data/ stay
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,33 @@
+"""python -m fedray experiments/quickstart.toml --rounds 20      runs one experiment"""
+
+import sys
+
+from fedray.command_line import read_command_line, report_errors
+from fedray.experiment import compose
+
+PROGRAM = "python -m fedray"
+
+
+def main(argv: list[str]) -> int:
+    line = read_command_line(argv, PROGRAM, "Run one federated-learning experiment, or what is left of it.")
+    line.tree.setdefault("output", {}).setdefault("name", "unnamed")
+    experiment = compose(line.tree)
+    from fedray.console import ConsoleWatch  # after the settings were found to be good: torch takes seconds
+    from fedray.run import run
+
+    watch = ConsoleWatch()
+    if line.grid:
+        watch.notice(f"only the base settings of {line.file} run; its [grid] is for python -m fedray.sweep {line.file}")
+    try:
+        run(experiment, watch)
+    except KeyboardInterrupt:
+        watch.close()
+        watch.notice("interrupted; run the same command again to continue")
+        return 130
+    finally:
+        watch.close()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

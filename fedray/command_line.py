@@ -1,0 +1,139 @@
+"""The command line: one option for each setting, by its dotted name, in any order, explained by --help.
+
+The options come from the sections' own declarations. They only find the words; what the words mean is validated where
+TOML is, by `compose`.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from fedray.errors import BadInputError, ClientError
+from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, read_toml, set_dotted, unknown
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what is wrong in one sentence, as everything here does."""
+
+    def error(self, message: str) -> Any:
+        raise BadInputError(message)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command line said: the file, its nested settings with the overrides in place, its grid, and the flags."""
+
+    file: Path | None
+    tree: dict[str, Any]
+    grid: dict[str, Any]
+    overrides: dict[str, str]
+    flags: dict[str, bool]
+
+
+def read_command_line(
+    argv: Sequence[str], program: str, description: str, flags: Mapping[str, str] | None = None
+) -> CommandLine:
+    """Parse `argv`; `flags` are further options without a value, and their help. Prints --help and exits."""
+    flags = flags or {}
+    parser = build_parser(program, description, flags)
+    values, extra = parser.parse_known_args(argv)
+    given = vars(values)
+    file, raised = given.pop("file"), {name: given.pop(name) for name in flags}
+    if wrong := next((word for word in extra if word.startswith("-")), None):
+        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *flags]))
+    if extra:
+        raise BadInputError(f"one settings file at a time, not {extra[0]!r} as well")
+    tree, grid = read_toml(file) if file else ({}, {})
+    for name, value in given.items():
+        set_dotted(tree, name, value)
+    return CommandLine(file, tree, grid, given, raised)
+
+
+def options() -> dict[str, tuple[str, Any]]:
+    """Every setting that there is, by dotted name: the group it is shown in, and its pydantic field."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name in CHOSEN:
+        for choice in CHOSEN[name]:
+            for dotted, field in all_settings({name: {"name": choice}}):
+                section = dotted.partition(".")[0] if "." in dotted else "experiment"
+                own = section == name and choice != DEFAULT_NAMES[name] and field is not None
+                found.setdefault(dotted, (f"{section} {choice}" if own else section, field))
+    return found
+
+
+def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Parser:
+    parser = Parser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+        usage=f"{program} [FILE.toml] [--SETTING VALUE ...]",
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=None, metavar="FILE.toml", help="an experiment; see experiments/"
+    )
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=text)
+    groups: dict[str, Any] = {}
+    for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
+        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
+        if field is None:
+            section = dotted.partition(".")[0]
+            text, label = f"Which {section}: {', '.join(CHOSEN[section])} (default {DEFAULT_NAMES[section]}).", "NAME"
+            group.add_argument(f"--{dotted}", metavar=label, help=text)
+        else:
+            bare = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=explain(field).replace("%", "%%"), **bare)
+    return parser
+
+
+def group_order(title: str) -> tuple[int, str]:
+    sections = ["experiment", "data", "partition", "model", "algorithm", "evaluation", "cluster", "output"]
+    return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
+
+
+def kind(field: Any) -> str:
+    """What to write for a setting: INT, FLOAT, TEXT, true|false or its choices."""
+    types = [t for t in (get_args(field.annotation) or (field.annotation,)) if t is not type(None)]
+    if get_origin(field.annotation) is Literal:
+        return "|".join(map(str, get_args(field.annotation)))
+    return {int: "INT", float: "FLOAT", bool: "true|false"}.get(types[0], "TEXT")
+
+
+def explain(field: Any) -> str:
+    """A setting's sentence with its unit, default and range."""
+    sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+    bounds = [m for m in field.metadata if type(m).__name__ in sign]
+    limits = [f"{sign[type(m).__name__]} {getattr(m, type(m).__name__.lower())}" for m in bounds]
+    default = (
+        absent(field)
+        if field.default is None
+        else str(field.default).lower()
+        if field.annotation is bool
+        else field.default
+    )
+    facts = [f"default {default!s}" if default != "" else "default empty"]
+    unit = (field.json_schema_extra or {}).get("unit")
+    return f"{field.description} ({'; '.join([*([unit] if unit else []), *facts, *limits])})"
+
+
+def absent(field: Any) -> str:
+    """How the absence of a value is written: "auto" where fedray works it out, else "none"."""
+    validator = next(m.func for m in field.metadata if type(m).__name__ == "BeforeValidator")
+    return next(word for word in ("auto", "none") if validator(word) is None)
+
+
+def report_errors(main: Callable[[], int]) -> int:
+    """Run a program's main: bad input is one sentence and exit status 2, failing client code a traceback and 1."""
+    try:
+        return main()
+    except BadInputError as error:
+        print(f"fedray: {error}", file=sys.stderr)
+        return 2
+    except ClientError as error:
+        print(f"fedray: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,134 @@
+"""What one sees: the data set, the actors and their shares; live progress; then a short table and the path."""
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from fedray import results
+from fedray.job import Job
+from fedray.run import Watch
+
+
+class ConsoleWatch(Watch):
+    """Prints a run: a live bar on a terminal, plain lines anywhere else."""
+
+    def __init__(self, console: Console | None = None):
+        self.console = console or Console(highlight=False, soft_wrap=True)
+        self.label = ""  # what tells this run of a sweep apart
+        self.progress: Progress | None = None
+        self.task: Any = None
+        self.began = 0.0
+        self.first = 0
+
+    def say(self, label: str, text: str) -> None:
+        self.console.print(f"{label:<10}{text}", markup=False)
+
+    def prepare(self, job: Job) -> None:
+        e = job.experiment
+        sizes = sorted(len(shard) for shard in job.shards)
+        spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
+        self.say("data", describe_data(job))
+        self.say(
+            "clients", f"{e.clients}, {e.partition.name} shards of {spread} images; {e.cohort} take part in a round"
+        )
+        self.say("model", f"{e.model.name}, {job.vectors[0].size:,} parameters, trained by {e.algorithm.name}")
+        self.say("run", f"{job.run} in {job.folder}/")
+
+    def begin(self, job: Job, where: str) -> None:
+        self.say("actors", where)
+        self.start_bar(job)
+
+    def start_bar(self, job: Job) -> None:
+        self.began, self.first = time.perf_counter(), 0
+        if self.console.is_terminal:
+            columns = (BarColumn(bar_width=24), TextColumn("{task.description}"))
+            self.progress = Progress(*columns, console=self.console, transient=True)
+            self.progress.start()
+            self.task = self.progress.add_task("starting", total=job.experiment.rounds)
+
+    def round(self, job: Job, row: Mapping[str, Any]) -> None:
+        t, rounds = row["round"], job.experiment.rounds
+        self.first = self.first or t
+        pace = (time.perf_counter() - self.began) / (t - self.first + 1)
+        line = f"{self.label}round {t:>{len(str(rounds))}}/{rounds}"
+        if row["test_accuracy"] is not None:
+            line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
+        line += f"  train loss {row['train_loss']:.4f}  {row['seconds']:.2f} s  ETA {clock(pace * (rounds - t))}"
+        if self.progress:
+            self.progress.update(self.task, completed=t, description=line)
+        elif not self.label:
+            self.console.print(line, markup=False)
+
+    def notice(self, text: str) -> None:
+        self.say("note", text)
+
+    def close(self) -> None:
+        if self.progress:
+            self.progress.stop()
+            self.progress = None
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        self.close()
+        if repeated:
+            self.say("run", f"{job.run} was {status} before and is not repeated")
+        output = job.experiment.output
+        row = results.load(output.name, output.root, job.run).runs.iloc[0]
+        best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
+        self.console.print()
+        self.say("status", f"{row['status']} after {row['rounds_done']} rounds in {row['seconds']:.1f} s")
+        self.say("data", describe_format(row["dataset"], row["data_format"]))
+        self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
+        self.say("loss", f"{row['final_test_loss']:.4f}")
+        self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
+        if job.model.exists():
+            self.say("model", str(job.model))
+
+
+class SweepWatch(ConsoleWatch):
+    """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shown = False
+
+    def prepare(self, job: Job) -> None:
+        if not self.shown:
+            super().prepare(job)
+
+    def begin(self, job: Job, where: str) -> None:
+        if not self.shown:
+            self.say("actors", where)
+        self.shown = True
+        self.start_bar(job)
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        self.close()
+        output = job.experiment.output
+        row = results.load(output.name, output.root, job.run).runs.iloc[0]
+        accuracy = f"accuracy {row['final_test_accuracy']:.4f}, best {row['best_test_accuracy']:.4f}"
+        rounds = f"{row['rounds_done']} rounds in {row['seconds']:.1f} s"
+        self.console.print(f"{self.label}{status}: {accuracy}, {rounds}", markup=False)
+
+
+def describe_data(job: Job) -> str:
+    """The data set, how it was stored and how much of it is used; for synthetic data, how to get the real one."""
+    d = job.dataset
+    counts = f"{len(d.train_labels):,} training and {len(d.test_labels):,} test images"
+    hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
+    return f"{describe_format(d.name, d.format)}, {counts}{hint}"
+
+
+def describe_format(name: str, stored_as: str) -> str:
+    """As numbers from it should be quoted: cifar10 (jpeg) is not quite cifar10."""
+    return f"{name} ({stored_as})" if stored_as in ("jpeg", "generated") else name
+
+
+def clock(seconds: float) -> str:
+    """Seconds as minutes:seconds, or hours:minutes:seconds."""
+    whole = math.ceil(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

@@ -1,0 +1,142 @@
+"""Data sets as two arrays each, and the section of the settings that chooses one.
+
+`Data` is the setting, `resolve` fixes what "auto" means here, `fingerprint` tells which bytes would be read and `load`
+reads them.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fedray.data import cifar10, synthetic
+from fedray.errors import BadInputError
+from fedray.settings import section, setting
+
+OFFLINE = "--data.dataset synthetic"
+REMEDY = f"run `make data` to download it, or stay offline with {OFFLINE}"
+
+
+@section
+class Data:
+    """Which images are trained on, where they lie, and how they are varied."""
+
+    dataset: Literal["auto", "cifar10", "synthetic"] = setting(
+        "auto", "Data set: auto takes CIFAR-10 where it is on disk and the generated one elsewhere."
+    )
+    root: str = setting("", "Folder with the data; empty takes the environment variable FEDRAY_DATA, or else data/.")
+    augment: Literal["none", "crop-flip"] = setting(
+        "none", "How training images are varied: crop-flip pads by 4 pixels, crops at random and mirrors half of them."
+    )
+    train_examples: int = setting(0, "Train on the first so many examples only; 0 takes all.", unit="examples", ge=0)
+    test_examples: int = setting(0, "Evaluate on the first so many examples only; 0 takes all.", unit="examples", ge=0)
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Both splits of a data set, in memory.
+
+    Images are uint8 [n, 3, 32, 32], C-contiguous, intensities 0..255 in red, green, blue; labels are int64 [n] in 0..9.
+    """
+
+    name: str
+    """ "cifar10" or "synthetic"."""
+    format: str
+    """How the images were stored: "pickle", "png", "jpeg" or "generated". JPEG is lossy: name it with a result."""
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    mean: tuple[float, float, float]
+    """What normalisation subtracts from each channel, for intensities in 0..1."""
+    std: tuple[float, float, float]
+    """What normalisation divides each channel by, for intensities in 0..1."""
+    classes: tuple[str, ...]
+    """The name of each label."""
+    fingerprint: str
+    """The hash of the files' content that `fingerprint` gives: hex."""
+
+
+def resolve(data: Data) -> Data:
+    """The same settings with "auto" decided: "cifar10" where it is on disk, else "synthetic".
+
+    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist: a slip of the pen must
+    not choose the data set.
+    """
+    if data.dataset != "auto":
+        return data
+    found = cifar10.locate(_root(data))
+    return dataclasses.replace(data, dataset="cifar10" if found else "synthetic")
+
+
+def fingerprint(data: Data) -> str:
+    """A hash of the bytes that `load` would read, 32 hex digits, the same wherever they lie; no image is decoded.
+
+    How many examples are used is not part of it. `data` must be resolved. BadInputError where a file is missing.
+    """
+    if data.dataset == "synthetic":
+        return synthetic.FINGERPRINT
+    return cifar10.fingerprint(_locate(data))
+
+
+def load(data: Data) -> Dataset:
+    """Read or generate a data set; `data` must be resolved.
+
+    BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist.
+    """
+    identity = fingerprint(data)
+    train: Sequence[np.ndarray]  # images and labels
+    test: Sequence[np.ndarray]
+    wanted = {"train": data.train_examples, "test": data.test_examples}
+    if data.dataset == "synthetic":
+        for split, count in wanted.items():
+            _check_count(split, count, synthetic.SIZES[split])
+        train, test = (synthetic.generate(split, n or synthetic.SIZES[split]) for split, n in wanted.items())
+        stored, mean, std, classes = "generated", synthetic.MEAN, synthetic.STD, synthetic.CLASSES
+    else:
+        folder = _locate(data)
+        *train, stored = cifar10.read(folder, "train", data.train_examples)
+        *test, _ = cifar10.read(folder, "test", data.test_examples)
+        for (split, count), arrays in zip(wanted.items(), (train, test), strict=True):
+            _check_count(split, count, len(arrays[1]))
+        mean, std, classes = cifar10.MEAN, cifar10.STD, cifar10.CLASSES
+    return Dataset(
+        name=data.dataset,
+        format=stored,
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        mean=mean,
+        std=std,
+        classes=classes,
+        fingerprint=identity,
+    )
+
+
+def _check_count(split: str, wanted: int, present: int) -> None:
+    if wanted > present:
+        raise BadInputError(f"data.{split}_examples is {wanted}, but there are only {present} {split} examples")
+
+
+def _root(data: Data) -> Path:
+    named = data.root or os.environ.get("FEDRAY_DATA", "")
+    root = Path(named or "data").expanduser()
+    if named and not root.is_dir():
+        said_by = "data.root" if data.root else "FEDRAY_DATA"
+        raise BadInputError(f"the folder {root} that {said_by} names does not exist: {REMEDY}")
+    return root
+
+
+def _locate(data: Data) -> Path:
+    if data.dataset == "auto":
+        raise ValueError("settings with dataset 'auto' must go through resolve first")
+    root = _root(data)
+    folder = cifar10.locate(root)
+    if folder is None:
+        raise BadInputError(f"there is no CIFAR-10 in the folder {root}: {REMEDY}")
+    return folder

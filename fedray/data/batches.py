@@ -1,0 +1,137 @@
+"""CIFAR-10 as its authors publish it and torchvision unpacks it: a folder `cifar-10-batches-py` of six pickles.
+
+A pickle is a program. These are read by a machine that knows four words, all of them made here, so that a file
+from anywhere can be opened: no code of it runs, and nothing larger than the file is allocated.
+"""
+
+import io
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedray.errors import BadInputError
+
+FOLDER = "cifar-10-batches-py"
+FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
+PIXELS = 3 * 32 * 32
+
+
+def paths(folder: Path, split: str) -> list[Path]:
+    """The files of a split ("train" or "test"), in order; BadInputError names the first that is missing."""
+    found = [folder / name for name in FILES[split]]
+    for path in found:
+        if not path.is_file():
+            raise BadInputError(f"the CIFAR-10 file {path} is missing: delete its folder and run `make data` again")
+    return found
+
+
+def read(folder: Path, split: str, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The first `count` examples of a split (0: all): uint8 images [n, 3, 32, 32] and int64 labels [n]."""
+    images, labels = [], []
+    for path in paths(folder, split):
+        batch = _read_batch(path)
+        images.append(batch[0])
+        labels.append(batch[1])
+        if 0 < count <= sum(map(len, labels)):
+            break
+    rows = slice(count or None)
+    return np.concatenate(images)[rows], np.concatenate(labels)[rows]
+
+
+def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    content = path.read_bytes()
+    try:
+        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+    except _RefusedError as refusal:
+        raise BadInputError(f"{path} is not a CIFAR-10 batch: its pickle {refusal}; nothing of it was run") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise BadInputError(
+            f"{path} is not a CIFAR-10 batch: its pickle is damaged ({type(error).__name__})"
+        ) from error
+    if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array) or b"labels" not in batch:
+        raise BadInputError(f"{path} is not a CIFAR-10 batch: it has no array b'data' with a list b'labels'")
+    images = _images(path, batch[b"data"])
+    return images, _labels(path, batch[b"labels"], len(images))
+
+
+def _images(path: Path, data: "_Array") -> np.ndarray:
+    if data.kind != "u1" or data.shape[0] < 1 or data.shape[1] != PIXELS:
+        described = f"{data.kind or 'nothing'} {list(data.shape)}"
+        raise BadInputError(f"{path} is not a CIFAR-10 batch: its images are {described}, not u1 [n, {PIXELS}]")
+    if len(data.content) != data.shape[0] * PIXELS:
+        raise BadInputError(
+            f"{path} is not a CIFAR-10 batch: {len(data.content)} bytes of images, not {data.shape[0]} x {PIXELS}"
+        )
+    flat = np.frombuffer(data.content, np.uint8).reshape(data.shape, order="F" if data.columns_first else "C")
+    return np.ascontiguousarray(flat).reshape(-1, 3, 32, 32)
+
+
+def _labels(path: Path, labels: Any, images: int) -> np.ndarray:
+    if not isinstance(labels, list) or len(labels) != images:
+        raise BadInputError(f"{path} is not a CIFAR-10 batch: it has {images} images but not a list of as many labels")
+    for row, label in enumerate(labels):
+        if type(label) is not int or not 0 <= label <= 9:
+            raise BadInputError(f"{path} has a label outside 0..9 in row {row}")
+    return np.array(labels, np.int64)
+
+
+class _RefusedError(Exception):
+    """A pickle asks for something that no CIFAR-10 batch needs."""
+
+
+class _Array:
+    """What stands for a NumPy array while a pickle is read: its description and its bytes, not yet believed."""
+
+    __slots__ = ("columns_first", "content", "kind", "shape")
+
+    def __init__(self) -> None:
+        self.shape, self.kind, self.columns_first, self.content = (0, 0), "", False, b""
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, columns_first, content = state
+        if not (type(shape) is tuple and len(shape) == 2 and all(type(n) is int and 0 <= n < 2**63 for n in shape)):
+            raise _RefusedError("describes an array that is not a matrix")
+        if type(kind) is not _Kind or type(content) is not bytes:
+            raise _RefusedError("describes an array in an unknown way")
+        self.shape, self.kind, self.columns_first, self.content = shape, kind.name, columns_first is True, content
+
+
+class _Kind:
+    """What stands for a NumPy dtype: its name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: bytes | str, *_: Any) -> None:
+        self.name = name.decode("ascii")[:20] if isinstance(name, bytes) else name[:20]
+
+    def __setstate__(self, state: Any) -> None:
+        """Byte order and alignment; a byte has neither."""
+
+
+def _encode_latin1(text: str, encoding: str | bytes) -> bytes:
+    """Bytes, as Python 3 writes them for Python 2."""
+    if encoding not in ("latin1", b"latin1"):
+        raise _RefusedError("encodes bytes in an unknown way")
+    return text.encode("latin1")
+
+
+class _Reader(pickle._Unpickler):
+    """The Python pickle machine: the C one reserves memory for any memo number a file names, this one has a dictionary.
+
+    It is fast enough, because nearly all of a batch is a single string of bytes.
+    """
+
+    def find_class(self, module: str, name: str) -> Any:
+        # Functions made afresh for each request: a hostile file may write attributes on what it is given.
+        match module, name:
+            case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
+                return lambda *_: _Array()
+            case "numpy", "dtype":
+                return lambda *words: _Kind(*words)
+            case "numpy", "ndarray":
+                return None  # only ever handed to _reconstruct
+            case "_codecs", "encode":
+                return lambda *words: _encode_latin1(*words)
+        raise _RefusedError(f"asks for {f'{module}.{name}'[:80]!r}")

@@ -1,0 +1,230 @@
+"""An experiment is all that identifies a run: the sections of the settings, composed.
+
+One typed definition (the sections' own declarations) validates TOML files and command lines and prints the help.
+Everything is hashed into the run id except the sections [cluster] (where it runs) and [output] (what it writes).
+"""
+
+import dataclasses
+import difflib
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+from pydantic import InstanceOf, TypeAdapter, ValidationError
+
+from fedray import data
+from fedray.algorithms import ALGORITHMS
+from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.resources import Cluster
+from fedray.data import Data
+from fedray.data.partitions import PARTITIONS, Iid, Partition
+from fedray.errors import BadInputError
+from fedray.models import Model
+from fedray.randomness import MAX_SEED
+from fedray.results import Output
+from fedray.settings import Auto, Maybe, section, setting
+
+
+@section
+class Evaluation:
+    """When the global model is evaluated on the test set, and when that ends the run."""
+
+    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
+    target_accuracy: Maybe[float] = setting(None, "Stop once the test accuracy is at least this.", gt=0, le=1)
+    patience: Maybe[int] = setting(
+        None, "Stop after so many rounds without a better test accuracy.", unit="rounds", ge=1
+    )
+
+
+@section
+class Experiment:
+    """All that identifies a run."""
+
+    seed: int = setting(0, "Seed of everything random.", ge=0, le=MAX_SEED)
+    rounds: int = setting(20, "Rounds of federated training.", unit="rounds", ge=1)
+    clients: int = setting(10, "Clients in the population, N.", unit="clients", ge=1)
+    cohort: int = setting(5, "Clients that take part in a round, m.", unit="clients", ge=1)
+    block_size: Auto[int] = setting(
+        None, "Consecutive clients of a cohort that are handed out and summed together; auto: cohort / 16.", ge=1
+    )
+    data: Data = Data()
+    partition: InstanceOf[Partition] = Iid()
+    model: Model = Model()
+    algorithm: InstanceOf[FedAvg] = FedAvg()
+    evaluation: Evaluation = Evaluation()
+    cluster: Cluster = Cluster()
+    output: Output = Output()
+
+    def __post_init__(self) -> None:
+        if self.cohort > self.clients:
+            raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
+
+    def resolved(self) -> "Experiment":
+        """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
+        return dataclasses.replace(
+            self, data=data.resolve(self.data), block_size=self.block_size or -(-self.cohort // 16)
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as nested dictionaries of plain values, as TOML would write them."""
+        tree = dataclasses.asdict(self)
+        for name in CHOSEN:
+            tree[name] = {"name": getattr(self, name).name, **tree[name]}
+        return tree
+
+    def run_id(self, data_fingerprint: str) -> str:
+        """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
+        tree = {name: value for name, value in self.settings().items() if name not in ("cluster", "output")}
+        tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
+        digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
+        return f"{self.algorithm.name}-seed{self.seed}-{digest}"
+
+
+# Sections of which one of several classes is chosen by the key `name`.
+CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
+DEFAULT_NAMES = {"algorithm": FedAvg.name, "partition": Iid.name}
+FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}  # type: ignore[arg-type]
+
+
+def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
+    """The class of section `name`, as the settings chose it; None for a plain top-level setting."""
+    if name in CHOSEN:
+        given = tree.get(name, {})
+        chosen = given.get("name", DEFAULT_NAMES[name]) if isinstance(given, Mapping) else DEFAULT_NAMES[name]
+        if chosen not in CHOSEN[name]:
+            raise BadInputError(
+                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(chosen, CHOSEN[name])}"
+            )
+        return CHOSEN[name][chosen]
+    kind = FIELDS[name]
+    return kind if isinstance(kind, type) and hasattr(kind, "__pydantic_fields__") else None
+
+
+def all_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every dotted setting with its pydantic field, for the algorithm and partition that `tree` chose."""
+    for name, field in Experiment.__pydantic_fields__.items():
+        kind = section_class(name, tree)
+        if kind is None:
+            yield name, field
+            continue
+        if name in CHOSEN:
+            yield f"{name}.name", None
+        for key, inner in kind.__pydantic_fields__.items():  # type: ignore[attr-defined]
+            yield f"{name}.{key}", inner
+
+
+def compose(tree: Mapping[str, Any]) -> Experiment:
+    """The experiment of nested settings; BadInputError with one sentence for each thing that is wrong."""
+    known = dict(all_settings(tree))
+    wrong, values = [], {}
+    for name, value in tree.items():
+        kind = section_class(name, tree) if name in FIELDS else None
+        if name not in FIELDS:
+            wrong.append(unknown(name, [*FIELDS, *known]))
+        elif kind is None:
+            values[name] = value
+        elif not isinstance(value, Mapping):
+            wrong.append(f"{name} is a section of settings, not a value; write {name}.KEY{first_key(name, known)}")
+        else:
+            inner = {key: v for key, v in value.items() if not (name in CHOSEN and key == "name")}
+            wrong += [unknown(f"{name}.{key}", known) for key in inner if f"{name}.{key}" not in known]
+            inner = {key: v for key, v in inner.items() if f"{name}.{key}" in known}
+            try:
+                values[name] = TypeAdapter(kind).validate_python(inner)
+            except ValidationError as error:
+                wrong += sentences(error, f"{name}.")
+    if wrong:
+        raise BadInputError("; ".join(wrong))
+    try:
+        return TypeAdapter(Experiment).validate_python(values)
+    except ValidationError as error:
+        raise BadInputError("; ".join(sentences(error, ""))) from None
+
+
+def sentences(error: ValidationError, prefix: str) -> list[str]:
+    """What pydantic found, as one sentence each that names the dotted setting."""
+    found = []
+    for detail in error.errors():
+        name = prefix + ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and part.isidentifier())
+        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        given = detail["input"]
+        if detail["type"] == "value_error":
+            found.append(message)
+        elif detail["type"] == "literal_error":
+            options = [
+                option for option in detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            ]
+            found.append(f"{name} = {given!r} {message}{nearest(str(given), options)}")
+        else:
+            found.append(f"{name} = {given!r} {message}")
+    return found
+
+
+def nearest(word: str, words: Any) -> str:
+    match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else ""
+
+
+def unknown(name: str, known: Any) -> str:
+    leaf = name.rpartition(".")[2]
+    by_leaf = next((k for k in known if k.rpartition(".")[2] == leaf), None)
+    return f"unknown setting {name!r}" + (f"; did you mean {by_leaf}?" if by_leaf else nearest(name, known))
+
+
+def first_key(name: str, known: Mapping[str, Any]) -> str:
+    return f", for example {next(key for key in known if key.startswith(name + '.'))}"
+
+
+def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value at its dotted name into nested settings."""
+    *sections, key = name.split(".")
+    for part in sections:
+        inner = tree.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise BadInputError(f"unknown setting {name!r}: {part} is a value, not a section")
+        tree = inner
+    tree[key] = value
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+    """A settings file as nested settings and, by dotted name, the axes of its [grid]."""
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        raise BadInputError(f"there is no settings file {path}{near}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInputError(f"the settings file {path} cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInputError(f"the settings file {path} is not TOML: {error}") from None
+    grid = tree.pop("grid", {})
+    if not isinstance(grid, dict):
+        raise BadInputError(f"[grid] in {path} must be a table of lists")
+    set_default_name(tree, path)
+    return tree, dict(flatten(grid))
+
+
+def set_default_name(tree: dict[str, Any], path: Path) -> None:
+    output = tree.setdefault("output", {})
+    if isinstance(output, dict):
+        output.setdefault("name", path.stem)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested tables."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def read_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a settings file, with settings overridden by dotted name: {"algorithm.lr": 0.1}."""
+    tree, _ = read_toml(Path(path))
+    for name, value in (overrides or {}).items():
+        set_dotted(tree, name, value)
+    return compose(tree)

@@ -1,0 +1,169 @@
+"""An experiment made ready to run: everything derived from it, every check made, nothing yet on disk."""
+
+import json
+import platform
+from functools import cached_property, lru_cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import fedray
+from fedray import data, models, results
+from fedray.client import Recipe
+from fedray.cluster.resources import object_store_bytes
+from fedray.data import Dataset
+from fedray.data.partitions import label_counts, partition_id
+from fedray.errors import BadInputError
+from fedray.experiment import Experiment
+
+
+@lru_cache(maxsize=2)
+def load_data(settings: data.Data, fingerprint: str) -> Dataset:
+    return data.load(settings)
+
+
+class Job:
+    """A resolved experiment, its place on disk, and what it needs: data, shards, model, reservations."""
+
+    def __init__(self, experiment: Experiment):
+        if not experiment.output.name:
+            raise BadInputError("the results have no name; set output.name")
+        self.experiment = experiment = experiment.resolved()
+        self.fingerprint = data.fingerprint(experiment.data)
+        self.run = experiment.run_id(self.fingerprint)
+        self.folder = Path(experiment.output.root) / experiment.output.name
+        self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
+        self.model = self.folder / "models" / f"{self.run}.safetensors"
+        results.check_writable(self.folder)
+
+    @property
+    def status(self) -> str | None:
+        """The run's status on disk; None where it was never started."""
+        return results.status(self.experiment.output.root, self.experiment.output.name, self.run)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in results.FINAL_STATUSES
+
+    @property
+    def settings_json(self) -> str:
+        return json.dumps(self.experiment.settings())
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        return load_data(self.experiment.data, self.fingerprint)
+
+    @cached_property
+    def shards(self) -> list[np.ndarray]:
+        e = self.experiment
+        return e.partition.split(self.dataset.train_labels, e.clients, e.seed)
+
+    def check_shards(self) -> None:
+        """Raise BadInputError where a shard does not suit the model or the batch size."""
+        sizes = [len(shard) for shard in self.shards]
+        check_batches(self.experiment.algorithm, sizes, models.normalises_by_batch(self.module))
+
+    @cached_property
+    def module(self) -> torch.nn.Module:
+        shape = self.dataset.train_images.shape[1:]
+        return models.build(self.experiment.model, shape, len(self.dataset.classes), self.experiment.seed)
+
+    @cached_property
+    def vectors(self) -> tuple[np.ndarray, np.ndarray]:
+        """Initial params [P] and buffers [B]."""
+        return models.initial_vectors(self.module)
+
+    @property
+    def model_bytes(self) -> int:
+        return sum(vector.nbytes for vector in self.vectors)
+
+    @property
+    def object_store(self) -> int:
+        """Bytes of shared memory that this run wants."""
+        d = self.dataset
+        arrays = (d.train_images, d.train_labels, d.test_images, d.test_labels)
+        return object_store_bytes(sum(a.nbytes for a in arrays), self.model_bytes, self.experiment.cohort)
+
+    @property
+    def recipe(self) -> Recipe:
+        e, d = self.experiment, self.dataset
+        shape = d.train_images.shape[1:]
+        return Recipe(e.model, shape, len(d.classes), d.mean, d.std, e.data.augment, e.seed)
+
+    @cached_property
+    def grouping(self) -> dict[str, Any]:
+        """The settings that people group by: columns of every per-run table."""
+        e, a, d = self.experiment, self.experiment.algorithm, self.dataset
+        return {
+            "algorithm": a.name,
+            "dataset": d.name,
+            "data_format": d.format,
+            "model": e.model.name,
+            "partition": e.partition.name,
+            "alpha": getattr(e.partition, "alpha", None),
+            "clients": e.clients,
+            "cohort": e.cohort,
+            "epochs": None if a.steps else a.epochs,
+            "local_steps": a.steps,
+            "batch_size": a.batch_size,
+            "lr": a.lr,
+            "momentum": a.momentum,
+            "server_lr": a.server_lr,
+            "weighting": a.weighting,
+            "seed": e.seed,
+        }
+
+    def run_row(self, actors: int, device: str) -> dict[str, Any]:
+        """What the runs table knows before the first round."""
+        params, buffers = self.vectors
+        return {
+            "settings": self.settings_json,
+            "rounds_planned": self.experiment.rounds,
+            "num_params": params.size,
+            "num_buffers": buffers.size,
+            "actors": actors,
+            "partition_id": partition_id(self.shards),
+            "data_fingerprint": self.fingerprint,
+            "device": device,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            **versions(),
+        }
+
+    def partition_rows(self) -> list[dict[str, Any]]:
+        counts = label_counts(self.shards, self.dataset.train_labels, len(self.dataset.classes))
+        return [
+            {"client": client, "label": label, "label_name": name, "count": int(counts[client, label])}
+            for client in range(len(self.shards))
+            for label, name in enumerate(self.dataset.classes)
+        ]
+
+
+def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
+    """Refuse a batch size that leaves some client without a step, or BatchNorm with a batch of one image."""
+    for client, n in enumerate(sizes):
+        size = algorithm.batch_size or n
+        if algorithm.drop_last and n < size:
+            raise BadInputError(
+                f"client {client} has {n} examples, fewer than algorithm.batch_size = {size}, and "
+                "algorithm.drop_last = true leaves it nothing to train on"
+            )
+        if normalises and (size == 1 or (n % size == 1 and not algorithm.drop_last)):
+            raise BadInputError(
+                f"client {client} has {n} examples, so that with algorithm.batch_size = {size} a batch of one image is "
+                "left, on which BatchNorm fails; set algorithm.drop_last = true or another batch size"
+            )
+
+
+def versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {
+        "fedray_version": fedray.__version__,
+        "python_version": platform.python_version(),
+        "torch_version": torch.__version__,
+        "ray_version": version("ray"),
+        "numpy_version": np.__version__,
+    }

@@ -1,0 +1,224 @@
+"""One experiment, start to finish: data -> population -> rounds -> results. The only file that knows everyone."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from hashlib import blake2b
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fedray import checkpoint, models, results
+from fedray.cluster.resources import Plan, local_capacity, plan
+from fedray.experiment import Evaluation, Experiment
+from fedray.in_process import InProcessPopulation
+from fedray.job import Job
+from fedray.results import Recorder, Results
+from fedray.resume import restore, save
+from fedray.server import Population, Round, play_rounds
+from fedray.updates import Vectors, mean_loss
+
+if TYPE_CHECKING:
+    from fedray.cluster.start import Session
+
+
+class Watch:
+    """Who wants to see a run as it goes; this one looks away."""
+
+    def prepare(self, job: Job) -> None:
+        """The run's data, shards and model were found to be good, and its actors are about to start."""
+
+    def begin(self, job: Job, where: str) -> None:
+        """The run is about to play its rounds; `where` says on what."""
+
+    def round(self, job: Job, row: Mapping[str, Any]) -> None:
+        """A round was recorded as this row of the rounds table."""
+
+    def notice(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        """The run came to its final status now, or had come to it before."""
+
+
+def run(experiment: Experiment, watch: Watch | None = None, session: "Session | None" = None) -> Results:
+    """Run an experiment, or what is left of it, and return the tables of this run alone.
+
+    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down.
+    Raises BadInputError before anything starts, ClientError when the clients' code fails.
+    """
+    job, watch = Job(experiment), watch or Watch()
+    repeated = job.ended
+    if repeated:
+        job.checkpoint.unlink(missing_ok=True)
+        status = str(job.status)
+    else:
+        check_before_start(job)
+        watch.prepare(job)
+        with population(job, session) as (clients, where, device):
+            watch.begin(job, where)
+            status = play(job, clients, device, watch)
+    watch.end(job, status, repeated)
+    return results.load(job.experiment.output.name, job.experiment.output.root, job.run)
+
+
+def check_before_start(job: Job) -> None:
+    """Everything that can be known to be wrong before Ray starts, as BadInputError: data, shards, reservations."""
+    e = job.experiment
+    job.check_shards()
+    if e.cluster.backend == "ray" and e.cluster.address == "local":
+        plan(e.cluster, e.clients, local_capacity(e.cluster, torch.cuda.device_count()), job.model_bytes)
+
+
+@contextmanager
+def shared_session(jobs: Sequence[Job]) -> Iterator["Session | None"]:
+    """One Ray for all these jobs, which share their [cluster] settings; None where they need no Ray."""
+    if not jobs or jobs[0].experiment.cluster.backend == "in-process":
+        yield None
+        return
+    from fedray.cluster.start import connected
+
+    with connected(jobs[0].experiment.cluster, max(job.object_store for job in jobs)) as session:
+        yield session
+
+
+@contextmanager
+def population(job: Job, session: "Session | None" = None) -> Iterator[tuple[Population, str, str]]:
+    """The run's population with a sentence on where it is and its device, for the length of a `with`."""
+    e = job.experiment
+    with nullcontext(session) if session else shared_session([job]) as session:
+        if session is None:
+            yield (
+                InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1),
+                "this process, no Ray",
+                "cpu",
+            )
+            return
+        from fedray.cluster.population import RayPopulation
+
+        planned = plan(e.cluster, e.clients, session.capacity, job.model_bytes)
+        clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.block_size or 1)
+        try:
+            yield clients, describe(planned, e.clients, session.capacity.gpus), clients.device
+        finally:
+            clients.close()
+
+
+def describe(planned: Plan, clients: int, gpus: float) -> str:
+    kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
+    gpu = f"{planned.num_gpus:g} GPU" if gpus else "no GPU here"
+    return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each"
+
+
+def play(job: Job, clients: Population, device: str, watch: Watch) -> str:
+    """Play the rounds that are left, record each, and return the run's final status."""
+    e, output = job.experiment, job.experiment.output
+    state, t = e.algorithm.init(*job.vectors), 0
+    if job.checkpoint.exists():
+        state, t, notice = restore(job, state, clients)
+        watch.notice(notice)
+    actors = len({row["actor"] for row in clients.rows()})
+    arguments = (output.root, output.name, job.run, job.grouping, job.run_row(actors, device))
+    recorder = Recorder.resume(*arguments, keep_rounds=t, flush_seconds=output.flush_seconds)
+    recorder.start(clients.rows(), job.partition_rows())
+    saved = t
+    try:
+        status = outcome(e.evaluation, recorder.rounds, e.rounds)
+        left = range(t + 1, e.rounds + 1) if status is None else ()
+        settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
+        began = time.perf_counter()
+        for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
+            state, t = done.state, done.t
+            row = round_row(done, e, clients.evaluate)
+            row["seconds"] = time.perf_counter() - began
+            recorder.round(row, client_rows(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
+            began = time.perf_counter()
+            watch.round(job, recorder.rounds[-1])
+            status = outcome(e.evaluation, recorder.rounds, e.rounds)
+            if status:
+                break
+            if t % output.checkpoint_every == 0:
+                save(job, state, t, clients)
+                saved = t
+    except KeyboardInterrupt:
+        if t > saved:
+            save(job, state, t, clients)
+        recorder.finish("interrupted")
+        raise
+    except Exception as error:
+        recorder.finish("failed", error=str(error))
+        raise
+    if output.save_model:
+        tensors = models.state_dict(job.module, state["params"], state["buffers"])
+        checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
+    recorder.finish(status or "finished", model_fingerprint=fingerprint(state))
+    job.checkpoint.unlink(missing_ok=True)
+    return status or "finished"
+
+
+def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int) -> str | None:
+    """The final status after these rows of the rounds table, a function of them alone; None while the run goes on."""
+    if not rounds:
+        return None
+    last, evaluated = rounds[-1], [row for row in rounds if row["test_accuracy"] is not None]
+    numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0)
+    if not all(math.isfinite(number) for number in numbers):
+        return "diverged"
+    if evaluated and evaluation.target_accuracy and evaluated[-1]["test_accuracy"] >= evaluation.target_accuracy:
+        return "reached_target"
+    if evaluated and evaluation.patience:
+        best = max(evaluated, key=lambda row: row["test_accuracy"])  # the first of equals
+        if last["round"] - best["round"] >= evaluation.patience:
+            return "no_improvement"
+    return "finished" if last["round"] >= planned else None
+
+
+def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[float, float]]) -> dict[str, Any]:
+    """The round's row of the rounds table, evaluated when it is due; `seconds` is still to come."""
+    began = time.perf_counter()
+    loss, accuracy = None, None
+    if done.t % e.evaluation.every == 0 or done.t == e.rounds:
+        loss, accuracy = evaluate(done.state)
+    reports = done.updates.reports
+    return {
+        "round": done.t,
+        "round_lr": done.lr,
+        "test_loss": loss,
+        "test_accuracy": accuracy,
+        "train_loss": mean_loss(reports),
+        "cohort_size": len(done.cohort),
+        "num_examples": sum(report.num_examples for report in reports),
+        "update_norm": norm(done.mean["params"]),
+        "bytes_down": done.bytes_down,
+        "bytes_up": sum(report.num_bytes for report in reports),
+        "retries": done.updates.retries,
+        "seconds_train": done.seconds_train,
+        "seconds_aggregate": done.seconds_aggregate,
+        "seconds_evaluate": time.perf_counter() - began,
+        "finished_at": int(time.time() * 1000),
+    }
+
+
+def client_rows(done: Round) -> list[dict[str, Any]]:
+    rows = [dataclasses.asdict(report) for report in done.updates.reports]
+    return [{name: value for name, value in row.items() if name != "num_bytes"} for row in rows]
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": float(value)} for name, value in metrics.items()]
+
+
+def norm(vector: np.ndarray) -> float:
+    """The Euclidean norm; NumPy's own pairwise sum, since BLAS's bits depend on its threads."""
+    return math.sqrt(np.square(vector, dtype=np.float64).sum())
+
+
+def fingerprint(state: Vectors) -> str:
+    """A digest of the model's bits."""
+    digest = blake2b(digest_size=16)
+    for name in ("params", "buffers"):
+        digest.update(np.ascontiguousarray(state[name]).data)
+    return digest.hexdigest()

@@ -1,0 +1,217 @@
+"""The Ray population is the in-process one, bit for bit: whatever the packing, and whatever dies."""
+
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_recipe
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.client import Recipe
+from fedray.cluster.dispatch import LostActorError
+from fedray.cluster.population import RayPopulation
+from fedray.cluster.resources import Cluster, plan
+from fedray.errors import BadInputError, ClientError
+from fedray.in_process import InProcessPopulation
+from fedray.models import build, initial_vectors
+from fedray.server import play_rounds
+
+SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]
+
+
+def on_ray(session, dataset, recipe, block_size=2, **settings):
+    planned = plan(Cluster(**settings), len(SHARDS), session.capacity, 250_000)
+    return RayPopulation(session.pool, planned, dataset, SHARDS, recipe, block_size)
+
+
+def play(population, algorithm, recipe: Recipe, rounds=2, cohort=3):
+    """The bits after each round: state, reports and evaluation."""
+    state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
+    bits = []
+    for done in play_rounds(
+        algorithm, population, state, ts=range(1, rounds + 1), rounds=rounds, cohort=cohort, seed=5
+    ):
+        reports = [(r.client, r.num_examples, r.steps, r.train_loss, r.update_norm) for r in done.updates.reports]
+        vectors = {name: vector.tobytes() for name, vector in done.state.items()}
+        bits.append((vectors, reports, population.evaluate(done.state)))
+    return bits
+
+
+class Counting(FedAvg):
+    """An algorithm with client memory: its update is scaled by how often the client has been asked."""
+
+    def init_memory(self, params):
+        return {"times": torch.zeros(1)}
+
+    def finish(self, start, end, steps, lr, message, memory):
+        times = memory["times"] + 1
+        return {"params": (end - start) * times}, {"times": times}
+
+
+ALGORITHM = FedAvg(lr=0.05, momentum=0.9, batch_size=8)
+CASES = {
+    "lenet5": (ALGORITHM, "lenet5", "none"),
+    "dropout and augmentation": (ALGORITHM, "cnn", "crop-flip"),
+    "client memory": (Counting(lr=0.05, batch_size=8), "lenet5", "none"),
+}
+
+
+@pytest.fixture(scope="module")
+def expected(dataset):
+    def bits(case):
+        algorithm, model, augment = CASES[case]
+        recipe = make_recipe(dataset, model, augment)
+        return play(InProcessPopulation(dataset, SHARDS, recipe, 2), algorithm, recipe)
+
+    return {case: bits(case) for case in CASES}
+
+
+@pytest.mark.parametrize("clients_per_actor", [4, 2, 1], ids=["1 actor", "2 actors", "an actor per client"])
+def test_any_number_of_actors_gives_the_bits_of_one_process(session, dataset, expected, clients_per_actor):
+    for case, (algorithm, model, augment) in CASES.items():
+        recipe = make_recipe(dataset, model, augment)
+        population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+        assert play(population, algorithm, recipe) == expected[case], case
+        population.close()
+
+
+def test_an_actor_per_client_is_as_many_processes_as_clients(session, dataset):
+    population = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=1, gpus_per_client=0.25)
+    rows = population.rows()
+    assert [row["client"] for row in rows] == [0, 1, 2, 3]
+    assert len({row["actor"] for row in rows}) == len({row["pid"] for row in rows}) == 4
+    assert {row["num_gpus"] for row in rows} == {0.25}
+    assert {row["num_cpus"] for row in rows} == {0.5}
+    assert [row["num_examples"] for row in rows] == [21, 9, 40, 26]
+    start = ALGORITHM.init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
+    updates = population.train(ALGORITHM, [1, 3], start, 1, 0.05)
+    assert [(r.actor, r.pid) for r in updates.reports] == [(rows[c]["actor"], rows[c]["pid"]) for c in (1, 3)]
+    population.close()
+
+
+def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, dataset):
+    first = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
+    pids = [row["pid"] for row in first.rows()]
+    first.close()
+    second = on_ray(session, dataset, make_recipe(dataset, "logistic"), clients_per_actor=2)
+    assert [row["pid"] for row in second.rows()] == pids
+    import ray
+
+    held = ray.get([slot.handle.holds.remote() for slot in second.slots])
+    assert held == [[second.run]] * 2
+    second.close()
+
+
+@pytest.mark.parametrize("clients_per_actor", [1, 2], ids=["an actor per client", "packed"])
+@pytest.mark.parametrize("moment", ["idle", "training"])
+def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, expected, clients_per_actor, moment):
+    algorithm, model, augment = CASES["client memory"]
+    recipe = make_recipe(dataset, model, augment)
+    population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+    pids = [row["pid"] for row in population.rows()]
+    retries = []
+
+    class Killing(InProcessPopulation):
+        """Passes everything on, and has actors die before or in the middle of the second round."""
+
+        def __init__(self):
+            pass
+
+        def __len__(self):
+            return len(population)
+
+        def train(self, algorithm, cohort, message, t, lr):
+            if t == 2:
+                kill = lambda: [os.kill(pid, signal.SIGKILL) for pid in set(pids)]  # noqa: E731
+                if moment == "idle":
+                    kill()
+                    time.sleep(0.5)
+                else:
+                    threading.Timer(0.02, kill).start()
+            updates = population.train(algorithm, cohort, message, t, lr)
+            retries.append(updates.retries)
+            return updates
+
+        def evaluate(self, state):
+            return population.evaluate(state)
+
+    slow = Slow(lr=0.05, batch_size=8)
+    undisturbed = play(InProcessPopulation(dataset, SHARDS, recipe, 2), slow, recipe)
+    assert play(Killing(), slow, recipe) == undisturbed
+    assert retries[0] == 0
+    assert retries[1] >= 1
+    population.close()
+
+
+class Slow(Counting):
+    """Slow enough to be killed in the middle."""
+
+    def correct(self, grad, params, message, memory, lr):
+        time.sleep(0.03)
+        return grad
+
+
+class Broken(FedAvg):
+    def loss(self, output, targets):
+        if len(targets) == 1:  # only client 1 has a last batch of one image
+            raise ZeroDivisionError("the user's own mistake")
+        return super().loss(output, targets)
+
+
+@pytest.mark.parametrize("clients_per_actor", [1, 2])
+def test_an_error_in_client_code_names_client_and_round_and_leaves_the_actors_usable(
+    session, dataset, clients_per_actor, expected
+):
+    recipe = make_recipe(dataset)
+    population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+    with pytest.raises(ClientError) as error:
+        play(population, Broken(batch_size=8), recipe, cohort=4)
+    text = str(error.value)
+    assert text.startswith("client 1 failed in round 1:")
+    assert text.count("Traceback") == 1
+    assert "ZeroDivisionError: the user's own mistake" in text
+    population.close()
+    again = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+    assert play(again, ALGORITHM, recipe) == expected["lenet5"]
+    again.close()
+
+
+def test_an_error_in_client_code_reads_the_same_in_process(dataset):
+    recipe = make_recipe(dataset)
+    with pytest.raises(ClientError, match="client 1 failed in round 1:") as error:
+        play(InProcessPopulation(dataset, SHARDS, recipe, 2), Broken(batch_size=8), recipe, cohort=4)
+    assert str(error.value).count("Traceback") == 1
+
+
+class Fatal(FedAvg):
+    def loss(self, output, targets):
+        os._exit(1)
+
+
+def test_a_call_that_kills_every_actor_ends_in_an_error_not_in_a_loop(session, dataset):
+    population = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
+    with pytest.raises(LostActorError, match="lost its actor 4 times"):
+        play(population, Fatal(), population.recipe)
+    population.close()
+
+
+class WrongLength(FedAvg):
+    def finish(self, start, end, steps, lr, message, memory):
+        return {"params": (end - start)[:-1]}, memory
+
+
+def test_an_update_of_the_wrong_length_is_named(dataset):
+    recipe = make_recipe(dataset)
+    with pytest.raises(ClientError, match=r"shape \(62005,\), not \(62006,\)"):
+        play(InProcessPopulation(dataset, SHARDS, recipe, 2), WrongLength(), recipe)
+
+
+def test_actors_that_do_not_come_up_in_time_are_given_up(session):
+    planned = plan(Cluster(clients_per_actor=1), 3, session.capacity, 0)
+    pool = type(session.pool)(start_timeout=0.01)
+    with pytest.raises(BadInputError, match=r"of 3 actors .* were up after 0.01 s"):
+        pool.provide(planned)

@@ -1,0 +1,68 @@
+"""The reservations of a population: plain arithmetic, and a sentence with the arithmetic where it does not work out."""
+
+import pytest
+
+from fedray.cluster.resources import Capacity, Cluster, Plan, object_store_bytes, plan
+from fedray.errors import BadInputError
+
+LAPTOP = Capacity(cpus=2, gpus=0, memory=20e9)
+SMALL = 250_000  # bytes of a model
+
+
+def planned(clients, capacity=LAPTOP, model_bytes=SMALL, **settings):
+    return plan(Cluster(**settings), clients, capacity, model_bytes)
+
+
+def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
+    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0)
+    assert not planned(40).packed
+    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0)
+
+
+def test_auto_counts_the_model_too():
+    assert not planned(10).packed
+    assert planned(10, model_bytes=500_000_000).packed  # vgg16: parameters, gradients, momentum and message
+
+
+def test_shares_always_fit():
+    for clients in (3, 7, 11, 30):
+        p = planned(clients)
+        assert p.actors == clients
+        assert p.actors * p.num_cpus <= 2
+        g = planned(clients, Capacity(16, 2, 1e12))
+        assert g.num_gpus > 0
+        assert int(1 / g.num_gpus + 1e-9) * 2 >= clients
+
+
+def test_packing_makes_as_many_actors_as_fit():
+    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0)
+    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0)
+    assert planned(100, clients_per_actor=10).actors == 2
+    assert planned(100, clients_per_actor=10, cpus_per_actor=0.25).actors == 8
+    assert planned(8, Capacity(16, 1, 1e12), clients_per_actor=2, gpus_per_client=0.25).actors == 2
+
+
+@pytest.mark.parametrize(
+    ("clients", "capacity", "settings", "arithmetic"),
+    [
+        (7, Capacity(8, 2, 1e12), {"clients_per_actor": 1, "gpus_per_client": 0.3}, ("7 actors x 0.3 GPU", "holds 3", "2 GPUs", "room for 6")),
+        (5, LAPTOP, {"clients_per_actor": 1, "cpus_per_actor": 0.5}, ("5 actors x 0.5 CPUs need 2.5 CPUs", "there are 2")),
+        (3, LAPTOP, {"gpus_per_client": 0.5, "clients_per_actor": 1}, ("3 actors x 0.5 GPU", "0 GPUs")),
+        (2, Capacity(8, 4, 1e12), {"clients_per_actor": 1, "gpus_per_client": 1.5}, ("1.5 GPUs", "whole number")),
+        (30_000, LAPTOP, {"clients_per_actor": 1}, ("30000 actors", "0.0001")),
+    ],
+)  # fmt: skip
+def test_what_cannot_fit_is_refused_with_the_arithmetic(clients, capacity, settings, arithmetic):
+    with pytest.raises(BadInputError) as error:
+        planned(clients, capacity, **settings)
+    assert all(part in str(error.value) for part in arithmetic)
+    assert "\n" not in str(error.value)
+
+
+def test_six_actors_of_a_third_fit_two_gpus():
+    assert planned(6, Capacity(8, 2, 1e12), gpus_per_client=0.3, clients_per_actor=1).num_gpus == 0.3
+
+
+def test_the_object_store_holds_data_messages_and_updates():
+    assert object_store_bytes(0, 0, 1) == 200 * 2**20
+    assert object_store_bytes(10**9, 10**7, 20) == 10**9 + 23 * 10**7 + 100 * 2**20

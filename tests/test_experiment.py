@@ -1,0 +1,172 @@
+"""Settings: one definition for files, command lines and help; run ids; each thing that can be wrong with them."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from fedray.command_line import options, read_command_line
+from fedray.errors import BadInputError
+from fedray.experiment import Experiment, compose, read_experiment
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+
+
+def parse(*argv):
+    return compose(read_command_line(argv, "fedray", "").tree)
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("rounds = 7\n[algorithm]\nlr = 0.3\n[partition]\nname = 'dirichlet'\nalpha = 0.2\n")
+    return path
+
+
+def test_the_command_line_overrides_the_file_in_any_order(file):
+    for argv in ((file, "--rounds", "9", "--algorithm.lr=0.1"), ("--algorithm.lr", "0.1", file, "--rounds", "9")):
+        e = parse(*map(str, argv))
+        assert (e.rounds, e.algorithm.lr, e.partition.alpha, e.output.name) == (9, 0.1, 0.2, "mine")
+
+
+def test_a_file_and_python_and_the_command_line_mean_the_same(file):
+    by_file = read_experiment(file, {"seed": 4})
+    assert by_file == parse(str(file), "--seed", "4")
+    assert by_file == dataclasses.replace(read_experiment(file), seed=4)
+
+
+def test_the_name_on_the_command_line_chooses_the_class(file):
+    assert parse(str(file), "--partition.name", "dirichlet", "--partition.alpha", "3").partition.alpha == 3
+    assert parse("--partition.name", "contiguous").partition.name == "contiguous"
+
+
+def test_switches_auto_and_none():
+    assert parse("--algorithm.drop_last").algorithm.drop_last is True
+    assert parse("--output.save_model", "false").output.save_model is False
+    assert parse("--cluster.clients_per_actor", "auto").cluster.clients_per_actor is None
+    assert parse("--algorithm.steps", "none").algorithm.steps is None
+    assert parse("--algorithm.steps", "5").algorithm.steps == 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        (["--algorithm.lrr", "1"], ["algorithm.lrr", "did you mean algorithm.lr?"]),
+        (["--lr", "1"], ["unknown setting 'lr'", "did you mean algorithm.lr?"]),
+        (["--algoritm.lr", "1"], ["algoritm.lr", "algorithm.lr"]),
+        (["--algorithm.lr", "-1"], ["algorithm.lr", "-1", "greater than 0"]),
+        (["--algorithm.lr", "fast"], ["algorithm.lr", "'fast'", "number"]),
+        (["--algorithm.lr", "nan"], ["algorithm.lr", "finite"]),
+        (["--algorithm.momentum", "1"], ["algorithm.momentum", "less than 1"]),
+        (["--rounds", "0"], ["rounds", "greater than or equal to 1"]),
+        (["--rounds", "2.5"], ["rounds", "2.5", "integer"]),
+        (["--rounds"], ["rounds", "expected one argument"]),
+        (["--model.name", "lenet"], ["model.name", "'lenet'", "did you mean lenet5?"]),
+        (["--algorithm.name", "fedavgg"], ["algorithm.name", "'fedavgg'", "did you mean fedavg?"]),
+        (["--partition.alpha", "1"], ["partition.alpha", "unknown"]),
+        (["--partition.name", "dirichlet", "--partition.alpha", "0"], ["partition.alpha", "greater than 0"]),
+        (["--cohort", "11"], ["cohort = 11", "clients = 10"]),
+        (["--output.name", "a/b"], ["a/b", "folder name"]),
+        (["nowhere.toml"], ["no settings file nowhere.toml"]),
+        (["a.toml", "b.toml"], ["one settings file"]),
+        (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
+        (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(argv, parts):
+    with pytest.raises(BadInputError) as error:
+        parse(*argv)
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("rounds = ", ["mine.toml", "not TOML"]),
+        ("[algorithm]\nlearning_rate = 1", ["unknown setting 'algorithm.learning_rate'"]),
+        ("[algoritm]\nlr = 1", ["'algoritm'", "did you mean algorithm?"]),
+        ("algorithm = 3", ["algorithm is a section"]),
+        ("rounds = 'many'", ["rounds = 'many'", "integer"]),
+        ("grid = 3", ["[grid]", "table"]),
+        ("rounds = 0\n[algorithm]\nlr = -1\nx = 2", ["algorithm.lr", "algorithm.x"]),
+    ],
+)
+def test_a_wrong_file_is_one_sentence(tmp_path, text, parts):
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(BadInputError) as error:
+        parse(str(tmp_path / "mine.toml"))
+    assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+def test_from_python_too():
+    with pytest.raises(BadInputError, match="larger than the population"):
+        read_experiment(EXPERIMENTS[0], {"cohort": 10**6})
+    with pytest.raises(ValueError, match="greater than or equal to 1"):
+        Experiment(rounds=0)
+
+
+def test_everything_but_cluster_and_output_is_in_the_run_id():
+    """Structural: every setting outside the two sections changes the id, none inside them does."""
+    base = Experiment(block_size=1)
+    others = {
+        "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn",
+        "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "partition.name": "contiguous",
+        "block_size": 2, "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto",
+    }  # fmt: skip
+    for name, (_, field) in options().items():
+        if name in ("algorithm.name", "data.root") or name.startswith("partition.") and name != "partition.name":
+            continue
+        value = others.get(name) or another(field)
+        changed = base_with(name, value)
+        same = changed.run_id("f") == base.run_id("f")
+        assert same == name.startswith(("cluster.", "output.")), name
+    assert base.run_id("f") != base.run_id("g")
+
+
+def base_with(name, value):
+    *section, key = name.split(".")
+    tree = {"block_size": 1}
+    (tree.setdefault(section[0], {}) if section else tree)[key] = value
+    return compose(tree)
+
+
+def another(field):
+    """A valid value that is not the default."""
+    if field.annotation is bool:
+        return not field.default
+    if isinstance(field.default, float):
+        return field.default * 0.9 + 0.01
+    if isinstance(field.default, str):
+        return "other"
+    return (field.default or 99) + 1
+
+
+def test_resolving_leaves_nothing_automatic_in_the_run_id(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
+    resolved = Experiment(cohort=10, clients=40).resolved()
+    assert resolved.data.dataset == "synthetic"
+    assert resolved.block_size == 1
+    assert Experiment(cohort=33, clients=40).resolved().block_size == 3
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_experiment_that_ships_is_valid(path):
+    assert parse(str(path)).output.name == path.stem
+    first = path.read_text().splitlines()[0]
+    assert first.startswith("# ")
+    assert first.endswith("?")  # its question
+
+
+def test_help_explains_every_setting_with_default_and_range(capsys):
+    with pytest.raises(SystemExit) as exit_status:
+        read_command_line(["--help"], "python -m fedray", "Run.")
+    text = " ".join(capsys.readouterr().out.split())
+    assert exit_status.value.code == 0
+    for name, (_, field) in options().items():
+        assert f"--{name} " in text
+        if field is not None:
+            assert " ".join(field.description.split()) in text
+    assert "Learning rate of the clients' SGD in the first round. (default 0.05; > 0)" in text
+    assert "(rounds; default 20; >= 1)" in text
+    assert "default auto" in text

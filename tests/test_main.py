@@ -1,0 +1,146 @@
+"""The programs as a user starts them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from fedray.__main__ import main
+from fedray.command_line import report_errors
+
+ROOT = Path(__file__).parent.parent
+SMALL = [
+    "--data.dataset",
+    "synthetic",
+    "--data.train_examples",
+    "400",
+    "--data.test_examples",
+    "200",
+    "--cohort",
+    "2",
+    "--clients",
+    "2",
+]
+
+
+def start(*arguments, module="fedray", **options):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **streams, **options)
+
+
+def wait_for(process, beginning):
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError("it ended before")
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
+    """At least 60 % on the synthetic data in under 90 s on 2 cores, with ten clients in ten processes."""
+    environment = os.environ | {"FEDRAY_DATA": str(tmp_path)}
+    began = time.monotonic()
+    status, out, err = finish(
+        start("experiments/quickstart.toml", "--output.root", tmp_path / "results", env=environment)
+    )
+    seconds = time.monotonic() - began
+    assert (status, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0].startswith("data      synthetic (generated), 50,000 training and 10,000 test images")
+    assert any(line.startswith("actors    10 Ray actors, one for each client, ") for line in lines)
+    known = r"(data|clients|model|run|actors|status|accuracy|loss|results) |round +\d+/12  accuracy |$"
+    assert all(re.match(known, line) for line in lines), out
+    rounds = pd.read_parquet(tmp_path / "results/quickstart/rounds")
+    assert rounds["test_accuracy"].iloc[-1] >= 0.6
+    assert seconds < 90
+    population = pd.read_parquet(tmp_path / "results/quickstart/population")
+    assert population["actor"].nunique() == population["pid"].nunique() == 10
+
+
+def test_a_killed_driver_takes_its_processes_with_it(tmp_path):
+    with start(*SMALL, "--rounds", "3000", "--output.root", tmp_path) as process:
+        wait_for(process, "round")
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4
+        os.kill(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
+    process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path)
+    wait_for(process, "round    5")
+    family = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process)
+    assert (status, err) == (130, "")
+    assert "interrupted; run the same command again to continue" in out
+    assert len(list(tmp_path.glob("unnamed/checkpoints/*"))) == 1
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def test_an_error_in_client_code_shows_once_with_client_and_round(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\n"
+        "from fedray import algorithms, __main__, command_line\n"
+        "from fedray.algorithms.fedavg import FedAvg\n"
+        "class Broken(FedAvg):\n"
+        "    name = 'broken'\n"
+        "    def loss(self, output, targets):\n"
+        "        raise ZeroDivisionError('the mistake')\n"
+        "algorithms.ALGORITHMS['broken'] = Broken\n"
+        "sys.exit(command_line.report_errors(lambda: __main__.main(sys.argv[1:])))\n"
+    )
+    command = [sys.executable, str(script), *SMALL, "--algorithm.name", "broken", "--output.root", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert re.match(r"fedray: client [01] failed in round 1:\nTraceback", done.stderr)
+    assert done.stderr.count("ZeroDivisionError: the mistake") == done.stderr.count("Traceback") == 1
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--algorithm.lrr", "1"], ["did you mean algorithm.lr?"]),
+        (["--clients", "500"], ["500", "400"]),
+        (["--cohort", "3"], ["cohort = 3", "clients = 2"]),
+        (["--cluster.gpus", "1", "--cluster.gpus_per_client", "0.6", "--cluster.clients_per_actor", "1"], ["2 actors x 0.6 GPU", "1 GPU"]),
+        (["--data.dataset", "cifar10", "--data.root", "/nowhere"], ["/nowhere"]),
+        (["--model.name", "resnet18", "--algorithm.batch_size", "1"], ["BatchNorm"]),
+        (["--output.root", __file__], ["test_main.py"]),
+        (["--output.root", "/proc/results"], ["/proc"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_exit_2_and_nothing_on_disk(tmp_path, monkeypatch, capsys, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    assert report_errors(lambda: main([*SMALL, *arguments])) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("fedray: ")
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts), err
+    assert not list(tmp_path.iterdir())
+    assert "round" not in out
+
+
+def test_help_names_both_programs_options():
+    status, out, _ = finish(start("--help"))
+    assert status == 0
+    assert "--algorithm.lr FLOAT" in out
+    status, out, _ = finish(start("--help", module="fedray.sweep"))
+    assert status == 0
+    assert "--dry-run" in out

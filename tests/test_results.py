@@ -1,0 +1,461 @@
+"""Results: what was recorded is on disk at once, survives a kill at any moment, and reads as plain tables."""
+
+import json
+import math
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from pandas.testing import assert_frame_equal
+from pydantic import ValidationError
+
+from fedray.errors import BadInputError
+from fedray.results import FINAL_STATUSES, Output, Recorder, check_writable, load, status
+from fedray.tables import GROUPING, OWN, PER_RUN, SCHEMAS, read_journal
+
+SETTINGS = {"rounds": 100, "seed": 1, "algorithm": {"name": "fedavg", "lr": 0.1, "layers": [1, 2]}}
+RUN_ROW = {"settings": json.dumps(SETTINGS), "rounds_planned": 100, "partition_id": "p"}
+POPULATION = [
+    {"client": c, "actor": f"a{c}", "node": "n", "pid": c, "num_cpus": 0.1, "num_gpus": 0.0, "num_examples": 500}
+    for c in range(20)
+]
+PARTITION = [{"client": c, "label": c % 10, "label_name": "cat", "count": 50} for c in range(20)]
+STARTED_AT = datetime(2030, 1, 2, 3, 4, 5, 678000, tzinfo=UTC)
+
+
+def grouping(**changes: Any) -> dict[str, Any]:
+    words = dict.fromkeys(("algorithm", "dataset", "data_format", "model", "partition", "weighting"), "x")
+    counts = {"clients": 20, "cohort": 3, "epochs": 5, "local_steps": None, "batch_size": 10, "seed": 1}
+    return {**words, **counts, "alpha": None, "lr": 0.1, "momentum": 0.9, "server_lr": 1.0, **changes}
+
+
+def round_rows(t: int, cohort: int = 3) -> tuple[dict[str, Any], list[dict[str, Any]], list[dict[str, Any]]]:
+    """The rows of round t, a function of t alone, with numbers as hard to compress as real ones."""
+    chance = np.random.default_rng(t)
+    floats = ("test_loss", "test_accuracy", "train_loss", "update_norm", "seconds", "seconds_train")
+    clients = [
+        {
+            "client": client,
+            "num_examples": int(chance.integers(1000)),
+            "steps": np.int64(50),
+            **{name: chance.random() for name in ("train_loss", "update_norm", "seconds")},
+            "status": "ok",
+            "actor": f"a{client}",
+            "node": "n",
+            "pid": 1000 + client,
+        }
+        for client in chance.choice(20, cohort, replace=False)
+    ]
+    row = {"round": t, "round_lr": np.float32(0.1), "cohort_size": cohort, "num_examples": 1500, "bytes_up": 1 << 40}
+    row |= {name: chance.random() for name in floats} | {"finished_at": STARTED_AT}
+    return row, clients, [{"name": "drift", "value": chance.random()}]
+
+
+def recorder(
+    root: Path, run: str = "run", *, keep: int | None = None, seconds: float = 60.0, **changes: Any
+) -> Recorder:
+    """A started recorder: a fresh one, or one that resumed after `keep` rounds."""
+    what = (root, "name", run, grouping(**changes), RUN_ROW)
+    if keep is None:
+        made = Recorder(*what, flush_seconds=seconds)
+    else:
+        made = Recorder.resume(*what, keep_rounds=keep, flush_seconds=seconds)
+    made.start(POPULATION, PARTITION)
+    return made
+
+
+def record(made: Recorder, rounds: range) -> Recorder:
+    for t in rounds:
+        made.round(*round_rows(t))
+    return made
+
+
+def journal_of(root: Path, run: str = "run") -> Path:
+    return root / "name" / "journal" / f"{run}.jsonl"
+
+
+def assert_holds_rounds(root: Path, rounds: int) -> None:
+    """Every table of the run holds exactly the rounds 1..rounds, with the values that were recorded."""
+    tables = load("name", root)
+    assert tables.rounds["round"].tolist() == list(range(1, rounds + 1))
+    expected = [round_rows(t) for t in range(1, rounds + 1)]
+    assert tables.rounds["test_loss"].tolist() == [row["test_loss"] for row, _, _ in expected]
+    assert tables.clients["seconds"].tolist() == [c["seconds"] for _, clients, _ in expected for c in clients]
+    assert tables.metrics["value"].tolist() == [m["value"] for _, _, metrics in expected for m in metrics]
+    assert tables.runs["rounds_done"].tolist() == [rounds]
+    assert len(tables.population) == 20
+
+
+# Tables
+
+
+def test_a_journal_and_parquet_hold_the_same(tmp_path: Path) -> None:
+    made = record(recorder(tmp_path), range(1, 6))
+    from_journal = load("name", tmp_path)
+    made.finish("finished")
+    from_parquet = load("name", tmp_path)
+    assert not journal_of(tmp_path).exists()
+    for table in ("rounds", "clients", "population", "metrics", "partitions"):
+        assert_frame_equal(getattr(from_journal, table), getattr(from_parquet, table))
+    assert from_journal.runs["status"].item() == "running"
+    assert from_parquet.runs["status"].item() == "finished"
+    assert_holds_rounds(tmp_path, 5)
+
+
+def test_pandas_reads_a_folder_of_runs_with_differing_settings(tmp_path: Path) -> None:
+    record(recorder(tmp_path, "a", alpha=None, local_steps=None), range(1, 4)).finish("finished")
+    record(recorder(tmp_path, "b", alpha=0.3, epochs=None, local_steps=7), range(1, 3)).finish("diverged")
+    recorder(tmp_path, "c").finish("failed", "no round at all")
+    bare = recorder(tmp_path, "d")
+    bare.round({"round": 1}, [])
+    bare.finish("finished")
+    loaded = load("name", tmp_path)
+    for table, schema in SCHEMAS.items():
+        frame = pd.read_parquet(tmp_path / "name" / table)
+        assert list(frame.columns) == schema.names
+        if table != "runs":
+            assert_frame_equal(frame, getattr(loaded, table))
+        for path in (tmp_path / "name" / table).iterdir():
+            assert pq.read_schema(path).equals(schema)
+    rounds = pd.read_parquet(tmp_path / "name" / "rounds")
+    assert rounds.groupby(["run", "alpha"], dropna=False).size().tolist() == [3, 2, 1]
+    assert rounds["round"].dtype == np.int32
+    assert rounds["finished_at"][0] == STARTED_AT
+    assert rounds["bytes_up"][0] == 1 << 40
+    assert rounds["test_loss"].isna().tolist() == [False] * 5 + [True]
+
+
+def test_nan_and_infinity_survive_and_are_not_null(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    values = [math.nan, math.inf, -math.inf, None, np.float32(0.1), 5e-324]
+    made.round({"round": 1, "test_accuracy": math.nan}, [], [{"name": "v", "value": value} for value in values])
+    made.round({"round": 2, "test_accuracy": 0.5}, [])
+    made.finish("interrupted")
+    recorder(tmp_path, keep=2).finish("finished")  # through the journal, then through Parquet
+    found = pq.read_table(tmp_path / "name" / "metrics" / "run.parquet")["value"].to_pylist()
+    assert repr(found) == repr([math.nan, math.inf, -math.inf, None, float(np.float32(0.1)), 5e-324])
+    assert load("name", tmp_path).runs["best_round"].item() == 2
+
+
+def test_the_run_row_sums_up_its_rounds(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    for t, accuracy in enumerate([0.1, 0.7, 0.7, 0.4, None], start=1):
+        made.round({"round": t, "test_accuracy": accuracy, "test_loss": accuracy, "seconds": 2.5}, [])
+    made.finish("reached_target", model_fingerprint="f")
+    run = load("name", tmp_path).runs.iloc[0]
+    assert (run["rounds_done"], run["best_test_accuracy"], run["best_round"]) == (5, 0.7, 2)
+    assert (run["final_test_accuracy"], run["final_test_loss"]) == (0.4, 0.4)
+    assert (run["status"], run["seconds"], run["model_fingerprint"]) == ("reached_target", 12.5, "f")
+    assert run["started_at"] <= run["finished_at"]
+
+
+def test_settings_become_dotted_columns_once(tmp_path: Path) -> None:
+    recorder(tmp_path).finish("finished")
+    runs = load("name", tmp_path).runs
+    assert runs.columns.is_unique
+    assert list(runs.columns) == [
+        *SCHEMAS["runs"].names,
+        "rounds",
+        "algorithm.name",
+        "algorithm.lr",
+        "algorithm.layers",
+    ]
+    assert runs["algorithm.lr"].item() == 0.1
+    assert runs["algorithm.layers"].item() == (1, 2)
+
+
+def test_a_hundred_rounds_of_ten_clients_take_less_than_100_kb(tmp_path: Path) -> None:
+    made = recorder(tmp_path)
+    for t in range(1, 101):
+        made.round(*round_rows(t, cohort=10))
+    made.finish("finished")
+    sizes = [(tmp_path / "name" / table / "run.parquet").stat().st_size for table in ("rounds", "clients")]
+    assert sum(sizes) < 100_000
+
+
+def test_parquet_waits_for_flush_seconds_but_load_does_not(tmp_path: Path) -> None:
+    record(recorder(tmp_path, "slow", seconds=1000), range(1, 8))
+    record(recorder(tmp_path, "fast", seconds=1e-9), range(1, 200))
+    rounds = pd.read_parquet(tmp_path / "name" / "rounds").groupby("run").size()
+    assert rounds.get("slow", 0) == 0
+    assert rounds["fast"] > 0
+    assert load("name", tmp_path).rounds.groupby("run").size().to_dict() == {"slow": 7, "fast": 199}
+
+
+def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    made = record(recorder(tmp_path), range(1, 3))
+    before = journal_of(tmp_path).read_bytes()
+    with pytest.raises(ValueError, match=r"no column.*acuracy"):
+        made.round({"round": 3, "acuracy": 0.5}, [])
+    with pytest.raises((TypeError, ValueError)):
+        made.round({"round": 3}, [{"client": "seven"}])
+    with pytest.raises(ValueError, match="running"):
+        made.finish("running")
+    with pytest.raises(ValueError, match="seed"):
+        Recorder(tmp_path, "name", "r", {name: None for name in GROUPING if name != "seed"}, {})
+    assert journal_of(tmp_path).read_bytes() == before
+    made.round(*round_rows(3))
+    assert_holds_rounds(tmp_path, 3)
+
+
+def test_one_run_loads_alone_with_its_partition(tmp_path: Path) -> None:
+    record(recorder(tmp_path, "a"), range(1, 4)).finish("finished")
+    alone = load("name", tmp_path)
+    other = Recorder(tmp_path, "name", "b", grouping(), RUN_ROW | {"partition_id": "q"})
+    other.start(POPULATION, PARTITION)
+    record(other, range(1, 3)).finish("finished")
+    both = load("name", tmp_path)
+    assert len(both.rounds) == 5
+    for table in OWN:
+        assert_frame_equal(getattr(load("name", tmp_path, "a"), table), getattr(alone, table))
+    assert load("name", tmp_path, "absent").runs.empty
+
+
+# Journal and resume
+
+
+def test_every_cut_of_the_last_lines_loads(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 5))
+    whole = journal_of(tmp_path).read_bytes()
+    ends = [match.end() for match in re.finditer(b"\n", whole)]  # of the header, then of rounds 1, 2, 3, 4
+    for cut in range(ends[2], len(whole) + 1):
+        journal_of(tmp_path).write_bytes(whole[:cut])
+        _, lines = read_journal(journal_of(tmp_path)) or ({}, {})
+        complete = sum(cut >= end - 1 for end in ends[1:])  # the line break itself may be missing
+        assert list(lines) == list(range(1, complete + 1))
+        if cut % 37 == 0 or cut in (*ends, *(end - 1 for end in ends)):
+            assert_holds_rounds(tmp_path, complete)
+
+
+def test_a_resume_drops_a_damaged_last_line_for_good(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 5))
+    text = journal_of(tmp_path).read_bytes()
+    journal_of(tmp_path).write_bytes(text[:-40] + b"\0" * 39 + b"\n")
+    assert_holds_rounds(tmp_path, 3)
+    record(recorder(tmp_path, keep=3), range(4, 7))
+    assert_holds_rounds(tmp_path, 6)
+
+
+def test_damage_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 4))
+    lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
+    for damaged in range(3):
+        journal_of(tmp_path).write_bytes(b"".join([*lines[:damaged], b"{\n", *lines[damaged + 1 :]]))
+        with pytest.raises(BadInputError, match=r"journal .*run\.jsonl is damaged"):
+            load("name", tmp_path)
+
+
+def test_a_round_recorded_twice_counts_once(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 4))
+    lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
+    journal_of(tmp_path).write_bytes(b"".join(lines + lines[-1:]))
+    assert_holds_rounds(tmp_path, 3)
+
+
+def test_a_journal_is_enough_when_no_parquet_was_written(tmp_path: Path) -> None:
+    record(recorder(tmp_path, alpha=0.5), range(1, 4))
+    for table in PER_RUN:
+        (tmp_path / "name" / table / "run.parquet").unlink()
+    assert_holds_rounds(tmp_path, 3)
+    assert load("name", tmp_path).clients["alpha"].unique().tolist() == [0.5]
+
+
+@pytest.mark.parametrize("how", ["interrupted", "failed", "killed"])
+def test_a_resumed_run_ends_in_the_tables_of_an_uninterrupted_one(tmp_path: Path, how: str) -> None:
+    record(recorder(tmp_path / "straight"), range(1, 9)).finish("finished")
+    made = record(recorder(tmp_path / "resumed", seconds=1e-9), range(1, 7))
+    if how != "killed":
+        made.finish(how, "why")
+        assert load("name", tmp_path / "resumed").runs["error"].item() == "why"
+    started_at = load("name", tmp_path / "resumed").runs["started_at"].item()
+    resumed = recorder(tmp_path / "resumed", keep=5)
+    assert_holds_rounds(tmp_path / "resumed", 6)  # reported once, so on disk, though it will be recorded again
+    assert pd.read_parquet(tmp_path / "resumed/name/rounds")["round"].max() == 5
+    assert [row["round"] for row in resumed.rounds] == [1, 2, 3, 4, 5]
+    record(resumed, range(6, 9)).finish("finished")
+    straight, tables = load("name", tmp_path / "straight"), load("name", tmp_path / "resumed")
+    for table in ("rounds", "clients", "population", "metrics", "partitions"):
+        assert_frame_equal(getattr(straight, table), getattr(tables, table))
+    assert tables.runs["started_at"].item() == started_at
+    assert tables.runs["error"].isna().item()
+
+
+def test_a_resume_needs_the_rounds_before_the_checkpoint(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 4))
+    with pytest.raises(BadInputError, match=r"run\.jsonl holds 3 of the 5 rounds"):
+        recorder(tmp_path, keep=5)
+    with pytest.raises(BadInputError, match=r"other\.jsonl holds 0 of the 5 rounds"):
+        recorder(tmp_path, "other", keep=5)
+    record(recorder(tmp_path / "new", keep=0), range(1, 3))
+    assert_holds_rounds(tmp_path / "new", 2)
+
+
+def test_a_fresh_start_replaces_an_earlier_attempt(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 6)).finish("finished")
+    record(recorder(tmp_path), range(1, 3))
+    assert status(tmp_path, "name", "run") == "running"
+    assert_holds_rounds(tmp_path, 2)
+    assert pd.read_parquet(tmp_path / "name/rounds").empty
+
+
+def test_what_killed_writers_left_is_skipped_and_then_removed(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 3)).finish("finished")
+    mine, other = (tmp_path / "name" / "rounds" / f".{run}.parquet.tmp-1-0" for run in ("run", "other"))
+    for leftover in (mine, other):
+        leftover.write_bytes(b"PAR1 half a file")
+    assert len(pd.read_parquet(tmp_path / "name" / "rounds")) == 2
+    assert_holds_rounds(tmp_path, 2)
+    recorder(tmp_path)
+    assert not mine.exists()
+    assert other.exists()  # it may be alive
+
+
+# Kills
+
+
+def test_every_printed_round_is_there_after_a_kill(tmp_path: Path) -> None:
+    """One run, killed and resumed over and over, its Parquet files being rewritten as often as they can be."""
+    chance, reached = random.Random(0), 0
+    for _ in range(6):
+        keep = reached // 5 * 5
+        printed = kill_child("rounds", tmp_path, str(keep), lines=chance.randrange(1, 60), more=chance.random() * 0.03)
+        assert printed == list(range(keep + 1, keep + 1 + len(printed)))
+        tables = load("name", tmp_path)
+        reached = len(tables.rounds)
+        assert printed[-1] <= reached <= printed[-1] + 1
+        assert_holds_rounds(tmp_path, reached)
+        plain = pd.read_parquet(tmp_path / "name" / "rounds")
+        assert plain["round"].tolist() == list(range(1, len(plain) + 1))
+    record(recorder(tmp_path, keep=reached), range(reached + 1, reached + 3)).finish("finished")
+    assert_holds_rounds(tmp_path, reached + 2)
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_every_printed_run_is_final_after_a_kill(tmp_path: Path) -> None:
+    """Short runs one after another, so that kills strike starts and finishes; a run is final with all its rounds or not
+    at all."""
+    chance = random.Random(1)
+    for child in range(5):
+        root = tmp_path / str(child)
+        printed = kill_child("runs", root, lines=chance.randrange(1, 8), more=chance.random() * 0.1)
+        tables = load("name", root)
+        statuses = tables.runs.set_index("run")["status"].to_dict()
+        assert {run for run in statuses if statuses[run] == "finished"} >= {f"r{number}" for number in printed}
+        assert len(statuses) <= len(printed) + 1
+        done = tables.rounds.groupby("run").size().to_dict()
+        for run, found in statuses.items():
+            assert status(root, "name", run) in (found, None)
+            assert done.get(run, 0) == 3 if found == "finished" else done.get(run, 0) <= 3
+            assert found in ("running", "finished")
+
+
+def kill_child(what: str, root: Path, *more_arguments: str, lines: int, more: float) -> list[int]:
+    """Start this file as a program, read `lines` numbers, wait `more` seconds, SIGKILL; all numbers it printed."""
+    command = [sys.executable, __file__, what, str(root), *more_arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        printed = [int(child.stdout.readline()) for _ in range(lines)]
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(timeout=more)
+        child.send_signal(signal.SIGKILL)
+        return printed + [int(line) for line in child.stdout]
+
+
+def count_forever(what: str, root: Path, keep: int = 0) -> Iterator[int]:
+    """What the killed child does: rounds of one run, or one short run after another; a number for each that is done."""
+    if what == "rounds":
+        made = recorder(root, keep=keep, seconds=1e-9)
+        for t in range(keep + 1, 100_000):
+            made.round(*round_rows(t))
+            yield t
+    for number in range(100_000):
+        record(recorder(root, f"r{number}", seconds=1e-9), range(1, 4)).finish("finished")
+        yield number
+
+
+# What the user gives
+
+
+def test_status_is_cheap_and_never_guessed(tmp_path: Path) -> None:
+    assert status(tmp_path, "name", "run") is None
+    made = recorder(tmp_path)
+    assert status(tmp_path, "name", "run") == "running"
+    for ending in ("interrupted", "failed", *FINAL_STATUSES):
+        made.finish(ending)
+        assert status(tmp_path, "name", "run") == ending
+        made = recorder(tmp_path)
+    path = tmp_path / "name" / "runs" / "run.parquet"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(BadInputError, match=r"runs/run\.parquet cannot be read"):
+        status(tmp_path, "name", "run")
+
+
+def test_damaged_and_foreign_parquet_is_refused_by_name(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 3)).finish("finished")
+    path = tmp_path / "name" / "clients" / "run.parquet"
+    pd.DataFrame({"run": ["run"]}).to_parquet(path)
+    with pytest.raises(BadInputError, match=r"clients/run\.parquet has other columns"):
+        load("name", tmp_path)
+    path.write_bytes(b"")
+    with pytest.raises(BadInputError, match=r"clients/run\.parquet cannot be read"):
+        load("name", tmp_path)
+
+
+def test_a_missing_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
+    for name in ("quickstart", "learning-rates"):
+        Recorder(tmp_path, name, "run", grouping(), {}).start([], [])
+    with pytest.raises(BadInputError, match=r"'quickstrat'.*'quickstart'"):
+        load("quickstrat", tmp_path)
+    with pytest.raises(BadInputError, match="no results 'x'"):
+        load("x", tmp_path / "absent")
+    assert load("quickstart", tmp_path).rounds.empty
+
+
+def test_unwritable_folders_are_refused_and_nothing_is_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    for path in (tmp_path / "file", tmp_path / "file" / "a" / "b", tmp_path / "dangling", Path("/proc/a/b")):
+        with pytest.raises(BadInputError, match=f"^results cannot be written to {path}: .*/"):
+            check_writable(path)
+    check_writable(tmp_path / "new" / "results")
+    check_writable(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "file"]
+
+
+@pytest.mark.parametrize("name", ["a/b", "..", ".hidden", "a b", "é", "a\n"])
+def test_a_results_name_is_one_folder_name(name: str) -> None:
+    with pytest.raises(ValidationError, match="one folder name"):
+        Output(name=name)
+    assert Output(name="lr_0.1-b").name == "lr_0.1-b"
+
+
+def test_the_readme_documents_every_column_and_no_other() -> None:
+    text = (Path(__file__).parents[1] / "results" / "README.md").read_text()
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    documented = {
+        title: re.findall(r"^\| `(\w+)` \| (\S.*?) \|", body, re.MULTILINE) for title, body in sections.items()
+    }
+    columns = {
+        table: [(field.name, str(field.type).replace("double", "float64")) for field in schema]
+        for table, schema in SCHEMAS.items()
+    }
+    common = documented.pop("Grouping columns")
+    assert documented.keys() == OWN.keys()
+    for table in OWN:
+        assert (common if table in PER_RUN else []) + documented[table] == columns[table]
+
+
+if __name__ == "__main__":
+    kind, folder, *rest = sys.argv[1:]
+    for finished in count_forever(kind, Path(folder), *map(int, rest)):
+        print(finished, flush=True)

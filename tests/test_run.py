@@ -1,0 +1,346 @@
+"""A run from start to finish, in process: what ends it, what it leaves behind, and that it can be resumed."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fedray import checkpoint, results
+from fedray.algorithms.fedavg import FedAvg
+from fedray.errors import BadInputError, ClientError
+from fedray.experiment import compose
+from fedray.job import Job, check_batches
+from fedray.models import BUILDERS
+from fedray.run import Watch, outcome, run
+
+VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at")
+SMALL = {
+    "rounds": 6, "clients": 4, "cohort": 3,
+    "data": {"dataset": "synthetic", "train_examples": 160, "test_examples": 120},
+    "algorithm": {"lr": 0.02, "batch_size": 10, "momentum": 0.5},
+    "cluster": {"backend": "in-process"},
+}  # fmt: skip
+
+
+def small(root, **changes):
+    """A small experiment with settings changed by dotted name (dots written as two underscores)."""
+    tree = json.loads(json.dumps(SMALL))
+    tree["output"] = {"root": str(root), "name": "small", "checkpoint_every": 2}
+    for name, value in changes.items():
+        *section, key = name.split("__")
+        (tree.setdefault(section[0], {}) if section else tree)[key] = value
+    return compose(tree)
+
+
+def comparable(tables):
+    """The tables without their volatile columns (DESIGN's "same tables")."""
+    frames = vars(tables).items()
+    dropped = {n: f[[c for c in f if not c.startswith(VOLATILE)]] for n, f in frames}
+    dropped["runs"] = dropped["runs"].drop(
+        columns=[c for c in dropped["runs"] if c.startswith(("output.", "settings"))]
+    )
+    return dropped
+
+
+def assert_same_tables(one, other):
+    one, other = comparable(one), comparable(other)
+    for name in one:
+        pd.testing.assert_frame_equal(one[name], other[name], obj=name)
+
+
+def test_a_run_fills_every_table(tmp_path):
+    tables = run(small(tmp_path))
+    (row,) = tables.runs.to_dict("records")
+    assert row["status"] == "finished"
+    assert row["rounds_done"] == row["rounds_planned"] == 6
+    assert row["num_params"] == 62_006
+    assert tables.rounds["round"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert tables.rounds["test_accuracy"].between(0, 1).all()
+    assert (tables.rounds["bytes_down"] == 3 * 62_006 * 4).all()
+    assert (tables.rounds["bytes_up"] == 3 * 62_006 * 4).all()
+    assert len(tables.clients) == 18
+    assert (tables.clients["steps"] == 4).all()
+    assert tables.population["num_examples"].sum() == tables.partitions["count"].sum() == 160
+    weighted = tables.clients.groupby("round").apply(lambda g: np.average(g["train_loss"], weights=g["num_examples"]))
+    np.testing.assert_allclose(weighted, tables.rounds["train_loss"])
+    assert (tables.rounds["dataset"] == "synthetic").all()
+    assert row["final_test_accuracy"] == tables.rounds["test_accuracy"].iloc[-1]
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
+    one, two, other = (run(small(tmp_path / str(i), seed=seed)) for i, seed in enumerate((0, 0, 1)))
+    assert_same_tables(one, two)
+    assert one.runs["model_fingerprint"][0] != other.runs["model_fingerprint"][0]
+
+
+def test_the_model_loads_into_torch_with_the_accuracy_of_the_table(tmp_path):
+    experiment = small(tmp_path)
+    tables = run(experiment)
+    job = Job(experiment)
+    module = BUILDERS["lenet5"]((3, 32, 32), 10)
+    module.load_state_dict(load_file(job.model))
+    data = job.dataset
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (data.mean, data.std))
+    output = module((torch.from_numpy(data.test_images).float() / 255 - mean) / std)
+    accuracy = (output.argmax(1).numpy() == data.test_labels).mean()
+    assert accuracy == tables.runs["final_test_accuracy"][0]
+
+
+def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
+    rounds = run(small(tmp_path, rounds=5, evaluation__every=3)).rounds
+    assert rounds["test_accuracy"].notna().tolist() == [False, False, True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "rounds_done"),
+    [
+        ({"evaluation__target_accuracy": 0.01}, "reached_target", 1),
+        ({"evaluation__patience": 2, "algorithm__lr": 1e-9}, "no_improvement", 3),
+        ({"algorithm__lr": 1e10}, "diverged", None),
+        ({}, "finished", 6),
+    ],
+)
+def test_what_ends_a_run_is_its_status(tmp_path, changes, status, rounds_done):
+    (row,) = run(small(tmp_path, **changes)).runs.to_dict("records")
+    assert row["status"] == status
+    assert row["rounds_done"] == (rounds_done or row["rounds_done"])
+    assert not list(tmp_path.glob("small/journal/*"))
+    assert not list(tmp_path.glob("small/checkpoints/*"))
+
+
+def test_patience_counts_from_the_first_of_equal_bests():
+    evaluation = compose({"evaluation": {"patience": 2}}).evaluation
+    rows = [
+        {"round": t, "test_accuracy": a, "test_loss": 1.0, "train_loss": 1.0, "update_norm": 1.0}
+        for t, a in enumerate((0.1, 0.3, 0.3, 0.2), 1)
+    ]
+    assert [outcome(evaluation, rows[:n], 9) for n in range(5)] == [None, None, None, None, "no_improvement"]
+
+
+def test_a_finished_run_is_not_repeated(tmp_path):
+    run(small(tmp_path))
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+
+    class Asserting(Watch):
+        ends = ()
+
+        def begin(self, job, where):
+            raise AssertionError("it was begun again")
+
+        def end(self, job, status, repeated):
+            self.ends = (status, repeated)
+
+    watch = Asserting()
+    assert len(run(small(tmp_path), watch).rounds) == 6
+    assert watch.ends == ("finished", True)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.parquet")}
+
+
+def test_plain_pandas_reads_a_folder_of_different_runs(tmp_path):
+    run(small(tmp_path))
+    run(
+        small(
+            tmp_path, seed=1, partition__name="dirichlet", partition__alpha=0.3, algorithm__steps=3, evaluation__every=2
+        )
+    )
+    for table in ("runs", "rounds", "clients", "population", "partitions", "metrics"):
+        frame = pd.read_parquet(tmp_path / "small" / table)
+        assert list(frame) == results.SCHEMAS[table].names
+    rounds = pd.read_parquet(tmp_path / "small" / "rounds")
+    assert rounds.groupby("partition")["round"].count().to_dict() == {"dirichlet": 6, "iid": 6}
+    assert rounds["alpha"].dropna().unique().tolist() == [0.3]
+
+
+class Reporting(FedAvg):
+    def metrics(self, state, updates):
+        return {"largest": float(np.abs(state["params"]).max()), "clients": len(updates.reports)}
+
+
+def test_what_only_an_algorithm_reports_is_in_the_metrics_table(tmp_path):
+    import dataclasses
+
+    metrics = run(dataclasses.replace(small(tmp_path), algorithm=Reporting(batch_size=10))).metrics
+    assert metrics.groupby("name")["round"].apply(list).to_dict() == {
+        "clients": [*range(1, 7)],
+        "largest": [*range(1, 7)],
+    }
+    assert (metrics[metrics["name"] == "clients"]["value"] == 3).all()
+
+
+class FailsInRound3(FedAvg):
+    def broadcast(self, state, t):
+        self_t["t"] = t
+        return super().broadcast(state, t)
+
+    def loss(self, output, targets):
+        if self_t["t"] == 3 and self_t["fails"]:
+            raise RuntimeError("no luck")
+        return super().loss(output, targets)
+
+
+self_t = {"t": 0, "fails": True}
+
+
+def test_a_failed_run_says_why_and_goes_on_from_its_checkpoint(tmp_path):
+    import dataclasses
+
+    experiment = dataclasses.replace(small(tmp_path), algorithm=FailsInRound3(batch_size=10))
+    with pytest.raises(ClientError, match="failed in round 3"):
+        run(experiment)
+    (row,) = results.load("small", tmp_path).runs.to_dict("records")
+    assert (row["status"], row["rounds_done"]) == ("failed", 2)
+    assert "RuntimeError: no luck" in row["error"]
+    self_t["fails"] = False
+    notices = []
+
+    class Noting(Watch):
+        def notice(self, text):
+            notices.append(text)
+
+    resumed = run(experiment, Noting())
+    assert "after round 2" in notices[0]
+    undisturbed = run(dataclasses.replace(small(tmp_path / "again"), algorithm=FailsInRound3(batch_size=10)))
+    assert_same_tables(resumed, undisturbed)
+
+
+def stopped_after(tmp_path, rounds, **changes):
+    """A results folder as an interrupt after some rounds leaves it."""
+
+    class Stopping(Watch):
+        def round(self, job, row):
+            if row["round"] == rounds:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(small(tmp_path, **changes), Stopping())
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 5])
+def test_an_interrupted_run_goes_on_to_the_same_tables(tmp_path, rounds):
+    stopped_after(tmp_path / "a", rounds)
+    assert results.load("small", tmp_path / "a").runs["status"].tolist() == ["interrupted"]
+    assert_same_tables(run(small(tmp_path / "a")), run(small(tmp_path / "b")))
+
+
+class Remembering(FedAvg):
+    """Its updates depend on what the clients remember, so a lost memory would show."""
+
+    def init_memory(self, params):
+        return {"times": torch.zeros(1), "drift": torch.zeros_like(params)}
+
+    def correct(self, grad, params, message, memory, lr):
+        return grad + 0.1 * memory["drift"]
+
+    def finish(self, start, end, steps, lr, message, memory):
+        return {"params": end - start}, {"times": memory["times"] + 1, "drift": memory["drift"] + (end - start)}
+
+
+def test_client_memory_survives_an_interrupt(tmp_path):
+    import dataclasses
+
+    def experiment(root):
+        return dataclasses.replace(small(root), algorithm=Remembering(batch_size=10))
+
+    class Stopping(Watch):
+        def round(self, job, row):
+            if row["round"] == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(tmp_path / "a"), Stopping())
+    resumed, undisturbed = run(experiment(tmp_path / "a")), run(experiment(tmp_path / "b"))
+    assert_same_tables(resumed, undisturbed)
+    plain = run(small(tmp_path / "c"))
+    assert plain.rounds["train_loss"].tolist()[1:] != undisturbed.rounds["train_loss"].tolist()[1:]
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_and_nothing_is_written(tmp_path):
+    stopped_after(tmp_path, 3)
+    (file,) = tmp_path.glob("small/checkpoints/*")
+    other = Job(small(tmp_path, algorithm__lr=0.5))
+    shutil.copy(file, other.checkpoint)
+    before = sorted((str(p), p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+    with pytest.raises(BadInputError, match=r"algorithm.lr 0.02 there, 0.5 here"):
+        run(other.experiment)
+    assert before == sorted((str(p), p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    stopped_after(tmp_path, 3)
+    job = Job(small(tmp_path))
+    arrays, meta = checkpoint.load(job.checkpoint)
+    checkpoint.save(job.checkpoint, arrays, meta | {"data": "something else"})
+    with pytest.raises(BadInputError, match="other data"):
+        run(job.experiment)
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    stopped_after(tmp_path, 3)
+    job = Job(small(tmp_path))
+    content = bytearray(job.checkpoint.read_bytes())
+    content[-5] ^= 1
+    job.checkpoint.write_bytes(content)
+    with pytest.raises(BadInputError, match=f"{job.run}.safetensors is damaged"):
+        run(job.experiment)
+
+
+def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path):
+    """Law 5: at every kill what was printed is on disk; killed again and again, the run ends as if it had not been."""
+    settings = [
+        "--rounds=40", "--clients=4", "--cohort=3", "--data.dataset=synthetic", "--data.train_examples=160",
+        "--data.test_examples=120", "--algorithm.batch_size=4", "--cluster.backend=in-process", "--output.name=small",
+        "--output.checkpoint_every=3",
+    ]  # fmt: skip
+
+    def start(root):
+        command = [sys.executable, "-u", "-m", "fedray", *settings, f"--output.root={root}"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
+
+    kills, continued, seen = 0, 0, 0
+    rng = random.Random(0)
+    while True:
+        with start(tmp_path / "a") as process:
+            deadline = None
+            for line in process.stdout:
+                continued += "continuing run" in line
+                if line.startswith("round"):
+                    seen = max(seen, int(line.split()[1].split("/")[0]))
+                    deadline = deadline or time.monotonic() + rng.uniform(0, 0.4)
+                if deadline and time.monotonic() > deadline and kills < 4:
+                    os.kill(process.pid, signal.SIGKILL)
+        if process.returncode == 0:
+            break
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        assert results.load("small", tmp_path / "a").rounds["round"].max() >= seen > 0
+    assert kills == 4
+    assert continued >= 2
+    with start(tmp_path / "b") as process:
+        process.communicate()
+    assert_same_tables(results.load("small", tmp_path / "a"), results.load("small", tmp_path / "b"))
+    assert not list((tmp_path / "a").rglob(".*"))
+
+
+def test_a_batch_of_one_image_is_refused_for_batchnorm():
+    check_batches(FedAvg(batch_size=8), [9, 16], normalises=False)
+    check_batches(FedAvg(batch_size=8, drop_last=True), [9, 16], normalises=True)
+    with pytest.raises(BadInputError, match="client 1 has 9 examples"):
+        check_batches(FedAvg(batch_size=8), [16, 9], normalises=True)
+    with pytest.raises(BadInputError, match="fewer than algorithm.batch_size = 8"):
+        check_batches(FedAvg(batch_size=8, drop_last=True), [16, 7], normalises=False)
+
+
+def test_the_cohorts_algorithm_must_be_told_before_anything_is_written(tmp_path):
+    with pytest.raises(BadInputError, match="161"):
+        run(small(tmp_path, clients=161, cohort=3))
+    assert not list(tmp_path.iterdir())
