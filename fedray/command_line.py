@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fedray.errors import BadInputError, ClientError
+from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, read_toml, set_dotted, unknown
 
 
@@ -80,7 +80,9 @@ def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Pa
         parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=text)
     groups: dict[str, Any] = {}
     for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
-        group = groups.setdefault(title, parser.add_argument_group(title) if title not in groups else None)
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        group = groups[title]
         if field is None:
             section = dotted.partition(".")[0]
             text, label = f"Which {section}: {', '.join(CHOSEN[section])} (default {DEFAULT_NAMES[section]}).", "NAME"
@@ -128,12 +130,13 @@ def absent(field: Any) -> str:
 
 
 def report_errors(main: Callable[[], int]) -> int:
-    """Run a program's main: bad input is one sentence and exit status 2, failing client code a traceback and 1."""
+    """Run a program's main: bad input is one sentence and exit status 2, failing client code a traceback and 1,
+    as is losing actors again and again."""
     try:
         return main()
     except BadInputError as error:
         print(f"fedray: {error}", file=sys.stderr)
         return 2
-    except ClientError as error:
+    except (ClientError, LostActorError) as error:
         print(f"fedray: {error}", file=sys.stderr)
         return 1

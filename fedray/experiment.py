@@ -86,7 +86,7 @@ class Experiment:
 # Sections of which one of several classes is chosen by the key `name`.
 CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
 DEFAULT_NAMES = {"algorithm": FedAvg.name, "partition": Iid.name}
-FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}  # type: ignore[arg-type]
+FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
 
 
 def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
@@ -103,16 +103,21 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
     return kind if isinstance(kind, type) and hasattr(kind, "__pydantic_fields__") else None
 
 
+def pydantic_fields(kind: type) -> dict[str, Any]:
+    fields: dict[str, Any] = vars(kind)["__pydantic_fields__"]
+    return fields
+
+
 def all_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Every dotted setting with its pydantic field, for the algorithm and partition that `tree` chose."""
-    for name, field in Experiment.__pydantic_fields__.items():
+    for name, field in pydantic_fields(Experiment).items():
         kind = section_class(name, tree)
         if kind is None:
             yield name, field
             continue
         if name in CHOSEN:
             yield f"{name}.name", None
-        for key, inner in kind.__pydantic_fields__.items():  # type: ignore[attr-defined]
+        for key, inner in pydantic_fields(kind).items():
             yield f"{name}.{key}", inner
 
 
@@ -154,9 +159,7 @@ def sentences(error: ValidationError, prefix: str) -> list[str]:
         if detail["type"] == "value_error":
             found.append(message)
         elif detail["type"] == "literal_error":
-            options = [
-                option for option in detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            ]
+            options = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
             found.append(f"{name} = {given!r} {message}{nearest(str(given), options)}")
         else:
             found.append(f"{name} = {given!r} {message}")

@@ -22,7 +22,7 @@ class InProcessPopulation:
         self.dataset, self.shards, self.block_size = dataset, shards, block_size
         self.trainer = Trainer(recipe)
         self.remembered: dict[int, Vectors] = {}
-        self.place = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
+        self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
 
     def __len__(self) -> int:
         return len(self.shards)

@@ -158,7 +158,6 @@ def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-    from importlib.metadata import version
 
     return {
         "fedray_version": fedray.__version__,

@@ -27,7 +27,7 @@ class Model:
 
 
 def lenet5(shape: Shape, classes: int) -> nn.Module:
-    """LeCun et al. 1998, with ReLU and max-pooling as in NIID-Bench (arXiv 2102.02079): 62,006 parameters on CIFAR-10."""
+    """LeCun et al. 1998, with ReLU and max-pooling as in NIID-Bench (arXiv 2102.02079); 62,006 parameters."""
     channels, height, width = shape
     flat = 16 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
     return nn.Sequential(

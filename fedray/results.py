@@ -103,7 +103,8 @@ class Recorder:
     ) -> "Recorder":
         """A recorder that goes on after `keep_rounds` rounds of the run's journal.
 
-        Later rounds, reported before a kill, stay in the journal until they are recorded again. The run keeps its first `started_at`. BadInputError where the journal lacks one of the rounds to keep.
+        Later rounds, reported before a kill, stay in the journal until they are recorded again. The run keeps its first
+        `started_at`. BadInputError where the journal lacks one of the rounds to keep.
         """
         recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
         header, lines = read_journal(recorder._journal) or ({}, {})

@@ -38,8 +38,8 @@ def restore(job: Job, state: Vectors, clients: Population) -> tuple[Vectors, int
     memories: dict[int, Vectors] = {}
     for name, array in arrays.items():
         if name.startswith("memory/"):
-            _, client, key = name.split("/", 2)
-            memories.setdefault(int(client), {})[key] = array
+            _, number, key = name.split("/", 2)
+            memories.setdefault(int(number), {})[key] = array
     for client, memory in memories.items():
         clients.remember(client, memory)
     notice = f"continuing run {job.run} after round {meta['round']}"

@@ -39,7 +39,7 @@ class Population(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did: `mean` is the aggregated update, `state` the server's state after it; seconds are wall-clock."""
+    """What one round did: `mean` is the aggregated update, `state` the server's after it; seconds are wall-clock."""
 
     t: int
     cohort: list[int]

@@ -27,7 +27,7 @@ def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  
     return Field(default=default, description=help, json_schema_extra={"unit": unit}, **limits)
 
 
-@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(setting,))
+@dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(cls: type) -> Any:
     """Make a class a section of the settings: frozen, hashable, keyword-only, unknown keys refused."""
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)

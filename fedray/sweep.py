@@ -14,7 +14,7 @@ from rich.table import Table
 
 from fedray import results
 from fedray.command_line import CommandLine, read_command_line, report_errors
-from fedray.errors import BadInputError, ClientError
+from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.experiment import Experiment, compose, flatten, set_dotted
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def run_all(jobs: "dict[str, Job]", watch: "SweepWatch") -> int:
             watch.label = label
             try:
                 run(job.experiment, watch, session)
-            except ClientError as error:
+            except (ClientError, LostActorError) as error:
                 watch.close()
                 print(f"{label}failed\nfedray: {error}", file=sys.stderr)
                 failed += 1
@@ -133,7 +133,7 @@ def summary(jobs: "list[Job]", axes: Sequence[str]) -> Table:
     for key, group in runs.groupby(list(axes), sort=False) if axes else [((), runs)]:
         spread = [f"{mean_and_std(group[column])}" for column in ("final_test_accuracy", "best_test_accuracy")]
         mean = [f"{group['rounds_done'].mean():.0f}", f"{group['seconds'].mean():.1f}"]
-        table.add_row(*key, str(len(group)), *spread, *mean)
+        table.add_row(*map(str, key), str(len(group)), *spread, *mean)
     return table
 
 

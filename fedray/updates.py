@@ -1,8 +1,8 @@
 """What comes back from a cohort, and the one way to sum it.
 
-An update is client minus server: named float32 vectors that the server adds. Sums run in cohort order inside a block of
-consecutive cohort positions, and blocks are added in order. Whether a block was summed by an actor or by the driver, the
-same float32 operations happen in the same order, so the bits are the same.
+An update is client minus server: named float32 vectors that the server adds. Sums run in cohort order inside a block
+of consecutive cohort positions, and blocks are added in order. Whether a block was summed by an actor or by the driver,
+the same float32 operations happen in the same order, so the bits are the same.
 """
 
 import math

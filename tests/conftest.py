@@ -1,34 +1,10 @@
-"""Small real things that many tests need: a data set, and one Ray with a fake GPU for the whole session."""
+"""What many tests share: a small data set, and one Ray with a fake GPU for the whole session."""
 
-import numpy as np
 import pytest
+from small_data import make_dataset
 
-from fedray.client import Recipe
 from fedray.cluster.resources import Cluster
 from fedray.data import Dataset
-from fedray.models import Model
-
-
-def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Dataset:
-    """Random images with random labels: enough for anything that compares bits."""
-    rng = np.random.default_rng(7)
-    return Dataset(
-        name="noise",
-        format="generated",
-        train_images=rng.integers(0, 256, (train, 3, 32, 32), dtype=np.uint8),
-        train_labels=rng.integers(0, classes, train),
-        test_images=rng.integers(0, 256, (test, 3, 32, 32), dtype=np.uint8),
-        test_labels=rng.integers(0, classes, test),
-        mean=(0.5, 0.4, 0.45),
-        std=(0.25, 0.2, 0.3),
-        classes=tuple(f"class {i}" for i in range(classes)),
-        fingerprint="noise",
-    )
-
-
-def make_recipe(dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3) -> Recipe:
-    shape = dataset.train_images.shape[1:]
-    return Recipe(Model(name=model), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed)
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +15,7 @@ def dataset() -> Dataset:
 @pytest.fixture(scope="session")
 def session():
     """A connection to a local Ray with two CPUs and one (fake) GPU."""
-    from fedray.cluster.start import connected
+    from fedray.cluster.start import connected  # imports ray
 
     with connected(Cluster(cpus=2, gpus=1, start_timeout=120), 200 * 2**20) as session:
         yield session

@@ -115,7 +115,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "block_size": 2, "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto",
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("algorithm.name", "data.root") or name.startswith("partition.") and name != "partition.name":
+        if name in ("algorithm.name", "data.root") or (name.startswith("partition.") and name != "partition.name"):
             continue
         value = others.get(name) or another(field)
         changed = base_with(name, value)

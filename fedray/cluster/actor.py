@@ -53,7 +53,11 @@ class ClientActor:
         context = ray.get_runtime_context()
         gpus = ray.get_gpu_ids()
         self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
-        self.place = {"actor": context.get_actor_id(), "node": context.get_node_id(), "pid": os.getpid()}
+        self.place: dict[str, Any] = {
+            "actor": context.get_actor_id(),
+            "node": context.get_node_id(),
+            "pid": os.getpid(),
+        }
         self.runs: dict[str, Enrolment] = {}
 
     def where(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One dispatcher for all calls to all actors of a process: bounded hand-out, and calls made again when an actor is lost.
+"""One dispatcher for all calls to all actors of a process: hands out, waits, and calls again when an actor is lost.
 
 An actor has at most one call running and one waiting. Whatever order calls are handed out in, results are read in the
 order that the caller asks for, so it never changes a bit.
@@ -11,14 +11,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from fedray.errors import ClientError
+from fedray.errors import ClientError, LostActorError
 
 IN_FLIGHT = 2  # calls an actor has: one running, one waiting
 MOST_TRIES = 4  # of one call, before its loss is no accident
-
-
-class LostActorError(RuntimeError):
-    """A call lost its actor again and again."""
 
 
 @dataclass(eq=False)

@@ -9,7 +9,6 @@ import ray
 import torch
 
 from fedray.client import EVALUATION_BATCH, Recipe
-from fedray.cluster.actor import Data
 from fedray.cluster.dispatch import Slot, Ticket
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
@@ -32,8 +31,8 @@ class RayPopulation:
         self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
         self.tickets: list[Ticket] = []
         self.memory_refs: dict[int, Any] = {}
-        self.data = ray.put(Data(dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels))
-        self.rows_of_all = ray.put(np.concatenate(shards)) if plan.packed else None
+        self.data: Any = pool.share(dataset)
+        self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
         self.ends = np.cumsum([len(shard) for shard in shards])
         self.slots = list(pool.provide(plan))
         for slot in self.slots:

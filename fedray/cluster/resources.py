@@ -126,8 +126,8 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
     room = whole * math.floor(1 / num_gpus + 1e-9) if num_gpus <= 1 else whole // int(num_gpus)
     if actors > room:
         raise BadInputError(
-            f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, and "
-            f"there are {whole} GPUs, so room for {room}; lower cluster.gpus_per_client or raise "
+            f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, "
+            f"and there are {whole} GPUs, so room for {room}; lower cluster.gpus_per_client or raise "
             "cluster.clients_per_actor"
         )
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fedray.cluster.resources import Capacity, Cluster, available_memory, cores
 from fedray.errors import BadInputError
@@ -44,11 +45,15 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
     local = cluster.address == "local"
     if local:
         size = cluster.object_store * 2**20 if cluster.object_store else object_store
-        options = {"num_cpus": cluster.cpus or cores(), "num_gpus": cluster.gpus, "object_store_memory": size}
+        options: dict[str, Any] = {
+            "num_cpus": cluster.cpus or cores(),
+            "num_gpus": cluster.gpus,
+            "object_store_memory": size,
+        }
     else:
         options = {}
     try:
-        context = ray.init(
+        context: Any = ray.init(
             address=cluster.address,
             include_dashboard=False if local else None,
             logging_level=logging.ERROR,
@@ -65,7 +70,7 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
         capacity = Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), memory=float(available_memory()))
         yield Session(capacity, Pool(cluster.start_timeout))
     finally:
-        session = Path(context.address_info["session_dir"]) if local else None
+        session = Path(context["session_dir"]) if local else None
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind

@@ -32,7 +32,7 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     """`(images / 255 - mean) / std` per channel: uint8 [..., c, h, w] to float32 of the same shape on the same device.
 
     `mean` and `std` hold c numbers for intensities in 0..1. One conversion and two passes in place are the
-    fastest of the ways measured: 0.8 microseconds an image in batches of 32.
+    fastest of the ways measured: 1.6 microseconds an image in batches of 32.
     """
     channels = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
     scale = 1 / (255 * channels[1])

@@ -1,4 +1,4 @@
-"""CIFAR-10 as Hugging Face has it: `train-*.parquet`, `test-*.parquet` with `img` (struct of bytes, path) and `label`."""
+"""CIFAR-10 on Hugging Face: `train-*.parquet`, `test-*.parquet` with `img` (struct of bytes and path) and `label`."""
 
 import io
 import os
@@ -127,7 +127,7 @@ def _decode(path: Path, start: int, contents: list[bytes]) -> np.ndarray:
             with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
                 size, mode = image.size, image.mode
                 if size == (32, 32) and mode == "RGB":  # before a pixel is decoded: a small file may hold a huge image
-                    images[i] = np.asarray(image)
+                    images[i] = np.frombuffer(image.tobytes(), np.uint8).reshape(32, 32, 3)
         except Exception as error:  # Pillow's decoders raise half a dozen unrelated types on damaged bytes
             raise BadInputError(f"{where} cannot be decoded ({type(error).__name__})") from error
         if size != (32, 32) or mode != "RGB":

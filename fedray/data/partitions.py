@@ -60,7 +60,7 @@ class Dirichlet:
     Dirichlet labels are due to Hsu, Qi, Brown 2019, "Measuring the effects of non-identical data distribution for
     federated visual classification" (arXiv:1909.06335), who draw each client's mix of classes. This is the class-wise
     form of Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks" (arXiv:1905.12022),
-    and of NIID-Bench (Li et al. 2022, arXiv:2102.02079): a client that already holds its even share n/N gets nothing more.
+    and of NIID-Bench (Li et al. 2022, arXiv:2102.02079): a client that already holds its even share n/N gets no more.
     Theirs redraws until every shard is large enough, for ever if need be; here, after 10 draws, the last one is
     repaired: shards that are too small get random examples of the largest.
     """

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import make_dataset, make_recipe
+from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.client import Trainer

@@ -8,14 +8,13 @@ import time
 import numpy as np
 import pytest
 import torch
-from conftest import make_recipe
+from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.client import Recipe
-from fedray.cluster.dispatch import LostActorError
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Cluster, plan
-from fedray.errors import BadInputError, ClientError
+from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.in_process import InProcessPopulation
 from fedray.models import build, initial_vectors
 from fedray.server import play_rounds
@@ -104,12 +103,18 @@ def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, da
     held = ray.get([slot.handle.holds.remote() for slot in second.slots])
     assert held == [[second.run]] * 2
     second.close()
+    os.kill(pids[0], signal.SIGKILL)  # one that dies between two runs is replaced
+    third = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
+    third_pids = [row["pid"] for row in third.rows()]
+    assert pids[2] in third_pids
+    assert pids[0] not in third_pids
+    third.close()
 
 
 @pytest.mark.parametrize("clients_per_actor", [1, 2], ids=["an actor per client", "packed"])
 @pytest.mark.parametrize("moment", ["idle", "training"])
 def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, expected, clients_per_actor, moment):
-    algorithm, model, augment = CASES["client memory"]
+    _, model, augment = CASES["client memory"]
     recipe = make_recipe(dataset, model, augment)
     population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
     pids = [row["pid"] for row in population.rows()]

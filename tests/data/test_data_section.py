@@ -1,0 +1,96 @@
+"""Which data set is taken, from where, and what its fingerprint says."""
+
+import dataclasses
+import time
+
+import numpy as np
+import pytest
+from pydantic import ValidationError
+
+from fedray.data import Data, fingerprint, load, resolve
+from fedray.errors import BadInputError
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch, tmp_path):
+    monkeypatch.delenv("FEDRAY_DATA", raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_auto_is_cifar10_where_it_is_on_disk_and_synthetic_elsewhere(tmp_path, write_batches):
+    assert resolve(Data()).dataset == "synthetic"
+    write_batches(tmp_path / "data")
+    assert resolve(Data()).dataset == "cifar10"
+    assert resolve(Data(dataset="synthetic")).dataset == "synthetic"
+
+
+def test_the_environment_names_the_folder_and_the_setting_goes_before_it(tmp_path, write_batches, monkeypatch):
+    write_batches(tmp_path / "there")
+    (tmp_path / "empty").mkdir()
+    monkeypatch.setenv("FEDRAY_DATA", str(tmp_path / "there"))
+    assert resolve(Data()).dataset == "cifar10"
+    assert resolve(Data(root=str(tmp_path / "empty"))).dataset == "synthetic"
+
+
+def test_a_folder_that_was_named_must_exist_even_under_auto(monkeypatch):
+    with pytest.raises(BadInputError, match=r"nowhere that data\.root names does not exist"):
+        resolve(Data(root="nowhere"))
+    monkeypatch.setenv("FEDRAY_DATA", "nowhere")
+    with pytest.raises(BadInputError, match="nowhere that FEDRAY_DATA names does not exist"):
+        resolve(Data())
+
+
+def test_missing_cifar10_is_one_sentence_with_both_remedies():
+    with pytest.raises(BadInputError) as refusal:
+        load(Data(dataset="cifar10"))
+    sentence = str(refusal.value)
+    assert "folder data:" in sentence
+    assert "make data" in sentence
+    assert "--data.dataset synthetic" in sentence
+    assert "\n" not in sentence
+
+
+def test_a_prefix_of_the_examples_is_taken_and_too_many_are_refused(tmp_path, write_batches):
+    write_batches(tmp_path / "data")
+    whole = load(Data(dataset="cifar10"))
+    for count in (1, 10, 13, 50):
+        part = load(Data(dataset="cifar10", train_examples=count, test_examples=3))
+        assert np.array_equal(part.train_images, whole.train_images[:count])
+        assert np.array_equal(part.test_labels, whole.test_labels[:3])
+        assert part.fingerprint == whole.fingerprint
+    with pytest.raises(BadInputError, match="train_examples is 51, but there are only 50"):
+        load(Data(dataset="cifar10", train_examples=51))
+    with pytest.raises(BadInputError, match="test_examples is 10001, but there are only 10000"):
+        load(Data(dataset="synthetic", test_examples=10_001))
+    with pytest.raises(ValidationError):
+        Data(train_examples=-1)
+
+
+def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path, write_batches):
+    here, there = (write_batches(tmp_path / name) for name in ("here", "there"))
+    first = Data(dataset="cifar10", root=str(here))
+    second = Data(dataset="cifar10", root=str(there.parent))
+    assert fingerprint(first) == fingerprint(second) == load(second).fingerprint
+    content = bytearray((there / "test_batch").read_bytes())
+    content[-500] ^= 1
+    (there / "test_batch").write_bytes(content)
+    assert fingerprint(first) != fingerprint(second)
+
+
+def test_synthetic_needs_no_folder_and_is_told_apart():
+    data = load(Data(dataset="synthetic", root="nowhere", train_examples=20, test_examples=10))
+    assert (data.name, data.format) == ("synthetic", "generated")
+    assert data.fingerprint == fingerprint(Data(dataset="synthetic"))
+    assert len(data.classes) == 10
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        data.name = "cifar10"
+
+
+def test_a_fingerprint_of_180_megabytes_takes_a_moment(tmp_path, write_batches):
+    folder = write_batches(tmp_path / "data")
+    for path in folder.iterdir():
+        with path.open("ab") as file:
+            file.truncate(30_000_000)
+    start = time.perf_counter()
+    fingerprint(Data(dataset="cifar10"))
+    assert time.perf_counter() - start < 3  # half a second on an idle machine

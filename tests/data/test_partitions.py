@@ -1,0 +1,119 @@
+"""Law 4: every example in exactly one shard, no empty shard, the same for the same seed."""
+
+import hashlib
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from fedray.data.partitions import PARTITIONS, Contiguous, Dirichlet, Iid, label_counts, partition_id
+from fedray.errors import BadInputError
+
+SCHEMES = [Iid(), Contiguous(), Dirichlet(), *(Dirichlet(alpha=a) for a in (1e-300, 1e-4, 0.01, 100.0, 1e6))]
+LABELS = np.random.default_rng(0).integers(0, 10, 5000)
+
+
+@st.composite
+def populations(draw):
+    n = draw(st.integers(1, 300))
+    clients = draw(st.one_of(st.integers(1, n), st.integers(max(1, n - 3), n)))
+    return np.array(draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))), clients
+
+
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
+@settings(max_examples=60, deadline=None)
+@given(population=populations(), seed=st.integers(0, 2**63 - 1))
+def test_a_partition_is_a_partition(scheme, population, seed):
+    labels, clients = population
+    rows = scheme.split(labels, clients, seed)
+    assert len(rows) == clients
+    assert min(map(len, rows)) >= 1
+    assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(len(labels)))
+    assert all(shard.dtype == np.int64 and np.all(np.diff(shard) > 0) for shard in rows)
+    assert partition_id(rows) == partition_id(scheme.split(labels, clients, seed))
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(20, 400), clients=st.integers(1, 20), alpha=st.floats(1e-3, 10), seed=st.integers(0, 1000))
+def test_dirichlet_keeps_its_least_size_up_to_the_last_example(n, clients, alpha, seed):
+    largest = n // clients
+    rows = Dirichlet(alpha=alpha, min_size=largest).split(np.arange(n) % 10, clients, seed)
+    assert min(map(len, rows)) >= largest
+    assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(n))
+
+
+@pytest.mark.parametrize("scheme", SCHEMES[:3], ids=str)
+def test_more_clients_than_examples_are_refused_with_the_numbers(scheme):
+    with pytest.raises(BadInputError, match=r"6 clients .* need 6 examples, but the training set has 5"):
+        scheme.split(LABELS[:5], 6, 0)
+    with pytest.raises(BadInputError, match="at least one client, not 0"):
+        scheme.split(LABELS, 0, 0)
+
+
+def test_a_least_size_that_does_not_fit_is_refused_with_the_numbers():
+    with pytest.raises(BadInputError, match=r"10 clients with at least 501 examples each need 5010 .* has 5000"):
+        Dirichlet(min_size=501).split(LABELS, 10, 0)
+
+
+@pytest.mark.parametrize("scheme", [Iid(), Contiguous()], ids=str)
+def test_even_schemes_differ_by_at_most_one(scheme):
+    sizes = [len(shard) for shard in scheme.split(LABELS, 37, 3)]
+    assert max(sizes) - min(sizes) == 1  # 5000 is no multiple of 37
+
+
+def test_contiguous_is_slices_of_the_order_given():
+    assert [shard.tolist() for shard in Contiguous().split(LABELS[:7], 3, 5)] == [[0, 1, 2], [3, 4], [5, 6]]
+
+
+@pytest.mark.parametrize("scheme", [Iid(), Dirichlet()], ids=str)
+def test_another_seed_is_another_partition(scheme):
+    assert partition_id(scheme.split(LABELS, 10, 0)) != partition_id(scheme.split(LABELS, 10, 1))
+
+
+def largest_class_share(scheme, seed):
+    counts = label_counts(scheme.split(LABELS, 10, seed), LABELS, 10)
+    return (counts.max(axis=1) / counts.sum(axis=1)).mean()
+
+
+def test_a_smaller_alpha_is_more_skewed_and_a_huge_one_is_iid():
+    shares = [np.mean([largest_class_share(Dirichlet(alpha=a), s) for s in range(5)]) for a in (0.01, 0.1, 0.5, 5, 1e4)]
+    assert all(left > right + 0.02 for left, right in pairwise(shares[:-1]))
+    assert shares[0] > 0.7
+    assert shares[-1] == pytest.approx(0.1, abs=0.015)
+
+
+def test_tiny_alpha_with_many_clients_ends_and_is_even_enough_to_run():
+    rows = Dirichlet(alpha=1e-6).split(LABELS, 1000, 0)
+    assert min(map(len, rows)) == 1
+
+
+def test_label_counts_count():
+    rows = [np.array([0, 1, 2]), np.array([3])]
+    assert label_counts(rows, np.array([2, 0, 2, 1]), 4).tolist() == [[1, 0, 2, 0], [0, 1, 0, 0]]
+
+
+def test_a_partition_id_sees_who_holds_what():
+    one, two = np.array([0, 1]), np.array([2, 3])
+    ids = {partition_id(rows) for rows in ([one, two], [two, one], [np.array([0]), np.array([1, 2, 3])])}
+    assert len(ids) == 3
+    written = b"".join(n.to_bytes(8, "little") for n in (2, 0, 1, 2, 2, 3))  # a length, its rows, and so on
+    assert partition_id([one, two]) == hashlib.blake2b(written, digest_size=8).hexdigest()
+
+
+def test_partitions_are_pinned():
+    """Shards are part of what a run is; numbers that change silently would break every stored result."""
+    found = {name: partition_id(kind().split(np.arange(200) % 10, 7, 42)) for name, kind in PARTITIONS.items()}
+    assert found == {"iid": "daab54c2f86eef8e", "contiguous": "1bd46ce7950488d4", "dirichlet": "5c7ed116619dfa2d"}
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": -1}, {"alpha": float("nan")}, {"min_size": 0}])
+def test_impossible_settings_are_refused(wrong):
+    with pytest.raises(ValidationError):
+        Dirichlet(**wrong)
+
+
+def test_each_name_makes_its_class():
+    assert {name: kind().name for name, kind in PARTITIONS.items()} == {name: name for name in PARTITIONS}

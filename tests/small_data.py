@@ -1,0 +1,29 @@
+"""Small real things that many tests are made of."""
+
+import numpy as np
+
+from fedray.client import Recipe
+from fedray.data import Dataset
+from fedray.models import Model
+
+
+def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Dataset:
+    """Random images with random labels: enough for anything that compares bits."""
+    rng = np.random.default_rng(7)
+    return Dataset(
+        name="noise",
+        format="generated",
+        train_images=rng.integers(0, 256, (train, 3, 32, 32), dtype=np.uint8),
+        train_labels=rng.integers(0, classes, train),
+        test_images=rng.integers(0, 256, (test, 3, 32, 32), dtype=np.uint8),
+        test_labels=rng.integers(0, classes, test),
+        mean=(0.5, 0.4, 0.45),
+        std=(0.25, 0.2, 0.3),
+        classes=tuple(f"class {i}" for i in range(classes)),
+        fingerprint="noise",
+    )
+
+
+def make_recipe(dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3) -> Recipe:
+    shape = dataset.train_images.shape[1:]
+    return Recipe(Model(name=model), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed)
