@@ -7,6 +7,7 @@ The engine owns the loop; an algorithm fills its hooks (`loss`, `correct`, `fini
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ class Trainer:
         flat.load(start, received["buffers"])
         if not remembered:
             remembered = algorithm.init_memory(start)
-        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64), 0, 0
+        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         module.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
@@ -125,19 +126,19 @@ class Trainer:
                 remaining -= 1
             epoch += 1
 
-    @torch.inference_mode()
     def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
         """The sum of the cross-entropies and the number of right answers, for each batch of EVALUATION_BATCH images."""
-        received = self.tensors(message)
-        self.flat.load(received["params"], received["buffers"])
-        self.flat.module.eval()
         results = []
-        for first in range(0, len(labels), EVALUATION_BATCH):
-            batch = slice(first, first + EVALUATION_BATCH)
-            output = self.flat.module(self.inputs(torch.from_numpy(images[batch])))
-            targets = torch.from_numpy(labels[batch]).to(self.device)
-            loss = F.cross_entropy(output, targets, reduction="none").double().sum()
-            results.append((float(loss), int((output.argmax(1) == targets).sum())))
+        with blamed_on("evaluation failed"), torch.inference_mode():
+            received = self.tensors(message)
+            self.flat.load(received["params"], received["buffers"])
+            self.flat.module.eval()
+            for first in range(0, len(labels), EVALUATION_BATCH):
+                batch = slice(first, first + EVALUATION_BATCH)
+                output = self.flat.module(self.inputs(torch.from_numpy(images[batch])))
+                targets = torch.from_numpy(labels[batch]).to(self.device)
+                loss = F.cross_entropy(output, targets, reduction="none").double().sum()
+                results.append((float(loss), int((output.argmax(1) == targets).sum())))
         return results
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -149,8 +150,21 @@ class Trainer:
 
     def arrays(self, tensors: dict[str, torch.Tensor]) -> Vectors:
         """As NumPy arrays that share no memory with the model, which the next client overwrites."""
-        mine = (self.flat.params.data_ptr(), self.flat.buffers.data_ptr())
-        return {n: (v.clone() if v.data_ptr() in mine else v).cpu().numpy() for n, v in tensors.items()}
+        flat = (self.flat.params, self.flat.grads, self.flat.buffers)
+        mine = {vector.untyped_storage().data_ptr() for vector in flat}
+        return {
+            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in mine else tensor).cpu().numpy()
+            for name, tensor in tensors.items()
+        }
+
+
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback."""
+    try:
+        yield
+    except Exception as error:
+        raise ClientError(f"{what}:\n{traceback.format_exc()}") from error
 
 
 def train_block(
@@ -170,10 +184,8 @@ def train_block(
     """
     total, each, reports, remembered = Sum(), [], [], []
     for client, memory in zip(clients, memories, strict=True):
-        try:
+        with blamed_on(f"client {client} failed in round {t}"):
             vectors, memory, report = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
-        except Exception as error:
-            raise ClientError(f"client {client} failed in round {t}:\n{traceback.format_exc()}") from error
         reports.append(report)
         remembered.append(memory)
         if summed:

@@ -116,18 +116,17 @@ class Job:
             "seed": e.seed,
         }
 
-    def run_row(self, actors: int, device: str) -> dict[str, Any]:
-        """What the runs table knows before the first round."""
+    @property
+    def run_row(self) -> dict[str, Any]:
+        """What the runs table knows before the population is up."""
         params, buffers = self.vectors
         return {
             "settings": self.settings_json,
             "rounds_planned": self.experiment.rounds,
             "num_params": params.size,
             "num_buffers": buffers.size,
-            "actors": actors,
             "partition_id": partition_id(self.shards),
             "data_fingerprint": self.fingerprint,
-            "device": device,
             "cpu_capability": torch.backends.cpu.get_cpu_capability(),
             **versions(),
         }

@@ -119,12 +119,14 @@ class Recorder:
         recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
         return recorder
 
-    def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row]) -> None:
+    def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row], **run_columns: Any) -> None:
         """Make the folders, the journal and all tables (of a fresh run, without rounds); the run is now `running`.
 
         Whatever an earlier attempt at this run left is replaced, the journal first and at once. The partition is
         written where no other run has written it; its rows may be empty when `run_row` names no partition_id.
+        `run_columns` are what only now is known of the run's row.
         """
+        self._row |= run_columns
         for folder in (*OWN, "journal"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         for path in (self._journal, *(self._path(table) for table in PER_RUN)):

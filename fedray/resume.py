@@ -1,9 +1,8 @@
 """A run goes on where its checkpoint was written: what is saved, given back, and must match."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
 
 from fedray import checkpoint
 from fedray.errors import BadInputError
@@ -21,35 +20,46 @@ def save(job: Job, state: Vectors, t: int, clients: Population) -> None:
     checkpoint.save(job.checkpoint, arrays, {"run": job.run, "round": t, **identity(job), **versions()})
 
 
-def restore(job: Job, state: Vectors, clients: Population) -> tuple[Vectors, int, str]:
-    """The state and round of the run's checkpoint, with the clients' memories given back, and a sentence about it.
+@dataclass(frozen=True)
+class Past:
+    """What a checkpoint holds: the server's state and the clients' memories after round t, and a sentence about it."""
 
-    `state` is the initial one: the checkpoint must hold the same vectors.
-    """
+    t: int
+    state: Vectors
+    memories: dict[int, Vectors]
+    notice: str
+
+
+def read_past(job: Job) -> Past | None:
+    """The run's past, None where it has none; BadInputError where its checkpoint is damaged or another experiment's."""
+    if not job.checkpoint.exists():
+        return None
     arrays, meta = checkpoint.load(job.checkpoint)
     mine = identity(job)
     theirs = {name: meta.get(name) for name in mine}
-    found = {name.removeprefix("state/"): array for name, array in arrays.items() if name.startswith("state/")}
-    if mine != theirs or any(found.get(name, np.empty(0)).shape != array.shape for name, array in state.items()):
+    state: Vectors = {}
+    memories: dict[int, Vectors] = {}
+    for name, array in arrays.items():
+        kind, _, key = name.partition("/")
+        if kind == "state":
+            state[key] = array
+        else:
+            client, _, key = key.partition("/")
+            memories.setdefault(int(client), {})[key] = array
+    first = job.experiment.algorithm.init(*job.vectors)
+    if mine != theirs or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in first.items()}:
         raise BadInputError(
             f"the checkpoint {job.checkpoint} is of another experiment ({difference(theirs, mine)}); "
             "remove it to start this run over"
         )
-    memories: dict[int, Vectors] = {}
-    for name, array in arrays.items():
-        if name.startswith("memory/"):
-            _, number, key = name.split("/", 2)
-            memories.setdefault(int(number), {})[key] = array
-    for client, memory in memories.items():
-        clients.remember(client, memory)
-    notice = f"continuing run {job.run} after round {meta['round']}"
     here = versions()
     changed = [
         f"{name.removesuffix('_version')} {meta[name]} -> {here[name]}" for name in here if meta[name] != here[name]
     ]
+    notice = f"continuing run {job.run} after round {meta['round']}"
     if changed:
         notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
-    return found, int(meta["round"]), notice
+    return Past(int(meta["round"]), state, memories, notice)
 
 
 def identity(job: Job) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from fedray.experiment import Evaluation, Experiment
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job
 from fedray.results import Recorder, Results
-from fedray.resume import restore, save
+from fedray.resume import Past, read_past, save
 from fedray.server import Population, Round, play_rounds
 from fedray.updates import Vectors, mean_loss
 
@@ -57,10 +57,15 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
         status = str(job.status)
     else:
         check_before_start(job)
+        past, output = read_past(job), job.experiment.output
+        names = (output.root, output.name, job.run, job.grouping, job.run_row)
+        recorder = Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
         watch.prepare(job)
         with population(job, session) as (clients, where, device):
             watch.begin(job, where)
-            status = play(job, clients, device, watch)
+            if past:
+                watch.notice(past.notice)
+            status = play(job, clients, device, recorder, past, watch)
     watch.end(job, status, repeated)
     return results.load(job.experiment.output.name, job.experiment.output.root, job.run)
 
@@ -91,11 +96,8 @@ def population(job: Job, session: "Session | None" = None) -> Iterator[tuple[Pop
     e = job.experiment
     with nullcontext(session) if session else shared_session([job]) as session:
         if session is None:
-            yield (
-                InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1),
-                "this process, no Ray",
-                "cpu",
-            )
+            here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1)
+            yield here, "this process, no Ray", "cpu"
             return
         from fedray.cluster.population import RayPopulation
 
@@ -113,17 +115,14 @@ def describe(planned: Plan, clients: int, gpus: float) -> str:
     return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each"
 
 
-def play(job: Job, clients: Population, device: str, watch: Watch) -> str:
+def play(job: Job, clients: Population, device: str, recorder: Recorder, past: Past | None, watch: Watch) -> str:
     """Play the rounds that are left, record each, and return the run's final status."""
     e, output = job.experiment, job.experiment.output
-    state, t = e.algorithm.init(*job.vectors), 0
-    if job.checkpoint.exists():
-        state, t, notice = restore(job, state, clients)
-        watch.notice(notice)
-    actors = len({row["actor"] for row in clients.rows()})
-    arguments = (output.root, output.name, job.run, job.grouping, job.run_row(actors, device))
-    recorder = Recorder.resume(*arguments, keep_rounds=t, flush_seconds=output.flush_seconds)
-    recorder.start(clients.rows(), job.partition_rows())
+    state, t = (past.state, past.t) if past else (e.algorithm.init(*job.vectors), 0)
+    for client, memory in past.memories.items() if past else ():
+        clients.remember(client, memory)
+    rows = clients.rows()
+    recorder.start(rows, job.partition_rows(), actors=len({row["actor"] for row in rows}), device=device)
     saved = t
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds)
@@ -131,10 +130,10 @@ def play(job: Job, clients: Population, device: str, watch: Watch) -> str:
         settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
-            state, t = done.state, done.t
             row = round_row(done, e, clients.evaluate)
             row["seconds"] = time.perf_counter() - began
             recorder.round(row, client_rows(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
+            state, t = done.state, done.t
             began = time.perf_counter()
             watch.round(job, recorder.rounds[-1])
             status = outcome(e.evaluation, recorder.rounds, e.rounds)

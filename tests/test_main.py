@@ -14,6 +14,7 @@ import pytest
 
 from fedray.__main__ import main
 from fedray.command_line import report_errors
+from fedray.results import load
 
 ROOT = Path(__file__).parent.parent
 SMALL = [
@@ -69,14 +70,24 @@ def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
     assert population["actor"].nunique() == population["pid"].nunique() == 10
 
 
-def test_a_killed_driver_takes_its_processes_with_it(tmp_path):
-    with start(*SMALL, "--rounds", "3000", "--output.root", tmp_path) as process:
-        wait_for(process, "round")
+def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhere(tmp_path):
+    """Killed on Ray, continued in this process: the model and the rounds of a run that nothing disturbed."""
+    settings = [*SMALL, "--rounds", "60", "--algorithm.batch_size", "8", "--output.root", tmp_path]
+    with start(*settings) as process:
+        wait_for(process, "round  7")
         family = psutil.Process(process.pid).children(recursive=True)
         assert len(family) >= 4
         os.kill(process.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
+    assert load("unnamed", tmp_path).rounds["round"].max() >= 7
+    here = [*map(str, settings), "--cluster.backend", "in-process"]
+    assert main(here) == 0
+    assert main([*here, "--output.name", "undisturbed"]) == 0
+    one, other = (load(name, tmp_path) for name in ("unnamed", "undisturbed"))
+    assert one.runs["model_fingerprint"][0] == other.runs["model_fingerprint"][0]
+    same = ["round", "test_loss", "test_accuracy", "train_loss", "update_norm", "bytes_down", "bytes_up"]
+    pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):

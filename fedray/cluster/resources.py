@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,10 +44,10 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Capacity:
-    """What there is to reserve: CPUs and GPUs of the cluster, and bytes of memory to spare."""
+    """What there is to reserve: the CPUs of each node, GPUs in all, and bytes of memory to spare."""
 
-    cpus: float
-    gpus: float
+    cpus: tuple[float, ...]
+    gpus: int
     memory: float
 
 
@@ -69,65 +70,72 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, model_bytes: int) -
 
     `model_bytes` is one model vector. A process holds its parameters, gradients, momentum and the received message.
     """
+    cpus, gpus = capacity.cpus, (1.0,) * capacity.gpus
     per_actor = cluster.clients_per_actor
     if per_actor is None:
-        need = ACTOR_BYTES + 4 * model_bytes + (GPU_CONTEXT_BYTES if capacity.gpus else 0)
+        need = ACTOR_BYTES + 4 * model_bytes + (GPU_CONTEXT_BYTES if gpus else 0)
         fits = clients * need <= 0.8 * capacity.memory
-        per_actor = 1 if fits else -(-clients // max(1, int(capacity.cpus)))
+        per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
         actors = clients
-        num_cpus = cluster.cpus_per_actor or share(capacity.cpus, actors)
+        num_cpus = cluster.cpus_per_actor or share(cpus, actors)
         num_gpus = cluster.gpus_per_client
         if num_gpus is None:
-            num_gpus = share(1, -(-actors // int(capacity.gpus))) if capacity.gpus >= 1 else 0.0
+            num_gpus = share(gpus, actors) if gpus else 0.0
     else:
-        wanted = -(-clients // per_actor)
-        num_cpus = cluster.cpus_per_actor or min(1.0, capacity.cpus)
-        fit = max(1, math.floor(capacity.cpus / num_cpus + 1e-9))
+        num_cpus = cluster.cpus_per_actor or min(1.0, max(cpus))
         if cluster.gpus_per_client is None:
-            # A few processes keep a GPU busy; every further one costs a context.
-            num_gpus = 0.25 if capacity.gpus >= 1 else 0.0
+            num_gpus = 0.25 if gpus else 0.0  # a few processes keep a GPU busy; each costs a context
         else:
             num_gpus = min(1.0, cluster.gpus_per_client * per_actor)
-        if num_gpus:
-            fit = max(1, min(fit, int(capacity.gpus) * math.floor(1 / num_gpus + 1e-9)))
-        actors = min(wanted, fit)
+        fit = min(room(cpus, num_cpus), room(gpus, num_gpus) if num_gpus else clients)
+        actors = min(-(-clients // per_actor), max(1, fit))
     check_fit(actors, num_cpus, num_gpus, capacity)
     return Plan(actors, per_actor, num_cpus, num_gpus)
 
 
 def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
     """What a local Ray with these settings will offer on this machine, which has `gpus` GPUs."""
-    return Capacity(cluster.cpus or cores(), gpus if cluster.gpus is None else cluster.gpus, available_memory())
+    cpus = float(cluster.cpus or cores())
+    return Capacity((cpus,), gpus if cluster.gpus is None else cluster.gpus, available_memory())
 
 
-def share(whole: float, parts: int) -> float:
-    """An equal share of at most 1, rounded down to what Ray can count."""
-    return min(1.0, math.floor(whole / parts / SMALLEST_SHARE) * SMALLEST_SHARE)
+def room(wholes: Sequence[float], part: float) -> int:
+    """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two."""
+    return sum(math.floor(whole / part + 1e-9) for whole in wholes)
+
+
+def share(wholes: Sequence[float], parts: int) -> float:
+    """The largest equal share of at most 1 of which the wholes hold `parts`, rounded down to what Ray can count."""
+    candidates = (whole / n for whole in wholes for n in range(1, parts + 1))
+    fitting = (c for c in candidates if room(wholes, c) >= parts)
+    best = min(1.0, max(fitting))
+    return math.floor(best / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE
 
 
 def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity) -> None:
     """Refuse, with the arithmetic, what Ray would wait for silently and for ever."""
+    total = sum(capacity.cpus)
+    nodes = f" on {len(capacity.cpus)} nodes" if len(capacity.cpus) > 1 else ""
     if num_cpus < SMALLEST_SHARE:
         raise BadInputError(
-            f"{actors} actors cannot share {capacity.cpus:g} CPUs: a share is at least {SMALLEST_SHARE:g}; "
+            f"{actors} actors cannot share {total:g} CPUs: a share is at least {SMALLEST_SHARE:g}; "
             "pack clients with cluster.clients_per_actor"
         )
-    if actors * num_cpus > capacity.cpus + 1e-6:
+    if actors > room(capacity.cpus, num_cpus):
         raise BadInputError(
-            f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but there are {capacity.cpus:g}; "
-            "lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
+            f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but there are {total:g}{nodes}, "
+            f"room for {room(capacity.cpus, num_cpus)}; lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
         )
-    if not num_gpus:
-        return
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise BadInputError(f"{num_gpus:g} GPUs an actor: a share above 1 must be a whole number")
-    whole = int(capacity.gpus)
-    room = whole * math.floor(1 / num_gpus + 1e-9) if num_gpus <= 1 else whole // int(num_gpus)
-    if actors > room:
+    if not num_gpus:
+        return
+    fit = room((1.0,) * capacity.gpus, num_gpus) if num_gpus <= 1 else capacity.gpus // int(num_gpus)
+    if actors > fit:
         raise BadInputError(
             f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, "
-            f"and there are {whole} GPUs, so room for {room}; lower cluster.gpus_per_client or raise "
+            f"and there are {capacity.gpus} GPUs, so room for {fit}; lower cluster.gpus_per_client or raise "
             "cluster.clients_per_actor"
         )
 

@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import shutil
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +53,7 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
         }
     else:
         options = {}
+        check_reachable(cluster.address)
     try:
         context: Any = ray.init(
             address=cluster.address,
@@ -66,11 +68,28 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
             f"no Ray cluster could be joined at cluster.address {cluster.address!r}: {first}"
         ) from error
     try:
-        total = ray.cluster_resources()
-        capacity = Capacity(total.get("CPU", 0.0), total.get("GPU", 0.0), memory=float(available_memory()))
+        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        memory = available_memory() if local else sum(node.get("memory", 0.0) for node in nodes)
+        cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
+        capacity = Capacity(cpus, int(sum(node.get("GPU", 0.0) for node in nodes)), memory)
         yield Session(capacity, Pool(cluster.start_timeout))
     finally:
         session = Path(context["session_dir"]) if local else None
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+
+
+def check_reachable(address: str) -> None:
+    """Refuse an address where nothing listens: Ray itself would try for minutes and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not colon or not port.isdigit() or "/" in address:
+        raise BadInputError(f"cluster.address {address!r} is none of local, auto and HOST:PORT")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except OSError as error:
+        raise BadInputError(
+            f"no Ray cluster could be joined at cluster.address {address!r}: {error.strerror or error}"
+        ) from None

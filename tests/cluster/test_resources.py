@@ -1,11 +1,13 @@
 """The reservations of a population: plain arithmetic, and a sentence with the arithmetic where it does not work out."""
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fedray.cluster.resources import Capacity, Cluster, Plan, object_store_bytes, plan
+from fedray.cluster.resources import Capacity, Cluster, Plan, object_store_bytes, plan, room, share
 from fedray.errors import BadInputError
 
-LAPTOP = Capacity(cpus=2, gpus=0, memory=20e9)
+LAPTOP = Capacity(cpus=(2.0,), gpus=0, memory=20e9)
 SMALL = 250_000  # bytes of a model
 
 
@@ -29,9 +31,26 @@ def test_shares_always_fit():
         p = planned(clients)
         assert p.actors == clients
         assert p.actors * p.num_cpus <= 2
-        g = planned(clients, Capacity(16, 2, 1e12))
+        g = planned(clients, Capacity((16.0,), 2, 1e12))
         assert g.num_gpus > 0
         assert int(1 / g.num_gpus + 1e-9) * 2 >= clients
+
+
+def test_no_share_lies_across_two_nodes():
+    """Three actors on two nodes of one CPU each: a half, since one of them must hold two."""
+    nodes = Capacity((1.0, 1.0), 0, 1e12)
+    assert planned(3, nodes, clients_per_actor=1).num_cpus == 0.5
+    assert planned(7, Capacity((4.0, 2.0), 0, 1e12), clients_per_actor=1).num_cpus == pytest.approx(0.8)
+    with pytest.raises(BadInputError, match="2 on 2 nodes, room for 2"):
+        planned(3, nodes, clients_per_actor=1, cpus_per_actor=0.6)
+
+
+@given(st.lists(st.integers(1, 64), min_size=1, max_size=4), st.integers(1, 200))
+def test_a_share_always_fits_and_no_noticeably_larger_one_does(wholes, parts):
+    found = share(wholes, parts)
+    assert 0 < found <= 1
+    assert room(wholes, found) >= parts
+    assert found == 1 or room(wholes, found + 0.0002) < parts
 
 
 def test_packing_makes_as_many_actors_as_fit():
@@ -39,16 +58,16 @@ def test_packing_makes_as_many_actors_as_fit():
     assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0)
     assert planned(100, clients_per_actor=10).actors == 2
     assert planned(100, clients_per_actor=10, cpus_per_actor=0.25).actors == 8
-    assert planned(8, Capacity(16, 1, 1e12), clients_per_actor=2, gpus_per_client=0.25).actors == 2
+    assert planned(8, Capacity((16.0,), 1, 1e12), clients_per_actor=2, gpus_per_client=0.25).actors == 2
 
 
 @pytest.mark.parametrize(
     ("clients", "capacity", "settings", "arithmetic"),
     [
-        (7, Capacity(8, 2, 1e12), {"clients_per_actor": 1, "gpus_per_client": 0.3}, ("7 actors x 0.3 GPU", "holds 3", "2 GPUs", "room for 6")),
+        (7, Capacity((8.0,), 2, 1e12), {"clients_per_actor": 1, "gpus_per_client": 0.3}, ("7 actors x 0.3 GPU", "holds 3", "2 GPUs", "room for 6")),
         (5, LAPTOP, {"clients_per_actor": 1, "cpus_per_actor": 0.5}, ("5 actors x 0.5 CPUs need 2.5 CPUs", "there are 2")),
         (3, LAPTOP, {"gpus_per_client": 0.5, "clients_per_actor": 1}, ("3 actors x 0.5 GPU", "0 GPUs")),
-        (2, Capacity(8, 4, 1e12), {"clients_per_actor": 1, "gpus_per_client": 1.5}, ("1.5 GPUs", "whole number")),
+        (2, Capacity((8.0,), 4, 1e12), {"clients_per_actor": 1, "gpus_per_client": 1.5}, ("1.5 GPUs", "whole number")),
         (30_000, LAPTOP, {"clients_per_actor": 1}, ("30000 actors", "0.0001")),
     ],
 )  # fmt: skip
@@ -60,7 +79,7 @@ def test_what_cannot_fit_is_refused_with_the_arithmetic(clients, capacity, setti
 
 
 def test_six_actors_of_a_third_fit_two_gpus():
-    assert planned(6, Capacity(8, 2, 1e12), gpus_per_client=0.3, clients_per_actor=1).num_gpus == 0.3
+    assert planned(6, Capacity((8.0,), 2, 1e12), gpus_per_client=0.3, clients_per_actor=1).num_gpus == 0.3
 
 
 def test_the_object_store_holds_data_messages_and_updates():

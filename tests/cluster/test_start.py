@@ -7,7 +7,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from ray.cluster_utils import Cluster as SeveralNodes
 
 from fedray import results
@@ -21,10 +20,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-def fedray(*arguments, home):
+def start(*arguments, home):
     environment = os.environ | {"HOME": str(home)}
     command = [sys.executable, "-m", "fedray", *SMALL, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=home)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=home)
+
+
+def fedray(*arguments, home):
+    done = start(*arguments, home=home)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -40,7 +43,7 @@ def cluster():
 
 def test_an_existing_cluster_is_joined_used_on_every_node_and_left_running(cluster, tmp_path):
     out = fedray("--cluster.address", cluster.address, "--output.name", "joined", home=tmp_path)
-    assert "3 Ray actors, one for each client, 0.666" in out
+    assert "3 Ray actors, one for each client, 0.5 CPU" in out
     assert all(psutil.pid_exists(p.process.pid) for n in cluster.list_all_nodes() for p in n.all_processes["raylet"])
     fedray("--output.name", "own", home=tmp_path)
     joined, own = (results.load(name, tmp_path / "results") for name in ("joined", "own"))
@@ -56,12 +59,20 @@ def test_a_first_run_in_a_new_home_prints_nothing_of_rays(tmp_path):
     assert all(line.split()[0] in known for line in lines if line), lines
 
 
-def test_an_address_where_no_ray_is_gives_one_sentence():
-    with pytest.raises(BadInputError, match=r"no Ray cluster could be joined at cluster.address '127.0.0.1:9'") as error:
-        with connected(Cluster(address="127.0.0.1:9"), 0):
-            raise AssertionError("connected to nothing")
-    assert "\n" not in str(error.value)
-    assert not ray.is_initialized()
+@pytest.mark.parametrize(
+    ("address", "why"),
+    [
+        ("127.0.0.1:9", "no Ray cluster could be joined at cluster.address '127.0.0.1:9': Connection refused"),
+        ("auto", "no Ray cluster could be joined at cluster.address 'auto': Could not find any running Ray instance"),
+        ("here", "cluster.address 'here' is none of local, auto and HOST:PORT"),
+    ],
+)
+def test_an_address_where_no_ray_is_gives_one_sentence(address, why, tmp_path):
+    done = start("--cluster.address", address, home=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"fedray: {why}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "results").exists()
 
 
 def test_a_second_connection_in_one_process_is_refused(session):
