@@ -3,18 +3,17 @@
 import sys
 
 from fedray.command_line import read_command_line, report_errors
-from fedray.experiment import compose
+from fedray.console import ConsoleWatch
+from fedray.experiment import compose, set_default_name
+from fedray.run import run
 
 PROGRAM = "python -m fedray"
 
 
 def main(argv: list[str]) -> int:
     line = read_command_line(argv, PROGRAM, "Run one federated-learning experiment, or what is left of it.")
-    line.tree.setdefault("output", {}).setdefault("name", "unnamed")
+    set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
-    from fedray.console import ConsoleWatch  # after the settings were found to be good: torch takes seconds
-    from fedray.run import run
-
     watch = ConsoleWatch()
     if line.grid:
         watch.notice(f"only the base settings of {line.file} run; its [grid] is for python -m fedray.sweep {line.file}")

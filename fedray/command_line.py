@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from fedray.errors import BadInputError, ClientError, LostActorError
-from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, read_toml, set_dotted, unknown
+from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, override, read_toml, unknown
 
 
 class Parser(argparse.ArgumentParser):
@@ -47,8 +47,7 @@ def read_command_line(
     if extra:
         raise BadInputError(f"one settings file at a time, not {extra[0]!r} as well")
     tree, grid = read_toml(file) if file else ({}, {})
-    for name, value in given.items():
-        set_dotted(tree, name, value)
+    override(tree, given)
     return CommandLine(file, tree, grid, given, raised)
 
 
@@ -88,8 +87,7 @@ def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Pa
             text, label = f"Which {section}: {', '.join(CHOSEN[section])} (default {DEFAULT_NAMES[section]}).", "NAME"
             group.add_argument(f"--{dotted}", metavar=label, help=text)
         else:
-            bare = {"nargs": "?", "const": "true"} if field.annotation is bool else {}
-            group.add_argument(f"--{dotted}", metavar=kind(field), help=explain(field).replace("%", "%%"), **bare)
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=explain(field).replace("%", "%%"))
     return parser
 
 

@@ -7,6 +7,7 @@ Everything is hashed into the run id except the sections [cluster] (where it run
 import dataclasses
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
@@ -61,6 +62,9 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.cohort > self.clients:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
+        for name, value in flatten(self.settings()):
+            if name != "seed" and isinstance(value, int) and value > LARGEST_COUNT:
+                raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
 
     def resolved(self) -> "Experiment":
         """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
@@ -72,16 +76,23 @@ class Experiment:
         """All settings as nested dictionaries of plain values, as TOML would write them."""
         tree = dataclasses.asdict(self)
         for name in CHOSEN:
-            tree[name] = {"name": getattr(self, name).name, **tree[name]}
+            tree[name] = {"name": self.chosen_name(name), **tree[name]}
         return tree
+
+    def chosen_name(self, section: str) -> str:
+        """The name that a chosen section goes by; for a class that is not enrolled under its name, where it is from."""
+        kind = type(getattr(self, section))
+        return kind.name if CHOSEN[section].get(kind.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
     def run_id(self, data_fingerprint: str) -> str:
         """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
         tree = {name: value for name, value in self.settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
-        return f"{self.algorithm.name}-seed{self.seed}-{digest}"
+        return re.sub(r"[^A-Za-z0-9_.-]", "", f"{self.chosen_name('algorithm')}-seed{self.seed}-{digest}")
 
+
+LARGEST_COUNT = 2**31 - 1  # what the tables hold
 
 # Sections of which one of several classes is chosen by the key `name`.
 CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
@@ -94,9 +105,9 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
     if name in CHOSEN:
         given = tree.get(name, {})
         chosen = given.get("name", DEFAULT_NAMES[name]) if isinstance(given, Mapping) else DEFAULT_NAMES[name]
-        if chosen not in CHOSEN[name]:
+        if not isinstance(chosen, str) or chosen not in CHOSEN[name]:
             raise BadInputError(
-                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(chosen, CHOSEN[name])}"
+                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(str(chosen), CHOSEN[name])}"
             )
         return CHOSEN[name][chosen]
     kind = FIELDS[name]
@@ -130,13 +141,15 @@ def compose(tree: Mapping[str, Any]) -> Experiment:
         if name not in FIELDS:
             wrong.append(unknown(name, [*FIELDS, *known]))
         elif kind is None:
+            wrong += not_a_truth(name, value, known)
             values[name] = value
         elif not isinstance(value, Mapping):
             wrong.append(f"{name} is a section of settings, not a value; write {name}.KEY{first_key(name, known)}")
         else:
-            inner = {key: v for key, v in value.items() if not (name in CHOSEN and key == "name")}
-            wrong += [unknown(f"{name}.{key}", known) for key in inner if f"{name}.{key}" not in known]
-            inner = {key: v for key, v in inner.items() if f"{name}.{key}" in known}
+            given = {key: v for key, v in value.items() if not (name in CHOSEN and key == "name")}
+            inner = {key: v for key, v in given.items() if f"{name}.{key}" in known}
+            wrong += [unknown(f"{name}.{key}", known) for key in given if key not in inner]
+            wrong += [text for key, v in inner.items() for text in not_a_truth(f"{name}.{key}", v, known)]
             try:
                 values[name] = TypeAdapter(kind).validate_python(inner)
             except ValidationError as error:
@@ -147,6 +160,13 @@ def compose(tree: Mapping[str, Any]) -> Experiment:
         return TypeAdapter(Experiment).validate_python(values)
     except ValidationError as error:
         raise BadInputError("; ".join(sentences(error, ""))) from None
+
+
+def not_a_truth(name: str, value: Any, known: Mapping[str, Any]) -> list[str]:
+    """A sentence where true or false was given for something else, which pydantic would take for 1 or 0."""
+    if isinstance(value, bool) and known[name].annotation is not bool:
+        return [f"{name} = {str(value).lower()} is neither a number nor a text"]
+    return []
 
 
 def sentences(error: ValidationError, prefix: str) -> list[str]:
@@ -192,6 +212,20 @@ def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
     tree[key] = value
 
 
+def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put settings by dotted name into nested settings, choices of a class first.
+
+    Another algorithm or partition than the tree's own takes its place whole: settings that it lacks go.
+    """
+    for name in sorted(changes, key=lambda name: not name.endswith(".name")):
+        section = name.removesuffix(".name")
+        old = tree.get(section)
+        set_dotted(tree, name, changes[name])
+        if section in CHOSEN and name.endswith(".name") and isinstance(old, dict):
+            known = dict(all_settings({section: tree[section]}))
+            tree[section] = {key: value for key, value in tree[section].items() if f"{section}.{key}" in known}
+
+
 def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """A settings file as nested settings and, by dotted name, the axes of its [grid]."""
     try:
@@ -206,14 +240,15 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     grid = tree.pop("grid", {})
     if not isinstance(grid, dict):
         raise BadInputError(f"[grid] in {path} must be a table of lists")
-    set_default_name(tree, path)
+    set_default_name(tree, path.stem)
     return tree, dict(flatten(grid))
 
 
-def set_default_name(tree: dict[str, Any], path: Path) -> None:
+def set_default_name(tree: dict[str, Any], name: str) -> None:
+    """Name the results, where the settings don't."""
     output = tree.setdefault("output", {})
     if isinstance(output, dict):
-        output.setdefault("name", path.stem)
+        output.setdefault("name", name)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -228,6 +263,5 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 def read_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
     """The experiment of a settings file, with settings overridden by dotted name: {"algorithm.lr": 0.1}."""
     tree, _ = read_toml(Path(path))
-    for name, value in (overrides or {}).items():
-        set_dotted(tree, name, value)
+    override(tree, overrides or {})
     return compose(tree)

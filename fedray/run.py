@@ -177,10 +177,11 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
 
 def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[float, float]]) -> dict[str, Any]:
     """The round's row of the rounds table, evaluated when it is due; `seconds` is still to come."""
-    began = time.perf_counter()
-    loss, accuracy = None, None
+    loss = accuracy = seconds_evaluate = None
     if done.t % e.evaluation.every == 0 or done.t == e.rounds:
+        began = time.perf_counter()
         loss, accuracy = evaluate(done.state)
+        seconds_evaluate = time.perf_counter() - began
     reports = done.updates.reports
     return {
         "round": done.t,
@@ -196,7 +197,7 @@ def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[fl
         "retries": done.updates.retries,
         "seconds_train": done.seconds_train,
         "seconds_aggregate": done.seconds_aggregate,
-        "seconds_evaluate": time.perf_counter() - began,
+        "seconds_evaluate": seconds_evaluate,
         "finished_at": int(time.time() * 1000),
     }
 

@@ -41,7 +41,7 @@ def test_the_name_on_the_command_line_chooses_the_class(file):
 
 
 def test_switches_auto_and_none():
-    assert parse("--algorithm.drop_last").algorithm.drop_last is True
+    assert parse("--algorithm.drop_last", "true").algorithm.drop_last is True
     assert parse("--output.save_model", "false").output.save_model is False
     assert parse("--cluster.clients_per_actor", "auto").cluster.clients_per_actor is None
     assert parse("--algorithm.steps", "none").algorithm.steps is None

@@ -90,6 +90,23 @@ def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhe
     pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
 
 
+def test_an_actor_killed_in_mid_run_costs_a_retry_and_nothing_is_said(tmp_path):
+    process = start(*SMALL, "--rounds", "40", "--algorithm.batch_size", "4", "--output.root", tmp_path)
+    wait_for(process, "round  3")
+    actors = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Client")]
+    os.kill(actors[0].pid, signal.SIGKILL)
+    status, out, err = finish(process)
+    assert (status, err) == (0, "")
+    assert all(
+        line.startswith(("round", "status", "data", "accuracy", "loss", "results", "model"))
+        for line in out.split("\n")
+        if line
+    )
+    tables = load("unnamed", tmp_path)
+    assert tables.rounds["retries"].sum() >= 1
+    assert tables.clients["pid"].nunique() == 3
+
+
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
     process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path)
     wait_for(process, "round    5")

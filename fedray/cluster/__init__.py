@@ -1,1 +1,12 @@
-"""The clients as Ray actors. This folder is the only one that imports ray."""
+"""The clients as Ray actors. This folder is the only one that imports ray, and it has Ray be quiet first."""
+
+import os
+
+QUIET = {
+    # The raylet's own notices bypass log_to_driver; this filter is read when ray is imported.
+    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|Raylet is terminated|worker processes have been started",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # an actor without a GPU share sees no GPU
+}
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)

@@ -15,7 +15,7 @@ from fedray.updates import Trained, Vectors
 
 
 @dataclass(frozen=True)
-class Data:
+class NodeData:
     """A node's one copy of the data set, read by all its actors without copying; arrays as in fedray.data.Dataset."""
 
     train_images: np.ndarray
@@ -27,7 +27,9 @@ class Data:
 class Enrolment:
     """What an actor holds for one run: a trainer, the node's data, and its own client's shard or everybody's rows."""
 
-    def __init__(self, recipe: Recipe, data: Data, rows: np.ndarray, ends: np.ndarray, own: int | None, device: str):
+    def __init__(
+        self, recipe: Recipe, data: NodeData, rows: np.ndarray, ends: np.ndarray, own: int | None, device: str
+    ):
         self.trainer, self.data, self.rows, self.ends = Trainer(recipe, device), data, rows, ends
         self.own = {own: self.copy(rows)} if own is not None else {}
 
@@ -64,7 +66,9 @@ class ClientActor:
         """Actor id, node id, process id and device."""
         return {**self.place, "device": self.device}
 
-    def enrol(self, run: str, recipe: Recipe, data: Data, rows: np.ndarray, ends: np.ndarray, own: int | None) -> None:
+    def enrol(
+        self, run: str, recipe: Recipe, data: NodeData, rows: np.ndarray, ends: np.ndarray, own: int | None
+    ) -> None:
         """Take part in a run: with the shard `own` copied here, or, where it is None, with the rows of all clients.
 
         Client k's rows are rows[ends[k - 1]:ends[k]]; with `own`, `rows` is that client's alone.

@@ -4,6 +4,7 @@ An actor has at most one call running and one waiting. Whatever order calls are 
 order that the caller asks for, so it never changes a bit.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,17 +15,26 @@ from ray.exceptions import RayError, RayTaskError
 from fedray.errors import ClientError, LostActorError
 
 IN_FLIGHT = 2  # calls an actor has: one running, one waiting
-MOST_TRIES = 4  # of one call, before its loss is no accident
+MOST_TRIES = 4  # of one call, or of filling one slot, before a loss is no accident
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place for one actor. `respawn` fills it with a new, enrolled actor when the last one was lost."""
+    """A place for one actor. When it is lost, `respawn` puts a new, enrolled one there, which then has to come up.
+
+    `starting` is the reference that is ready when the new actor has answered, and `deadline` the time until which it
+    may take; `gone` says that the place could not be filled, and `why`.
+    """
 
     handle: Any
     respawn: Callable[["Slot"], None]
     where: dict[str, Any] = field(default_factory=dict)
     tickets: list["Ticket"] = field(default_factory=list)
+    starting: Any = None
+    deadline: float = 0.0
+    failures: int = 0
+    gone: bool = False
+    why: str = ""
 
 
 @dataclass(eq=False)
@@ -46,7 +56,7 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.queue: list[Ticket] = []
-        self.slots: list[Slot] = []  # those with calls in flight
+        self.slots: list[Slot] = []  # those with calls in flight, or with an actor coming up
         self.retries = 0
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
@@ -66,7 +76,7 @@ class Dispatcher:
         return ticket.result
 
     def fetch(self, ticket: Ticket, index: int) -> Any:
-        """The ticket's reference `index`, with the call made again if the object was lost with its node."""
+        """What the ticket's reference `index` holds, the call made again if that was lost with its node."""
         while True:
             self.wait(ticket)
             try:
@@ -77,18 +87,24 @@ class Dispatcher:
                 self.again(ticket, error)
                 self.hand_out()
 
-    def withdraw(self, tickets: Sequence[Ticket]) -> None:
-        """Forget tickets that nobody waits for any more; a call that is running runs to its end."""
-        gone = set(map(id, tickets))
-        self.queue = [ticket for ticket in self.queue if id(ticket) not in gone]
+    def forget(self, slots: Sequence[Slot]) -> None:
+        """Drop all that is queued or in flight on these slots, which are about to be given up or filled anew."""
+        for slot in slots:
+            slot.tickets, slot.starting = [], None
+        self.slots = [slot for slot in self.slots if slot not in slots]
+        self.queue = [ticket for ticket in self.queue if not set(ticket.slots) & set(slots)]
 
     def hand_out(self) -> None:
         """Start queued calls wherever there is room, on the least loaded of the slots each may run on."""
         waiting = []
         for ticket in self.queue:
-            slot = min(ticket.slots, key=lambda slot: len(slot.tickets))
-            if len(slot.tickets) < IN_FLIGHT:
-                self.start(ticket, slot)
+            left = [slot for slot in ticket.slots if not slot.gone]
+            up = [slot for slot in left if slot.starting is None and len(slot.tickets) < IN_FLIGHT]
+            if not left:
+                ticket.done = True
+                ticket.error = ticket.error or LostActorError("no actor is left for a call, and none came up again")
+            elif up:
+                self.start(ticket, min(up, key=lambda slot: len(slot.tickets)))
             else:
                 waiting.append(ticket)
         self.queue = waiting
@@ -97,35 +113,60 @@ class Dispatcher:
         ticket.tries += 1
         ticket.refs = ticket.call(slot.handle)
         slot.tickets.append(ticket)
+        self.watch(slot)
+
+    def watch(self, slot: Slot) -> None:
+        """Wait for this slot's calls, or for its actor to come up, in the turns to come."""
         if slot not in self.slots:
             self.slots.append(slot)
 
     def turn(self) -> None:
-        """Wait for one call to end, settle it, and hand out what that makes room for."""
+        """Wait for one call to end or one actor to come up, settle it, and hand out what that makes room for."""
         flying = {ticket.refs[0]: (ticket, slot) for slot in self.slots for ticket in slot.tickets}
-        ready, _ = ray.wait(list(flying), num_returns=1)
+        starting = {slot.starting: slot for slot in self.slots if slot.starting is not None}
+        timeout = max(0.0, min(s.deadline for s in starting.values()) - time.monotonic()) if starting else None
+        ready, _ = ray.wait([*flying, *starting], num_returns=1, timeout=timeout)
         for ref in ready:
-            ticket, slot = flying[ref]
-            try:
-                ticket.result = ray.get(ref)
-            except RayTaskError as error:
-                ticket.error = error.cause if isinstance(error.cause, ClientError) else error
-            except RayError as error:
-                lost, slot.tickets = slot.tickets, []
-                self.lose(slot, lost, error)
-                continue
-            ticket.done = True
-            slot.tickets.remove(ticket)
-        self.slots = [slot for slot in self.slots if slot.tickets]
+            if ref in starting:
+                self.settle_start(starting[ref])
+            else:
+                self.settle_call(*flying[ref])
+        for slot in starting.values():
+            if slot.starting is not None and time.monotonic() > slot.deadline:
+                slot.gone, slot.why = True, "it did not answer in time"
+                ray.kill(slot.handle)
+        self.slots = [slot for slot in self.slots if slot.tickets or (slot.starting is not None and not slot.gone)]
         self.hand_out()
 
-    def lose(self, slot: Slot, tickets: list[Ticket], error: Exception) -> None:
-        """An actor was lost with its calls: put a new one in its place and queue the calls again, first of all."""
-        slot.respawn(slot)
-        for ticket in reversed(tickets):
-            self.again(ticket, error)
+    def settle_call(self, ticket: Ticket, slot: Slot) -> None:
+        if ticket not in slot.tickets:
+            return  # lost in this same turn with another call of its actor
+        try:
+            ticket.result = ray.get(ticket.refs[0])
+        except RayTaskError as error:
+            ticket.error = error.cause if isinstance(error.cause, ClientError) else error
+        except RayError as error:
+            lost, slot.tickets = slot.tickets, []
+            slot.respawn(slot)
+            for each in reversed(lost):  # they come first now, in their old order
+                self.again(each, error)
+            return
+        ticket.done = True
+        slot.tickets.remove(ticket)
+
+    def settle_start(self, slot: Slot) -> None:
+        try:
+            slot.where = ray.get(slot.starting)
+            slot.starting, slot.failures = None, 0
+        except RayError as error:
+            slot.failures += 1
+            if slot.failures < MOST_TRIES:
+                slot.respawn(slot)
+            else:
+                slot.gone, slot.why = True, f"it died {slot.failures} times: {str(error).strip().splitlines()[-1]}"
 
     def again(self, ticket: Ticket, error: Exception) -> None:
+        """Queue a call again, first of all, unless that has been done too often."""
         self.retries += 1
         ticket.done, ticket.result = False, None
         if ticket.tries >= MOST_TRIES:

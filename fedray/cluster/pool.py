@@ -1,12 +1,12 @@
 """The actor processes, kept warm from run to run."""
 
 import sys
+import time
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
-from fedray.cluster.actor import ClientActor, Data
+from fedray.cluster.actor import ClientActor, NodeData
 from fedray.cluster.dispatch import Dispatcher, Slot
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
@@ -26,35 +26,44 @@ class Pool:
     def provide(self, plan: Plan) -> list[Slot]:
         """As many actors as planned, up and answering; BadInputError when they are not within the time allowed."""
         shape = (plan.num_cpus, plan.num_gpus)
-        if shape != self.shape or len(self.slots) > plan.actors:
-            for slot in self.slots:
-                ray.kill(slot.handle)
-            self.slots, self.shape = [], shape
-        new = [Slot(self.spawn(), self.respawn) for _ in range(plan.actors - len(self.slots))]
-        asked = {slot.handle.where.remote(): slot for slot in (*self.slots, *new)}
-        ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=self.start_timeout)
-        if late:
-            for slot in new:
-                ray.kill(slot.handle)
+        kept = [slot for slot in self.slots if shape == self.shape and not slot.gone][: plan.actors]
+        self.give_up([slot for slot in self.slots if slot not in kept])
+        self.slots, self.shape = kept, shape
+        for slot in kept:
+            self.await_answer(slot)
+        while len(self.slots) < plan.actors:
+            self.slots.append(Slot(self.spawn(), self.respawn))
+            self.await_answer(self.slots[-1])
+        while any(slot.starting is not None and not slot.gone for slot in self.slots):
+            self.dispatcher.turn()
+        if lost := [slot for slot in self.slots if slot.gone]:
+            up, wanted = len(self.slots) - len(lost), len(self.slots)
+            self.give_up(self.slots)
+            self.slots = []
             raise BadInputError(
-                f"only {len(ready)} of {len(asked)} actors x {plan.num_cpus:g} CPU and {plan.num_gpus:g} GPU were up "
-                f"after {self.start_timeout:g} s (cluster.start_timeout); pack clients with cluster.clients_per_actor"
+                f"only {up} of {wanted} actors x {plan.num_cpus:g} CPU and {plan.num_gpus:g} GPU came up "
+                f"({lost[0].why}); see cluster.start_timeout, or pack clients with cluster.clients_per_actor"
             )
-        for ref, slot in asked.items():
-            try:
-                slot.where = ray.get(ref)
-            except RayError:  # a warm one that died since the last run
-                self.respawn(slot)
-                slot.where = ray.get(slot.handle.where.remote(), timeout=self.start_timeout)
-        self.slots += new
         return self.slots
+
+    def await_answer(self, slot: Slot) -> None:
+        """Have the dispatcher wait for the slot's actor to say where it is."""
+        slot.starting, slot.deadline = slot.handle.where.remote(), time.monotonic() + self.start_timeout
+        self.dispatcher.watch(slot)
+
+    def give_up(self, slots: list[Slot]) -> None:
+        """End these actors; their places are filled anew when a run next wants them."""
+        self.dispatcher.forget(slots)
+        for slot in slots:
+            slot.gone = True
+            ray.kill(slot.handle)
 
     def share(self, dataset: Dataset) -> Any:
         """A reference to the data set in the object store: put there once for all runs that use it in a row."""
         if self.shared is None or self.shared[0] is not dataset:
             self.shared = None  # the store may let go of the last one before it holds the next
             arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-            self.shared = (dataset, ray.put(Data(*arrays)))
+            self.shared = (dataset, ray.put(NodeData(*arrays)))
         return self.shared[1]
 
     def spawn(self) -> Any:
@@ -65,3 +74,4 @@ class Pool:
         """Put a new actor in the place of a lost one, which is killed: out of reach, it may still hold its share."""
         ray.kill(slot.handle)
         slot.handle = self.spawn()
+        self.await_answer(slot)

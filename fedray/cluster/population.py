@@ -1,7 +1,8 @@
 """The population as Ray actors: one for each client, or packed."""
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,6 @@ class RayPopulation:
         self.run = f"run-{next(self.ids)}"
         self.pool, self.plan, self.recipe, self.block_size = pool, plan, recipe, block_size
         self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
-        self.tickets: list[Ticket] = []
         self.memory_refs: dict[int, Any] = {}
         self.data: Any = pool.share(dataset)
         self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
@@ -37,7 +37,11 @@ class RayPopulation:
         self.slots = list(pool.provide(plan))
         for slot in self.slots:
             slot.respawn = self.respawn
-        ray.get([self.enrol(slot) for slot in self.slots])
+        enrolments = [Ticket(partial(self.enrol_at, slot), [slot]) for slot in self.slots]
+        self.dispatcher.submit(enrolments)
+        for enrolment in enrolments:
+            self.dispatcher.wait(enrolment)
+        self.retried = self.dispatcher.retries
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -46,19 +50,19 @@ class RayPopulation:
     def device(self) -> str:
         return str(self.slots[0].where["device"])
 
-    def enrol(self, slot: Slot) -> Any:
+    def enrol_at(self, slot: Slot, actor: Any) -> list[Any]:
         if self.plan.packed:
-            return slot.handle.enrol.remote(self.run, self.recipe, self.data, self.rows_of_all, self.ends, None)
+            return [actor.enrol.remote(self.run, self.recipe, self.data, self.rows_of_all, self.ends, None)]
         client = self.slots.index(slot)
-        return slot.handle.enrol.remote(self.run, self.recipe, self.data, self.shards[client], self.ends, client)
+        return [actor.enrol.remote(self.run, self.recipe, self.data, self.shards[client], self.ends, client)]
 
     def respawn(self, slot: Slot) -> None:
         """A new actor in a lost one's place, enrolled before any call that is queued behind."""
         self.pool.respawn(slot)
-        self.enrol(slot)
+        self.enrol_at(slot, slot.handle)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
-        sent, before = ray.put(message), self.dispatcher.retries
+        sent = ray.put(message)
         remembers = bool(algorithm.init_memory(torch.zeros(1)))
         hands = blocks(cohort, self.block_size)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
@@ -66,13 +70,14 @@ class RayPopulation:
             [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls]
             for block_calls in calls
         ]
-        self.submit([ticket for block_tickets in tickets for ticket in block_tickets])
+        self.dispatcher.submit([ticket for block_tickets in tickets for ticket in block_tickets])
         updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
         if remembers:
             for block_calls, block_tickets in zip(calls, tickets, strict=True):
                 for clients, ticket in zip(block_calls, block_tickets, strict=True):
                     self.memory_refs.update(zip(clients, ticket.refs[2:], strict=True))
-        return Updates(updates.sum, updates.reports, updates.each, self.dispatcher.retries - before)
+        before, self.retried = self.retried, self.dispatcher.retries
+        return Updates(updates.sum, updates.reports, updates.each, self.retried - before)
 
     def ticket(self, algorithm: Any, clients: list[int], message: Any, t: int, lr: float, remembers: bool) -> Ticket:
         summed = self.plan.packed and algorithm.linear
@@ -99,21 +104,18 @@ class RayPopulation:
             return Ticket(lambda actor: [actor.evaluate.remote(self.run, sent, first, last)], self.slots)
 
         tickets = [ticket(first) for first in range(0, self.test_count, EVALUATION_CALL)]
-        self.submit(tickets)
+        self.dispatcher.submit(tickets)
         return mean_of_batches(
             itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), self.test_count
         )
 
-    def submit(self, tickets: Sequence[Ticket]) -> None:
-        self.tickets = list(tickets)
-        self.dispatcher.submit(tickets)
-
     def rows(self) -> list[dict[str, Any]]:
         """Packed, a client counts against the actor at its place in line, though any actor may train it."""
-        per_actor = -(-len(self.shards) // len(self.slots))
+        place = [client * len(self.slots) // len(self.shards) for client in range(len(self.shards))]
+        sharing = np.bincount(place)
         rows = []
         for client, shard in enumerate(self.shards):
-            where = self.slots[client // per_actor].where
+            where, per_actor = self.slots[place[client]].where, float(sharing[place[client]])
             rows.append(
                 {
                     "client": client,
@@ -135,8 +137,10 @@ class RayPopulation:
         self.memory_refs[client] = ray.put(memory)
 
     def close(self) -> None:
-        self.dispatcher.withdraw(self.tickets)
         self.memory_refs.clear()
+        busy = [slot for slot in self.slots if slot.tickets]  # after an error, with what nobody waits for any more
+        self.dispatcher.forget(self.slots)
+        self.pool.give_up(busy)
         for slot in self.slots:
             slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 import shutil
 import socket
 from collections.abc import Iterator
@@ -10,21 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
+
+from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Capacity, Cluster, available_memory, cores
 from fedray.errors import BadInputError
-
-QUIET = {
-    # The raylet's own notices bypass log_to_driver; this filter is read when ray is imported.
-    "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|Raylet is terminated|worker processes have been started",
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # an actor without a GPU share sees no GPU
-}
-for _name, _value in QUIET.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402  (after the environment that it reads)
-
-from fedray.cluster.pool import Pool  # noqa: E402
 
 
 @dataclass(frozen=True)
@@ -74,7 +63,7 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
         capacity = Capacity(cpus, int(sum(node.get("GPU", 0.0) for node in nodes)), memory)
         yield Session(capacity, Pool(cluster.start_timeout))
     finally:
-        session = Path(context["session_dir"]) if local else None
+        session = Path(context.address_info["session_dir"]) if local else None
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind

@@ -111,9 +111,8 @@ def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, da
     third.close()
 
 
-@pytest.mark.parametrize("clients_per_actor", [1, 2], ids=["an actor per client", "packed"])
-@pytest.mark.parametrize("moment", ["idle", "training"])
-def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, expected, clients_per_actor, moment):
+@pytest.mark.parametrize(("moment", "clients_per_actor"), [("idle", 2), ("training", 2), ("training", 1)])
+def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clients_per_actor):
     _, model, augment = CASES["client memory"]
     recipe = make_recipe(dataset, model, augment)
     population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)

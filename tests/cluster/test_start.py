@@ -20,14 +20,14 @@ SMALL = [
 ]  # fmt: skip
 
 
-def start(*arguments, home):
-    environment = os.environ | {"HOME": str(home)}
+def start(*arguments, folder, **environment):
     command = [sys.executable, "-m", "fedray", *SMALL, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=home)
+    environment = os.environ | environment
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, env=environment, cwd=folder)
 
 
-def fedray(*arguments, home):
-    done = start(*arguments, home=home)
+def fedray(*arguments, folder, **environment):
+    done = start(*arguments, folder=folder, **environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     return done.stdout
@@ -42,21 +42,17 @@ def cluster():
 
 
 def test_an_existing_cluster_is_joined_used_on_every_node_and_left_running(cluster, tmp_path):
-    out = fedray("--cluster.address", cluster.address, "--output.name", "joined", home=tmp_path)
+    out = fedray("--cluster.address", cluster.address, "--output.name", "joined", folder=tmp_path)
     assert "3 Ray actors, one for each client, 0.5 CPU" in out
     assert all(psutil.pid_exists(p.process.pid) for n in cluster.list_all_nodes() for p in n.all_processes["raylet"])
-    fedray("--output.name", "own", home=tmp_path)
+    lines = fedray("--output.name", "own", folder=tmp_path, HOME=str(tmp_path)).splitlines()
+    known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "results")
+    assert all(line.split()[0] in known for line in lines if line), lines  # nothing of Ray's, also in a new home
     joined, own = (results.load(name, tmp_path / "results") for name in ("joined", "own"))
     assert joined.population["node"].nunique() == 2
     assert own.population["node"].nunique() == 1
     assert not set(own.population["node"]) & set(joined.population["node"])
     assert joined.runs["model_fingerprint"][0] == own.runs["model_fingerprint"][0]
-
-
-def test_a_first_run_in_a_new_home_prints_nothing_of_rays(tmp_path):
-    lines = fedray(home=tmp_path).splitlines()
-    known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "results")
-    assert all(line.split()[0] in known for line in lines if line), lines
 
 
 @pytest.mark.parametrize(
@@ -68,7 +64,7 @@ def test_a_first_run_in_a_new_home_prints_nothing_of_rays(tmp_path):
     ],
 )
 def test_an_address_where_no_ray_is_gives_one_sentence(address, why, tmp_path):
-    done = start("--cluster.address", address, home=tmp_path)
+    done = start("--cluster.address", address, folder=tmp_path, RAY_TMPDIR=str(tmp_path))  # where no cluster is noted
     assert done.returncode == 2
     assert done.stderr.startswith(f"fedray: {why}")
     assert done.stderr.count("\n") == 1
