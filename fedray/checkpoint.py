@@ -46,7 +46,7 @@ def load(path: str | Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a dict)
     except FileNotFoundError:
         raise BadInputError(f"there is no checkpoint {path}") from None
-    except (SafetensorError, TypeError, UnicodeDecodeError) as error:
+    except (SafetensorError, OSError, TypeError, UnicodeDecodeError) as error:
         raise BadInputError(f"the checkpoint {path} is damaged: {error}") from None
     if not {"meta", "blake2b"} <= header.keys():
         raise BadInputError(f"{path} is no checkpoint of fedray, or it is damaged: its header has no digest")

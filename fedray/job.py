@@ -13,7 +13,7 @@ import torch
 import fedray
 from fedray import data, models, results
 from fedray.client import Recipe
-from fedray.cluster.resources import object_store_bytes
+from fedray.cluster.resources import Needs, object_store_bytes
 from fedray.data import Dataset
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
@@ -77,15 +77,18 @@ class Job:
         return models.initial_vectors(self.module)
 
     @property
-    def model_bytes(self) -> int:
-        return sum(vector.nbytes for vector in self.vectors)
+    def needs(self) -> Needs:
+        """What this run asks of memory."""
+        d, e = self.dataset, self.experiment
+        model = sum(vector.nbytes for vector in self.vectors)
+        train = d.train_images.nbytes + d.train_labels.nbytes
+        data = train + d.test_images.nbytes + d.test_labels.nbytes
+        return Needs(model, shards=train, object_store=object_store_bytes(data, model, e.cohort))
 
-    @property
-    def object_store(self) -> int:
-        """Bytes of shared memory that this run wants."""
-        d = self.dataset
-        arrays = (d.train_images, d.train_labels, d.test_images, d.test_labels)
-        return object_store_bytes(sum(a.nbytes for a in arrays), self.model_bytes, self.experiment.cohort)
+    def tidy(self) -> None:
+        """Remove what a kill at the very end of the run left, now that its tables are complete."""
+        self.checkpoint.unlink(missing_ok=True)
+        results.drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
     @property
     def recipe(self) -> Recipe:
@@ -98,11 +101,11 @@ class Job:
         """The settings that people group by: columns of every per-run table."""
         e, a, d = self.experiment, self.experiment.algorithm, self.dataset
         return {
-            "algorithm": a.name,
+            "algorithm": e.chosen_name("algorithm"),
             "dataset": d.name,
             "data_format": d.format,
             "model": e.model.name,
-            "partition": e.partition.name,
+            "partition": e.chosen_name("partition"),
             "alpha": getattr(e.partition, "alpha", None),
             "clients": e.clients,
             "cohort": e.cohort,

@@ -6,12 +6,14 @@ final status the tables are complete and the journal goes; until then the journa
 """
 
 import difflib
+import fcntl
 import json
 import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,10 +63,10 @@ class Output:
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
 
     def __post_init__(self) -> None:
-        if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]+", self.name):
+        if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
             raise BadInputError(
-                f"the results name {self.name!r} must be one folder name of letters, digits, '-', '_' and '.', "
-                "not starting with a '.'"
+                f"the results name {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
+                "'.', not starting with a '.'"
             )
 
 
@@ -127,11 +129,12 @@ class Recorder:
         `run_columns` are what only now is known of the run's row.
         """
         self._row |= run_columns
+        population, runs = to_columns("population", population_rows), self._run_columns()
+        to_batch("runs", runs)  # a wrong value raises before anything is written
         for folder in (*OWN, "journal"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
         for path in (self._journal, *(self._path(table) for table in PER_RUN)):
             remove_stale(path)
-        population = to_columns("population", population_rows)
         for line in self._lines:
             self._take(line)
         runs = self._run_columns()
@@ -143,6 +146,26 @@ class Recorder:
         self._write("population", to_batch("population", population))
         self._write_partition(partition_rows)
         self._flush()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for the length of a `with`; BadInputError where another process or recorder holds it."""
+        path = self._journal.with_name(f".{self._run}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadInputError(f"run {self._run} in {self._folder} is being recorded by another process") from None
+            try:
+                yield
+            except BaseException:
+                path.unlink(missing_ok=True)
+                for folder in path.parents[:3]:  # what was made for the lock alone goes with it
+                    with suppress(OSError):
+                        folder.rmdir()
+                raise
+            path.unlink(missing_ok=True)
 
     def round(self, round_row: Row, client_rows: Iterable[Row], metric_rows: Iterable[Row] = ()) -> None:
         """Record one round: it is on disk when this returns, and in Parquet some seconds later.
@@ -248,12 +271,12 @@ def load(name: str, root: str | Path = "results", run: str | None = None) -> Res
     for each in sorted({path.stem for path in folder.glob(f"runs/{wanted}.parquet")} | journals.keys()):
         for table, part in read_run(folder, each, journals.get(each)).items():
             parts[table].append(part)
+    frames = {table: pa.concat_tables(parts[table]).to_pandas() for table in PER_RUN}
+    used = {f"{each}.parquet" for each in frames["runs"]["partition_id"].dropna()}
     for path in sorted(folder.glob("partitions/[!.]*.parquet")):
-        parts["partitions"].append(read_parquet(path, "partitions"))
-    frames = {table: pa.concat_tables(part).to_pandas() for table, part in parts.items()}
-    if run:
-        mine = frames["partitions"]["partition_id"].isin(frames["runs"]["partition_id"])
-        frames["partitions"] = frames["partitions"][mine].reset_index(drop=True)
+        if path.name in used or run is None:
+            parts["partitions"].append(read_parquet(path, "partitions"))
+    frames["partitions"] = pa.concat_tables(parts["partitions"]).to_pandas()
     return Results(**frames | {"runs": _with_settings(frames["runs"])})
 
 
@@ -265,23 +288,33 @@ def status(root: str | Path, name: str, run: str) -> str | None:
     path = Path(root) / name / "runs" / f"{run}.parquet"
     if not path.exists():
         return None
-    found: str = read_parquet(path, "runs")["status"][0].as_py()
-    return found
+    rows = read_parquet(path, "runs")["status"].to_pylist()
+    if len(rows) != 1:
+        raise BadInputError(f"the results file {path} has {len(rows)} rows, not one")
+    return str(rows[0])
+
+
+def drop_journal(root: str | Path, name: str, run: str) -> None:
+    """Remove the journal that a kill at the very end of a run left: its tables are complete."""
+    Path(root, name, "journal", f"{run}.jsonl").unlink(missing_ok=True)
 
 
 def check_writable(path: str | Path) -> None:
     """Raise BadInputError, in one sentence, where the folder `path` cannot be made or written; create nothing."""
-    nearest = Path(path).absolute()
-    while not os.path.lexists(nearest):
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise BadInputError(f"results cannot be written to {path}: {nearest} is not a folder")
     try:
+        nearest = Path(path).absolute()
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        for folder in (nearest, *(Path(path, table) for table in (*OWN, "journal", "checkpoints", "models"))):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise BadInputError(f"results cannot be written to {path}: {folder} is not a folder")
         with tempfile.TemporaryFile(dir=nearest):  # os.access says yes to root, even in /proc
             pass
-    except OSError as error:
-        why = f"no file can be made in {nearest} ({error.strerror})"
-        raise BadInputError(f"results cannot be written to {path}: {why}") from None
+    except BadInputError:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInputError(f"results cannot be written to {str(path)[:200]!r}: no file can be made ({why})") from None
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:

@@ -53,9 +53,8 @@ def read_past(job: Job) -> Past | None:
             "remove it to start this run over"
         )
     here = versions()
-    changed = [
-        f"{name.removesuffix('_version')} {meta[name]} -> {here[name]}" for name in here if meta[name] != here[name]
-    ]
+    then = {name: meta.get(name) for name in here}
+    changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
     notice = f"continuing run {job.run} after round {meta['round']}"
     if changed:
         notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"

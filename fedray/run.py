@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from fedray import checkpoint, models, results
-from fedray.cluster.resources import Plan, local_capacity, plan
+from fedray.cluster.resources import Cluster, Plan, local_capacity, plan
 from fedray.experiment import Evaluation, Experiment
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job
@@ -51,23 +51,23 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
     Raises BadInputError before anything starts, ClientError when the clients' code fails.
     """
     job, watch = Job(experiment), watch or Watch()
-    repeated = job.ended
-    if repeated:
-        job.checkpoint.unlink(missing_ok=True)
-        status = str(job.status)
-    else:
-        check_before_start(job)
-        past, output = read_past(job), job.experiment.output
-        names = (output.root, output.name, job.run, job.grouping, job.run_row)
-        recorder = Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
-        watch.prepare(job)
-        with population(job, session) as (clients, where, device):
-            watch.begin(job, where)
-            if past:
-                watch.notice(past.notice)
-            status = play(job, clients, device, recorder, past, watch)
-    watch.end(job, status, repeated)
-    return results.load(job.experiment.output.name, job.experiment.output.root, job.run)
+    output = job.experiment.output
+    if job.ended:
+        job.tidy()
+        watch.end(job, str(job.status), repeated=True)
+        if output.save_model and not job.model.exists():
+            watch.notice("its model was not kept; remove its file in runs/ to run it again")
+        return results.load(output.name, output.root, job.run)
+    check_before_start(job)
+    past, recorder = open_past(job)
+    watch.prepare(job)
+    with recorder.locked(), population(job, session) as (clients, where, device):
+        watch.begin(job, where)
+        if past:
+            watch.notice(past.notice)
+        status = play(job, clients, device, recorder, past, watch)
+    watch.end(job, status, repeated=False)
+    return results.load(output.name, output.root, job.run)
 
 
 def check_before_start(job: Job) -> None:
@@ -75,18 +75,25 @@ def check_before_start(job: Job) -> None:
     e = job.experiment
     job.check_shards()
     if e.cluster.backend == "ray" and e.cluster.address == "local":
-        plan(e.cluster, e.clients, local_capacity(e.cluster, torch.cuda.device_count()), job.model_bytes)
+        plan(e.cluster, e.clients, local_capacity(e.cluster, torch.cuda.device_count()), job.needs)
+
+
+def open_past(job: Job) -> tuple[Past | None, Recorder]:
+    """What a checkpoint holds of the run, and a recorder that goes on from there; neither writes anything yet."""
+    past, output = read_past(job), job.experiment.output
+    names = (output.root, output.name, job.run, job.grouping, job.run_row)
+    return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
 
 
 @contextmanager
-def shared_session(jobs: Sequence[Job]) -> Iterator["Session | None"]:
-    """One Ray for all these jobs, which share their [cluster] settings; None where they need no Ray."""
-    if not jobs or jobs[0].experiment.cluster.backend == "in-process":
+def shared_session(cluster: Cluster, object_store: int) -> Iterator["Session | None"]:
+    """One Ray for the runs that share these settings, with that many bytes of shared memory; None for no Ray."""
+    if cluster.backend == "in-process":
         yield None
         return
     from fedray.cluster.start import connected
 
-    with connected(jobs[0].experiment.cluster, max(job.object_store for job in jobs)) as session:
+    with connected(cluster, object_store) as session:
         yield session
 
 
@@ -94,14 +101,14 @@ def shared_session(jobs: Sequence[Job]) -> Iterator["Session | None"]:
 def population(job: Job, session: "Session | None" = None) -> Iterator[tuple[Population, str, str]]:
     """The run's population with a sentence on where it is and its device, for the length of a `with`."""
     e = job.experiment
-    with nullcontext(session) if session else shared_session([job]) as session:
+    with nullcontext(session) if session else shared_session(e.cluster, job.needs.object_store) as session:
         if session is None:
             here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1)
             yield here, "this process, no Ray", "cpu"
             return
         from fedray.cluster.population import RayPopulation
 
-        planned = plan(e.cluster, e.clients, session.capacity, job.model_bytes)
+        planned = plan(e.cluster, e.clients, session.capacity, job.needs)
         clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.block_size or 1)
         try:
             yield clients, describe(planned, e.clients, session.capacity.gpus), clients.device
@@ -166,11 +173,11 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
     numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0)
     if not all(math.isfinite(number) for number in numbers):
         return "diverged"
-    if evaluated and evaluation.target_accuracy and evaluated[-1]["test_accuracy"] >= evaluation.target_accuracy:
-        return "reached_target"
-    if evaluated and evaluation.patience:
+    if evaluated and last is evaluated[-1]:
+        if evaluation.target_accuracy and last["test_accuracy"] >= evaluation.target_accuracy:
+            return "reached_target"
         best = max(evaluated, key=lambda row: row["test_accuracy"])  # the first of equals
-        if last["round"] - best["round"] >= evaluation.patience:
+        if evaluation.patience and last["round"] - best["round"] >= evaluation.patience:
             return "no_improvement"
     return "finished" if last["round"] >= planned else None
 

@@ -7,19 +7,19 @@ import itertools
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from contextlib import nullcontext
+from statistics import mean, stdev
+from typing import Any
 
-import pandas as pd
 from rich.table import Table
 
 from fedray import results
-from fedray.command_line import CommandLine, read_command_line, report_errors
+from fedray.command_line import CommandLine, options, read_command_line, report_errors
+from fedray.console import SweepWatch
 from fedray.errors import BadInputError, ClientError, LostActorError
-from fedray.experiment import Experiment, compose, flatten, set_dotted
-
-if TYPE_CHECKING:
-    from fedray.console import SweepWatch
-    from fedray.job import Job
+from fedray.experiment import Experiment, compose, flatten, nearest, override
+from fedray.job import Job
+from fedray.run import check_before_start, open_past, run, shared_session
 
 PROGRAM = "python -m fedray.sweep"
 FLAGS = {"dry-run": "print each run as the command that reproduces it alone, and run nothing"}
@@ -30,12 +30,12 @@ Point = dict[str, Any]
 def points(grid: Mapping[str, Any]) -> list[Point]:
     """The product of the grid's lists, the last axis fastest."""
     for name, values in grid.items():
+        if name not in options():
+            raise BadInputError(f"grid axis {name!r} is no setting{nearest(name, options())}")
         if not isinstance(values, list) or not values:
             raise BadInputError(f"grid axis {name} must be a list with at least one value, not {values!r}")
         if name.partition(".")[0] in ("cluster", "output"):
-            raise BadInputError(
-                f"{name} cannot be a grid axis: it changes no result, so its runs would be one and the same"
-            )
+            raise BadInputError(f"{name} cannot be a grid axis: it changes no result, so its runs would be the same")
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
@@ -45,12 +45,10 @@ def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
         raise BadInputError(f"name a settings file with a [grid], as in {PROGRAM} experiments/lr.toml")
     if not line.grid:
         raise BadInputError(f"{line.file} has no [grid]; python -m fedray {line.file} runs it")
-    grid = {name: values for name, values in line.grid.items() if name not in line.overrides}
     composed = []
-    for point in points(grid):
+    for point in points({name: values for name, values in line.grid.items() if name not in line.overrides}):
         tree = copy_tree(line.tree)
-        for name, value in point.items():
-            set_dotted(tree, name, value)
+        override(tree, point)
         composed.append((point, compose(tree)))
     return composed
 
@@ -74,71 +72,74 @@ def main(argv: list[str]) -> int:
         for point, _ in composed:
             print(command(line, point))
         return 0
-    from fedray.console import SweepWatch
-    from fedray.job import Job
-
     watch = SweepWatch()
     jobs = [Job(experiment) for _, experiment in composed]
-    left = {
-        f"run {number}/{len(jobs)}  {' '.join(f'{name}={value}' for name, value in point.items())}  ": job
-        for number, (job, (point, _)) in enumerate(zip(jobs, composed, strict=True), start=1)
-        if not job.ended
-    }
-    watch.say("sweep", f"{len(jobs)} runs in {jobs[0].folder}/, {len(jobs) - len(left)} of them finished before")
+    ended = [job.ended for job in jobs]
+    watch.say("sweep", f"{len(jobs)} runs in {jobs[0].folder}/, {sum(ended)} of them finished before")
+    store = max((check(job.experiment) for job, end in zip(jobs, ended, strict=True) if not end), default=0)
+    failed = 0
     try:
-        failed = run_all(left, watch)
+        with shared_session(jobs[0].experiment.cluster, store) if store else nullcontext() as session:
+            for number, (job, (point, _)) in enumerate(zip(jobs, composed, strict=True), start=1):
+                if job.ended:
+                    job.tidy()
+                    continue
+                varied = " ".join(f"{name}={value}" for name, value in point.items())
+                watch.label = f"run {number}/{len(jobs)}  {varied}  "
+                failed += not completed(job.experiment, watch, session)
     except KeyboardInterrupt:
         watch.close()
         watch.notice("interrupted; run the same command again to continue")
         return 130
     finally:
         watch.close()
-    axes = [name for name in line.grid if name not in line.overrides and name != "seed"]
-    watch.console.print(summary(jobs, axes))
+    watch.console.print(summary(jobs, [name for name in line.grid if name not in (*line.overrides, "seed")]))
     watch.say("results", f"{jobs[0].folder}/")
     return 1 if failed else 0
 
 
-def run_all(jobs: "dict[str, Job]", watch: "SweepWatch") -> int:
-    """Run labelled jobs one after another on one Ray; a failing one is shown and counted, and the rest goes on."""
-    from fedray.run import check_before_start, run, shared_session
-
-    for job in jobs.values():
-        check_before_start(job)
-    failed = 0
-    with shared_session(list(jobs.values())) as session:
-        for label, job in jobs.items():
-            watch.label = label
-            try:
-                run(job.experiment, watch, session)
-            except (ClientError, LostActorError) as error:
-                watch.close()
-                print(f"{label}failed\nfedray: {error}", file=sys.stderr)
-                failed += 1
-    return failed
+def check(experiment: Experiment) -> int:
+    """Make every check of a run that has not ended; the shared memory that it wants, in bytes."""
+    job = Job(experiment)  # of its own: it holds the model and the shards only as long as it takes
+    check_before_start(job)
+    open_past(job)
+    return job.needs.object_store
 
 
-def summary(jobs: "list[Job]", axes: Sequence[str]) -> Table:
-    """What varies, and the accuracies as mean and standard deviation over seeds."""
-    output = jobs[0].experiment.output
-    runs = (
-        results.load(output.name, output.root).runs.set_index("run").loc[list(dict.fromkeys(job.run for job in jobs))]
-    )
-    settings = {job.run: dict(flatten(job.experiment.settings())) for job in jobs}
-    keys = pd.DataFrame({axis: [str(settings[run][axis]) for run in runs.index] for axis in axes}, index=runs.index)
-    runs = runs.drop(columns=[axis for axis in axes if axis in runs]).join(keys)
+def completed(experiment: Experiment, watch: SweepWatch, session: Any) -> bool:
+    """Whether the run came to its end; an error is shown, and the sweep goes on."""
+    try:
+        run(experiment, watch, session)
+        return True
+    except (BadInputError, ClientError, LostActorError) as error:
+        watch.close()
+        print(f"{watch.label}failed\nfedray: {error}", file=sys.stderr)
+        return False
+
+
+def summary(jobs: Sequence[Job], axes: Sequence[str]) -> Table:
+    """What varies, and the accuracies of the completed runs as mean and standard deviation over seeds."""
+    groups: dict[tuple[str, ...], list[Any]] = {}
+    for job in {job.run: job for job in jobs}.values():
+        settings = dict(flatten(job.experiment.settings()))
+        (row,) = results.load(job.folder.name, job.folder.parent, job.run).runs.to_dict("records") or [{}]
+        groups.setdefault(tuple(str(settings.get(axis)) for axis in axes), []).append(row)
     table = Table(box=None, pad_edge=False)
     for heading in (*axes, "runs", "final accuracy", "best accuracy", "rounds", "seconds"):
         table.add_column(heading, justify="left" if heading in axes else "right")
-    for key, group in runs.groupby(list(axes), sort=False) if axes else [((), runs)]:
-        spread = [f"{mean_and_std(group[column])}" for column in ("final_test_accuracy", "best_test_accuracy")]
-        mean = [f"{group['rounds_done'].mean():.0f}", f"{group['seconds'].mean():.1f}"]
-        table.add_row(*map(str, key), str(len(group)), *spread, *mean)
+    for key, rows in groups.items():
+        done = [row for row in rows if row.get("status") in results.FINAL_STATUSES]
+        runs = str(len(rows)) if len(done) == len(rows) else f"{len(done)} of {len(rows)}"
+        spread = [mean_and_std([row[name] for row in done]) for name in ("final_test_accuracy", "best_test_accuracy")]
+        means = [f"{mean(row[name] for row in done):.1f}" if done else "" for name in ("rounds_done", "seconds")]
+        table.add_row(*key, runs, *spread, *means)
     return table
 
 
-def mean_and_std(values: pd.Series) -> str:
-    return f"{values.mean():.4f}" + (f" ± {values.std():.4f}" if len(values) > 1 else "")
+def mean_and_std(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":

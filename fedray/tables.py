@@ -157,9 +157,13 @@ def read_journal(path: Path) -> Journal | None:
         texts.pop()
     try:
         header, *lines = map(json.loads, texts)
-    except ValueError as error:
+        by_round = {line["rounds"]["round"][0]: line for line in lines}
+        whole = all(line.keys() >= set(BY_ROUND) for line in lines)
+        if not whole or not header.keys() >= {"run", "grouping", "population", "runs"}:
+            raise ValueError("it lacks a table")
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise BadInputError(f"the journal {path} is damaged: {error}") from None
-    return header, {line["rounds"]["round"][0]: line for line in lines}
+    return header, by_round
 
 
 def read_parquet(path: Path, table: str) -> pa.Table:

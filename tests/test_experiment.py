@@ -40,6 +40,14 @@ def test_the_name_on_the_command_line_chooses_the_class(file):
     assert parse("--partition.name", "contiguous").partition.name == "contiguous"
 
 
+def test_another_choice_takes_the_place_of_the_files_whole(file):
+    """The file's alpha belongs to its dirichlet partition, and goes with it."""
+    assert parse(str(file), "--partition.name", "iid").partition.name == "iid"
+    assert parse(str(file), "--partition.alpha", "3", "--partition.name", "dirichlet").partition.alpha == 3
+    with pytest.raises(BadInputError, match="unknown setting 'partition.alpha'"):
+        parse(str(file), "--partition.alpha", "3", "--partition.name", "iid")
+
+
 def test_switches_auto_and_none():
     assert parse("--algorithm.drop_last", "true").algorithm.drop_last is True
     assert parse("--output.save_model", "false").output.save_model is False
@@ -69,6 +77,12 @@ def test_switches_auto_and_none():
         (["--output.name", "a/b"], ["a/b", "folder name"]),
         (["nowhere.toml"], ["no settings file nowhere.toml"]),
         (["a.toml", "b.toml"], ["one settings file"]),
+        (["--rounds", "3000000000"], ["rounds = 3000000000", "larger than"]),
+        (["--algorithm.batch_size", "3000000000"], ["algorithm.batch_size = 3000000000", "larger than"]),
+        (["--algorithm.lr", "1e39"], ["algorithm.lr", "less than or equal to 1000000"]),
+        (["--output.name", "a" * 101], ["at most 100"]),
+        (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
+        (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
     ],
@@ -88,6 +102,14 @@ def test_a_wrong_setting_is_one_sentence(argv, parts):
         ("[algoritm]\nlr = 1", ["'algoritm'", "did you mean algorithm?"]),
         ("algorithm = 3", ["algorithm is a section"]),
         ("rounds = 'many'", ["rounds = 'many'", "integer"]),
+        ("output = 3", ["output is a section"]),
+        ("[algorithm]\nname = 3", ["algorithm.name = 3", "fedavg"]),
+        ("[algorithm]\nname = ['fedavg']", ["algorithm.name = ['fedavg']"]),
+        ("[partition.name]\nx = 1", ["partition.name = {'x': 1}"]),
+        ("rounds = true", ["rounds = true", "number"]),
+        ("[algorithm]\nlr = true", ["algorithm.lr = true", "number"]),
+        ("[algorithm.lr]\nx = 1", ["algorithm.lr = {'x': 1}", "number"]),
+        ("rounds = [1]", ["rounds = [1]", "integer"]),
         ("grid = 3", ["[grid]", "table"]),
         ("rounds = 0\n[algorithm]\nlr = -1\nx = 2", ["algorithm.lr", "algorithm.x"]),
     ],
@@ -167,6 +189,6 @@ def test_help_explains_every_setting_with_default_and_range(capsys):
         assert f"--{name} " in text
         if field is not None:
             assert " ".join(field.description.split()) in text
-    assert "Learning rate of the clients' SGD in the first round. (default 0.05; > 0)" in text
+    assert "Learning rate of the clients' SGD in the first round. (default 0.05; > 0; <= 1000000.0)" in text
     assert "(rounds; default 20; >= 1)" in text
     assert "default auto" in text

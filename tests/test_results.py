@@ -425,7 +425,7 @@ def test_unwritable_folders_are_refused_and_nothing_is_made(tmp_path: Path) -> N
     (tmp_path / "file").touch()
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     for path in (tmp_path / "file", tmp_path / "file" / "a" / "b", tmp_path / "dangling", Path("/proc/a/b")):
-        with pytest.raises(BadInputError, match=f"^results cannot be written to {path}: .*/"):
+        with pytest.raises(BadInputError, match="^results cannot be written to .*: (/|no file can be made)"):
             check_writable(path)
     check_writable(tmp_path / "new" / "results")
     check_writable(tmp_path)

@@ -8,7 +8,9 @@ import pandas as pd
 import pytest
 
 from fedray import results
-from fedray.command_line import report_errors
+from fedray.command_line import read_command_line, report_errors
+from fedray.experiment import compose
+from fedray.job import Job
 from fedray.sweep import main, points
 
 SETTINGS = """
@@ -47,9 +49,8 @@ GRID = '[grid]\n"algorithm.lr" = [0.01, 0.05]\nseed = [0, 1]\n'
 
 
 def test_points_are_the_product_with_the_last_axis_fastest():
-    assert points({"a": [1, 2], "b": ["x"], "c": [3, 4]}) == [
-        {"a": a, "b": "x", "c": c} for a in (1, 2) for c in (3, 4)
-    ]
+    grid = {"seed": [1, 2], "model.name": ["cnn"], "algorithm.lr": [3, 4]}
+    assert points(grid) == [{"seed": s, "model.name": "cnn", "algorithm.lr": lr} for s in (1, 2) for lr in (3, 4)]
 
 
 def test_a_sweep_on_ray_skips_what_is_finished_and_ends_in_a_table(file, capsys):
@@ -107,7 +108,11 @@ def test_a_run_whose_clients_fail_is_recorded_and_the_rest_goes_on(file, monkeyp
     monkeypatch.setattr(fedavg.FedAvg, "loss", loss)
     path = file(GRID)
     assert sweep(path) == 1
-    assert capsys.readouterr().err.count("RuntimeError: too fast") == 2
+    out, err = capsys.readouterr()
+    assert err.count("RuntimeError: too fast") == 2
+    rows = [line.split() for line in out.splitlines() if line.startswith(("0.01 ", "0.05 "))]
+    assert [row[1] for row in rows] == ["2", "0"]
+    assert rows[1][1:4] == ["0", "of", "2"]  # the failed ones are in no mean
     runs = results.load("lr", path.parent / "results").runs
     assert runs.groupby("lr")["status"].apply(set).to_dict() == {0.01: {"finished"}, 0.05: {"failed"}}
 
@@ -121,6 +126,8 @@ def test_a_run_whose_clients_fail_is_recorded_and_the_rest_goes_on(file, monkeyp
         ("[grid]\nalgorithm.lr = []\n", ["algorithm.lr", "at least one value"]),
         ("[grid]\nalgorithm.lr = 0.1\n", ["algorithm.lr", "list"]),
         ("[grid]\nclients = [4, 1000]\n", ["1000", "160"]),
+        ("[grid]\nalgorithm = [{lr = 0.1}, {lr = 0.2}]\n", ["'algorithm' is no setting"]),
+        ("[grid]\nalgorithm.name = [3]\n", ["algorithm.name = 3"]),
         ("[grid]\ncluster.cpus = [1, 2]\n", ["cluster.cpus", "changes no result"]),
     ],
 )
@@ -131,6 +138,29 @@ def test_a_wrong_grid_is_refused_whole_before_the_first_run(file, capsys, grid, 
     assert all(part in err for part in parts), err
     assert err.count("\n") == 1
     assert not (path.parent / "results").exists()
+
+
+def test_a_damaged_checkpoint_of_a_later_run_is_refused_before_the_first(file, capsys):
+    path = file(GRID)
+    assert sweep(path, "--dry-run") == 0
+    last = [str(a) for a in shlex.split(capsys.readouterr().out.splitlines()[-1])[4:]]
+    (checkpoint,) = [job(str(path), *last).checkpoint]
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_bytes(b"junk")
+    assert sweep(path) == 2
+    assert f"{checkpoint} is damaged" in capsys.readouterr().err
+    assert not (path.parent / "results/lr/runs").exists()
+
+
+def job(*argv):
+    return Job(compose(read_command_line(argv, "", "").tree))
+
+
+def test_another_partition_takes_the_place_of_the_files_whole(file):
+    path = file('[partition]\nname = "dirichlet"\nalpha = 0.1\n[grid]\n"partition.name" = ["iid", "dirichlet"]\n')
+    assert sweep(path) == 0
+    runs = results.load("lr", path.parent / "results").runs
+    assert runs.set_index("partition")["alpha"].dropna().to_dict() == {"dirichlet": 0.1}
 
 
 def test_a_sweep_without_a_file_says_what_to_name(capsys):

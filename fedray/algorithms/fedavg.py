@@ -28,7 +28,7 @@ class FedAvg:
     name: ClassVar[str] = "fedavg"
     linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum, so that blocks may be summed early
 
-    lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0)
+    lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0, le=1e6)
     lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
         "constant",
         "How lr changes over the rounds: cosine falls towards 0 at the last round, step multiplies by lr_decay every "
@@ -41,13 +41,13 @@ class FedAvg:
     batch_size: int = setting(32, "Local batch size, B in the paper; 0 is the whole shard.", unit="images", ge=0)
     drop_last: bool = setting(False, "Drop an epoch's last batch where it is smaller than batch_size.")
     momentum: float = setting(0.0, "Momentum of the clients' SGD, restarted each round.", ge=0, lt=1)
-    weight_decay: float = setting(0.0, "L2 penalty of the clients' SGD.", ge=0)
+    weight_decay: float = setting(0.0, "L2 penalty of the clients' SGD.", ge=0, le=1e6)
     weighting: Literal["num_examples", "uniform", "sum"] = setting(
         "num_examples",
         "Weights of the updates: by shard size (the paper), all the same, or their plain sum (the textbook's rule, "
         "where server_lr is its lambda).",
     )
-    server_lr: float = setting(1.0, "Step of the server along the aggregated update.", gt=0)
+    server_lr: float = setting(1.0, "Step of the server along the aggregated update.", gt=0, le=1e6)
 
     def learning_rate(self, t: int, rounds: int) -> float:
         """The clients' learning rate in round t of 1..rounds."""

@@ -65,16 +65,25 @@ class Plan:
         return self.clients_per_actor > 1
 
 
-def plan(cluster: Cluster, clients: int, capacity: Capacity, model_bytes: int) -> Plan:
-    """The reservations of a population; BadInputError with the arithmetic when they cannot fit.
+@dataclass(frozen=True)
+class Needs:
+    """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store."""
 
-    `model_bytes` is one model vector. A process holds its parameters, gradients, momentum and the received message.
-    """
+    model: int
+    shards: int = 0
+    object_store: int = 0
+
+
+def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
+    """The reservations of a population; BadInputError with the arithmetic when they cannot fit."""
+    if not capacity.cpus:
+        raise BadInputError("the cluster offers no CPUs, and every actor reserves a share of one")
     cpus, gpus = capacity.cpus, (1.0,) * capacity.gpus
     per_actor = cluster.clients_per_actor
     if per_actor is None:
-        need = ACTOR_BYTES + 4 * model_bytes + (GPU_CONTEXT_BYTES if gpus else 0)
-        fits = clients * need <= 0.8 * capacity.memory
+        # A process holds parameters, gradients, momentum and the update.
+        need = clients * (ACTOR_BYTES + 4 * needs.model + (GPU_CONTEXT_BYTES if gpus else 0))
+        fits = need + needs.shards + needs.object_store <= 0.8 * capacity.memory
         per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
         actors = clients
@@ -87,8 +96,8 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, model_bytes: int) -
         if cluster.gpus_per_client is None:
             num_gpus = 0.25 if gpus else 0.0  # a few processes keep a GPU busy; each costs a context
         else:
-            num_gpus = min(1.0, cluster.gpus_per_client * per_actor)
-        fit = min(room(cpus, num_cpus), room(gpus, num_gpus) if num_gpus else clients)
+            num_gpus = max(min(1.0, cluster.gpus_per_client * per_actor), cluster.gpus_per_client)
+        fit = min(room(cpus, num_cpus), room_on_gpus(capacity.gpus, num_gpus) if num_gpus else clients)
         actors = min(-(-clients // per_actor), max(1, fit))
     check_fit(actors, num_cpus, num_gpus, capacity)
     return Plan(actors, per_actor, num_cpus, num_gpus)
@@ -103,6 +112,11 @@ def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
 def room(wholes: Sequence[float], part: float) -> int:
     """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two."""
     return sum(math.floor(whole / part + 1e-9) for whole in wholes)
+
+
+def room_on_gpus(gpus: int, share: float) -> int:
+    """How many actors the GPUs hold: shares of one, or whole ones."""
+    return room((1.0,) * gpus, share) if share <= 1 else int(gpus // share)
 
 
 def share(wholes: Sequence[float], parts: int) -> float:
@@ -127,11 +141,13 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
             f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but there are {total:g}{nodes}, "
             f"room for {room(capacity.cpus, num_cpus)}; lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
         )
+    if 0 < num_gpus < SMALLEST_SHARE:
+        raise BadInputError(f"{num_gpus:g} GPU an actor: a share is at least {SMALLEST_SHARE:g}")
     if num_gpus > 1 and num_gpus != int(num_gpus):
         raise BadInputError(f"{num_gpus:g} GPUs an actor: a share above 1 must be a whole number")
     if not num_gpus:
         return
-    fit = room((1.0,) * capacity.gpus, num_gpus) if num_gpus <= 1 else capacity.gpus // int(num_gpus)
+    fit = room_on_gpus(capacity.gpus, num_gpus)
     if actors > fit:
         raise BadInputError(
             f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, "

@@ -125,8 +125,12 @@ def _check_count(split: str, wanted: int, present: int) -> None:
 
 def _root(data: Data) -> Path:
     named = data.root or os.environ.get("FEDRAY_DATA", "")
-    root = Path(named or "data").expanduser()
-    if named and not root.is_dir():
+    try:
+        root = Path(named or "data").expanduser()
+        exists = root.is_dir()
+    except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a name too long, a null character
+        raise BadInputError(f"the folder {named[:200]!r} cannot be looked into: {error}") from None
+    if named and not exists:
         said_by = "data.root" if data.root else "FEDRAY_DATA"
         raise BadInputError(f"the folder {root} that {said_by} names does not exist: {REMEDY}")
     return root

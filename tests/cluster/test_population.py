@@ -13,7 +13,7 @@ from small_data import make_recipe
 from fedray.algorithms.fedavg import FedAvg
 from fedray.client import Recipe
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, plan
+from fedray.cluster.resources import Cluster, Needs, Plan, plan
 from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.in_process import InProcessPopulation
 from fedray.models import build, initial_vectors
@@ -23,7 +23,7 @@ SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 
 
 
 def on_ray(session, dataset, recipe, block_size=2, **settings):
-    planned = plan(Cluster(**settings), len(SHARDS), session.capacity, 250_000)
+    planned = plan(Cluster(**settings), len(SHARDS), session.capacity, Needs(250_000))
     return RayPopulation(session.pool, planned, dataset, SHARDS, recipe, block_size)
 
 
@@ -111,7 +111,7 @@ def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, da
     third.close()
 
 
-@pytest.mark.parametrize(("moment", "clients_per_actor"), [("idle", 2), ("training", 2), ("training", 1)])
+@pytest.mark.parametrize(("moment", "clients_per_actor"), [("idle", 2), ("training", 4), ("training", 1)])
 def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clients_per_actor):
     _, model, augment = CASES["client memory"]
     recipe = make_recipe(dataset, model, augment)
@@ -203,6 +203,32 @@ def test_a_call_that_kills_every_actor_ends_in_an_error_not_in_a_loop(session, d
     population.close()
 
 
+@pytest.mark.parametrize(("clients_per_actor", "survives"), [(2, True), (1, False)])
+def test_a_place_that_cannot_be_filled_again_is_given_up_in_time(
+    session, dataset, expected, clients_per_actor, survives
+):
+    """As when its node is lost: packed, the other actors do the work; a client's own actor is missed, and says so."""
+    recipe = make_recipe(dataset)
+    population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+    pool, shape = session.pool, session.pool.shape
+    pool.shape, pool.start_timeout = (99.0, 0.0), 2.0  # no node has so many CPUs
+    try:
+        for slot in population.slots[:1] if survives else population.slots:
+            os.kill(slot.where["pid"], signal.SIGKILL)
+        time.sleep(0.5)
+        if survives:
+            assert play(population, ALGORITHM, recipe) == expected["lenet5"]
+        else:
+            with pytest.raises(LostActorError, match="no actor is left"):
+                play(population, ALGORITHM, recipe)
+    finally:
+        pool.shape, pool.start_timeout = shape, 120
+        population.close()
+    again = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+    assert play(again, ALGORITHM, recipe) == expected["lenet5"]
+    again.close()
+
+
 class WrongLength(FedAvg):
     def finish(self, start, end, steps, lr, message, memory):
         return {"params": (end - start)[:-1]}, memory
@@ -215,7 +241,17 @@ def test_an_update_of_the_wrong_length_is_named(dataset):
 
 
 def test_actors_that_do_not_come_up_in_time_are_given_up(session):
-    planned = plan(Cluster(clients_per_actor=1), 3, session.capacity, 0)
+    planned = plan(Cluster(clients_per_actor=1), 3, session.capacity, Needs(0))
     pool = type(session.pool)(start_timeout=0.01)
-    with pytest.raises(BadInputError, match=r"of 3 actors .* were up after 0.01 s"):
+    with pytest.raises(BadInputError, match=r"only 0 of 3 actors .* came up \(it did not answer in time\)"):
         pool.provide(planned)
+
+
+def test_packed_clients_are_spread_over_all_actors(session, dataset):
+    """Four clients on three actors: every actor is in the table."""
+    planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25)
+    population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
+    rows = population.rows()
+    assert len({row["actor"] for row in rows}) == 3
+    assert sum(row["num_cpus"] for row in rows) == 1.5
+    population.close()

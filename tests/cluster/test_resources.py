@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedray.cluster.resources import Capacity, Cluster, Plan, object_store_bytes, plan, room, share
+from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, object_store_bytes, plan, room, share
 from fedray.errors import BadInputError
 
 LAPTOP = Capacity(cpus=(2.0,), gpus=0, memory=20e9)
@@ -12,7 +12,7 @@ SMALL = 250_000  # bytes of a model
 
 
 def planned(clients, capacity=LAPTOP, model_bytes=SMALL, **settings):
-    return plan(Cluster(**settings), clients, capacity, model_bytes)
+    return plan(Cluster(**settings), clients, capacity, Needs(model_bytes))
 
 
 def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
@@ -24,6 +24,11 @@ def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
 def test_auto_counts_the_model_too():
     assert not planned(10).packed
     assert planned(10, model_bytes=500_000_000).packed  # vgg16: parameters, gradients, momentum and message
+
+
+def test_auto_counts_shards_and_object_store_too():
+    assert not plan(Cluster(), 40, LAPTOP, Needs(SMALL, shards=10**9, object_store=10**9)).packed
+    assert plan(Cluster(), 40, LAPTOP, Needs(SMALL, shards=10**9, object_store=2 * 10**9)).packed
 
 
 def test_shares_always_fit():
@@ -68,6 +73,9 @@ def test_packing_makes_as_many_actors_as_fit():
         (5, LAPTOP, {"clients_per_actor": 1, "cpus_per_actor": 0.5}, ("5 actors x 0.5 CPUs need 2.5 CPUs", "there are 2")),
         (3, LAPTOP, {"gpus_per_client": 0.5, "clients_per_actor": 1}, ("3 actors x 0.5 GPU", "0 GPUs")),
         (2, Capacity((8.0,), 4, 1e12), {"clients_per_actor": 1, "gpus_per_client": 1.5}, ("1.5 GPUs", "whole number")),
+        (4, Capacity((8.0,), 1, 1e12), {"gpus_per_client": 2, "clients_per_actor": 2}, ("1 actors x 2 GPU", "room for 0")),
+        (4, Capacity((8.0,), 1, 1e12), {"gpus_per_client": 0.00005}, ("5e-05 GPU", "at least 0.0001")),
+        (4, Capacity((), 0, 1e12), {}, ("no CPUs",)),
         (30_000, LAPTOP, {"clients_per_actor": 1}, ("30000 actors", "0.0001")),
     ],
 )  # fmt: skip
