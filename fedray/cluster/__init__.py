@@ -5,6 +5,7 @@ import os
 QUIET = {
     # The raylet's own notices bypass log_to_driver; this filter is read when ray is imported.
     "RAY_DEDUP_LOGS_SKIP_REGEX": "worker died or was killed|Raylet is terminated|worker processes have been started",
+    "RAY_IGNORE_UNHANDLED_ERRORS": "1",  # of calls that nobody waits for any more, after another one failed
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",  # an actor without a GPU share sees no GPU
 }

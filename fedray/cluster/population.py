@@ -138,9 +138,10 @@ class RayPopulation:
 
     def close(self) -> None:
         self.memory_refs.clear()
-        busy = [slot for slot in self.slots if slot.tickets]  # after an error, with what nobody waits for any more
+        # After an error some are busy with what nobody waits for any more; others may still be coming up again.
+        unfit = [slot for slot in self.slots if slot.tickets or slot.starting is not None]
         self.dispatcher.forget(self.slots)
-        self.pool.give_up(busy)
+        self.pool.give_up(unfit)
         for slot in self.slots:
             slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)
