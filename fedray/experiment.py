@@ -114,9 +114,8 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
     return kind if isinstance(kind, type) and hasattr(kind, "__pydantic_fields__") else None
 
 
-def pydantic_fields(kind: type) -> dict[str, Any]:
-    fields: dict[str, Any] = vars(kind)["__pydantic_fields__"]
-    return fields
+def pydantic_fields(kind: Any) -> dict[str, Any]:
+    return dict(kind.__pydantic_fields__)
 
 
 def all_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

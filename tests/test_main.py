@@ -76,7 +76,9 @@ def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhe
     with start(*settings) as process:
         wait_for(process, "round  7")
         family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 4
+        # Ray's two agents see only after a minute that their cluster is gone.
+        family = [p for p in family if not p.name().endswith("Agent")]
+        assert len(family) >= 6
         os.kill(process.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
