@@ -19,10 +19,6 @@ def main(argv: list[str]) -> int:
         watch.notice(f"only the base settings of {line.file} run; its [grid] is for python -m fedray.sweep {line.file}")
     try:
         run(experiment, watch)
-    except KeyboardInterrupt:
-        watch.close()
-        watch.notice("interrupted; run the same command again to continue")
-        return 130
     finally:
         watch.close()
     return 0

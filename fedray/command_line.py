@@ -128,8 +128,11 @@ def absent(field: Any) -> str:
 
 
 def report_errors(main: Callable[[], int]) -> int:
-    """Run a program's main: bad input is one sentence and exit status 2, failing client code a traceback and 1,
-    as is losing actors again and again."""
+    """Run a program's main and return its exit status.
+
+    Bad input is one sentence and 2, failing client code its traceback and 1, as are actors that keep dying; an
+    interrupt is 130.
+    """
     try:
         return main()
     except BadInputError as error:
@@ -138,3 +141,6 @@ def report_errors(main: Callable[[], int]) -> int:
     except (ClientError, LostActorError) as error:
         print(f"fedray: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue")
+        return 130

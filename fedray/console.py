@@ -57,11 +57,12 @@ class ConsoleWatch(Watch):
         line = f"{self.label}round {t:>{len(str(rounds))}}/{rounds}"
         if row["test_accuracy"] is not None:
             line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
-        line += f"  train loss {row['train_loss']:.4f}  {row['seconds']:.2f} s  ETA {clock(pace * (rounds - t))}"
+        left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
-            self.progress.update(self.task, completed=t, description=line)
+            self.progress.update(self.task, completed=t, description=line + left)
         elif not self.label:
-            self.console.print(line, markup=False)
+            line += f"  train loss {row['train_loss']:.4f}  {row['seconds']:.2f} s"
+            self.console.print(line + left, markup=False)
 
     def notice(self, text: str) -> None:
         self.say("note", text)

@@ -25,7 +25,7 @@ from fedray.data.partitions import PARTITIONS, Iid, Partition
 from fedray.errors import BadInputError
 from fedray.models import Model
 from fedray.randomness import MAX_SEED
-from fedray.results import Output
+from fedray.recorder import Output
 from fedray.settings import Auto, Maybe, section, setting
 
 

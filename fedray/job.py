@@ -18,6 +18,7 @@ from fedray.data import Dataset
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
+from fedray.recorder import check_writable, drop_journal
 
 
 @lru_cache(maxsize=2)
@@ -37,7 +38,7 @@ class Job:
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.model = self.folder / "models" / f"{self.run}.safetensors"
-        results.check_writable(self.folder)
+        check_writable(self.folder)
 
     @property
     def status(self) -> str | None:
@@ -88,7 +89,7 @@ class Job:
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
         self.checkpoint.unlink(missing_ok=True)
-        results.drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
+        drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
     @property
     def recipe(self) -> Recipe:

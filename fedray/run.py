@@ -16,7 +16,8 @@ from fedray.cluster.resources import Cluster, Plan, local_capacity, plan
 from fedray.experiment import Evaluation, Experiment
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job
-from fedray.results import Recorder, Results
+from fedray.recorder import Recorder
+from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.server import Population, Round, play_rounds
 from fedray.updates import Vectors, mean_loss

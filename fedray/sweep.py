@@ -87,10 +87,6 @@ def main(argv: list[str]) -> int:
                 varied = " ".join(f"{name}={value}" for name, value in point.items())
                 watch.label = f"run {number}/{len(jobs)}  {varied}  "
                 failed += not completed(job.experiment, watch, session)
-    except KeyboardInterrupt:
-        watch.close()
-        watch.notice("interrupted; run the same command again to continue")
-        return 130
     finally:
         watch.close()
     watch.console.print(summary(jobs, [name for name in line.grid if name not in (*line.overrides, "seed")]))
@@ -131,7 +127,7 @@ def summary(jobs: Sequence[Job], axes: Sequence[str]) -> Table:
         done = [row for row in rows if row.get("status") in results.FINAL_STATUSES]
         runs = str(len(rows)) if len(done) == len(rows) else f"{len(done)} of {len(rows)}"
         spread = [mean_and_std([row[name] for row in done]) for name in ("final_test_accuracy", "best_test_accuracy")]
-        means = [f"{mean(row[name] for row in done):.1f}" if done else "" for name in ("rounds_done", "seconds")]
+        means = [f"{mean(row[name] for row in done):.4g}" if done else "" for name in ("rounds_done", "seconds")]
         table.add_row(*key, runs, *spread, *means)
     return table
 

@@ -1,4 +1,4 @@
-"""The tables of the results: their columns, rows turned into them, and files read back. results.py writes them.
+"""The tables of the results: their columns, rows turned into them, and files read back. recorder.py writes them.
 
 results/README.md says what each column means.
 

@@ -20,7 +20,8 @@ from pandas.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from fedray.errors import BadInputError
-from fedray.results import FINAL_STATUSES, Output, Recorder, check_writable, load, status
+from fedray.recorder import Output, Recorder, check_writable
+from fedray.results import FINAL_STATUSES, load, status
 from fedray.tables import GROUPING, OWN, PER_RUN, SCHEMAS, read_journal
 
 SETTINGS = {"rounds": 100, "seed": 1, "algorithm": {"name": "fedavg", "lr": 0.1, "layers": [1, 2]}}

@@ -1,0 +1,269 @@
+"""What a run writes: a journal while it goes, Parquet tables for pandas. The only file that writes tables.
+
+A round goes to the journal first (one line, forced to disk), so what was reported survives `kill -9`. Parquet cannot be
+appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point: once it carries a
+final status the tables are complete and the journal goes; until then the journal is the truth, and `load` reads it.
+"""
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from fedray.atomic import remove_stale, replacing
+from fedray.errors import BadInputError
+from fedray.settings import section, setting
+from fedray.tables import (
+    BY_ROUND,
+    FINAL_STATUSES,
+    GROUPING,
+    OWN,
+    PER_RUN,
+    Columns,
+    join_batches,
+    plain,
+    read_journal,
+    summarise,
+    to_batch,
+    to_columns,
+    to_rows,
+)
+
+STATUSES = ("running", "interrupted", "failed", *FINAL_STATUSES)
+
+Row = Mapping[str, Any]
+
+
+@section
+class Output:
+    """Where results go, and how often they are written. Not part of the run id."""
+
+    root: str = setting("results", "Folder of all results.")
+    name: str = setting("", "Name of these results, a folder under root; empty: the name of the settings file.")
+    checkpoint_every: int = setting(5, "A checkpoint every so many rounds.", ge=1, unit="rounds")
+    save_model: bool = setting(True, "Whether the final model is kept, as safetensors.")
+    flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
+
+    def __post_init__(self) -> None:
+        if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
+            raise BadInputError(
+                f"the results name {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
+                "'.', not starting with a '.'"
+            )
+
+
+class Recorder:
+    """Records one run. `start` once, `round` after every round, `finish` once; each is durable when it returns.
+
+    `grouping` gives every grouping column, `run_row` what is known of the run's row at its start.
+    """
+
+    def __init__(
+        self, root: str | Path, name: str, run: str, grouping: Row, run_row: Row, *, flush_seconds: float = 5.0
+    ) -> None:
+        if grouping.keys() != GROUPING.keys():
+            raise ValueError(f"the grouping columns differ by {sorted(grouping.keys() ^ GROUPING.keys())}")
+        self.rounds: list[dict[str, Any]] = []
+        """The rows of `rounds` so far, kept ones included; a time is milliseconds since 1970 UTC."""
+        self._folder, self._run, self._grouping = Path(root) / name, run, plain(grouping)
+        self._row = {"started_at": datetime.now(UTC), **run_row, "status": "running"}
+        self._lines: list[dict[str, Any]] = []
+        self._later: list[dict[str, Any]] = []
+        self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
+        self._flush_seconds = flush_seconds
+        self._next_flush = 0.0
+
+    @classmethod
+    def resume(
+        cls,
+        root: str | Path,
+        name: str,
+        run: str,
+        grouping: Row,
+        run_row: Row,
+        *,
+        keep_rounds: int,
+        flush_seconds: float = 5.0,
+    ) -> "Recorder":
+        """A recorder that goes on after `keep_rounds` rounds of the run's journal.
+
+        Later rounds, reported before a kill, stay in the journal until they are recorded again. The run keeps its first
+        `started_at`. BadInputError where the journal lacks one of the rounds to keep.
+        """
+        recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
+        header, lines = read_journal(recorder._journal) or ({}, {})
+        kept = [line for t, line in lines.items() if t <= keep_rounds]
+        if len(kept) < keep_rounds:
+            raise BadInputError(
+                f"the journal {recorder._journal} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint: "
+                "remove the checkpoint to start this run over"
+            )
+        if header:
+            recorder._row["started_at"] = header["runs"]["started_at"][0]
+        recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
+        return recorder
+
+    def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row], **run_columns: Any) -> None:
+        """Make the folders, the journal and all tables (of a fresh run, without rounds); the run is now `running`.
+
+        Whatever an earlier attempt at this run left is replaced, the journal first and at once. The partition is
+        written where no other run has written it; its rows may be empty when `run_row` names no partition_id.
+        `run_columns` are what only now is known of the run's row.
+        """
+        self._row |= run_columns
+        population, runs = to_columns("population", population_rows), self._run_columns()
+        to_batch("runs", runs)  # a wrong value raises before anything is written
+        for folder in (*OWN, "journal"):
+            (self._folder / folder).mkdir(parents=True, exist_ok=True)
+        for path in (self._journal, *(self._path(table) for table in PER_RUN)):
+            remove_stale(path)
+        for line in self._lines:
+            self._take(line)
+        runs = self._run_columns()
+        header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "population": population, "runs": runs}
+        with replacing(self._journal) as temporary:
+            temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines, *self._later)))
+        self._lines, self._later = [], []
+        self._write("runs", to_batch("runs", runs))
+        self._write("population", to_batch("population", population))
+        self._write_partition(partition_rows)
+        self._flush()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for the length of a `with`; BadInputError where another process or recorder holds it."""
+        path = self._journal.with_name(f".{self._run}.lock")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise BadInputError(f"run {self._run} in {self._folder} is being recorded by another process") from None
+            try:
+                yield
+            except BaseException:
+                path.unlink(missing_ok=True)
+                for folder in path.parents[:3]:  # what was made for the lock alone goes with it
+                    with suppress(OSError):
+                        folder.rmdir()
+                raise
+            path.unlink(missing_ok=True)
+
+    def round(self, round_row: Row, client_rows: Iterable[Row], metric_rows: Iterable[Row] = ()) -> None:
+        """Record one round: it is on disk when this returns, and in Parquet some seconds later.
+
+        Client and metric rows need not repeat the round. A value of a wrong type raises before anything is written.
+        """
+        t = {"round": round_row["round"]}
+        line = {
+            "rounds": to_columns("rounds", [round_row]),
+            "clients": to_columns("clients", ({**t, **row} for row in client_rows)),
+            "metrics": to_columns("metrics", ({**t, **row} for row in metric_rows)),
+        }
+        self._take(line)
+        # Not "ab": a journal that somebody removed must not come back without its header.
+        with self._journal.open("r+b") as journal:
+            journal.seek(0, os.SEEK_END)
+            journal.write(_encode(line))
+            journal.flush()
+            os.fsync(journal.fileno())
+        if time.monotonic() >= self._next_flush:
+            self._flush()
+
+    def finish(self, status: str, error: str | None = None, **run_columns: Any) -> None:
+        """Write all tables, the run's row last. A final status ends the run and its journal; another can be resumed.
+
+        `run_columns` are further columns of `runs`; accuracies, `rounds_done` and `seconds` come from the rounds.
+        """
+        if status not in STATUSES[1:]:
+            raise ValueError(f"a run ends with one of {STATUSES[1:]}, not with {status!r}")
+        self._row |= {"finished_at": datetime.now(UTC), **run_columns, "status": status, "error": error}
+        self._write_tables()
+        if status in FINAL_STATUSES:
+            self._journal.unlink()
+
+    @property
+    def _journal(self) -> Path:
+        return self._folder / "journal" / f"{self._run}.jsonl"
+
+    def _path(self, table: str) -> Path:
+        return self._folder / table / f"{self._run}.parquet"
+
+    def _run_columns(self) -> Columns:
+        return to_columns("runs", [self._row | summarise(self.rounds)])
+
+    def _take(self, line: dict[str, Columns]) -> None:
+        batches = {table: to_batch(table, line[table]) for table in BY_ROUND}
+        for table, batch in batches.items():
+            self._batches[table].append(batch)
+        self.rounds += to_rows(line["rounds"])
+
+    def _flush(self) -> None:
+        began = time.monotonic()
+        self._write_tables()
+        ended = time.monotonic()
+        self._next_flush = ended + max(self._flush_seconds, 10 * (ended - began))  # at most a tenth of the run's time
+
+    def _write_tables(self) -> None:
+        row = to_batch("runs", self._run_columns())  # first, so that a wrong value raises before anything is written
+        for table, batches in self._batches.items():
+            if len(batches) > 1:
+                batches[:] = [pa.concat_tables(batches).combine_chunks()]
+            self._write(table, *batches)
+        self._write("runs", row)
+
+    def _write(self, table: str, *batches: pa.Table) -> None:
+        _write_parquet(self._path(table), join_batches(table, list(batches), self._run, self._grouping))
+
+    def _write_partition(self, rows: Iterable[Row]) -> None:
+        partition_id = self._row.get("partition_id")
+        path = self._folder / "partitions" / f"{partition_id}.parquet"
+        if partition_id is not None and not path.exists():
+            columns = to_columns("partitions", ({"partition_id": partition_id, **row} for row in rows))
+            _write_parquet(path, to_batch("partitions", columns))
+
+
+def drop_journal(root: str | Path, name: str, run: str) -> None:
+    """Remove the journal that a kill at the very end of a run left: its tables are complete."""
+    Path(root, name, "journal", f"{run}.jsonl").unlink(missing_ok=True)
+
+
+def check_writable(path: str | Path) -> None:
+    """Raise BadInputError, in one sentence, where the folder `path` cannot be made or written; create nothing."""
+    try:
+        nearest = Path(path).absolute()
+        while not os.path.lexists(nearest):
+            nearest = nearest.parent
+        for folder in (nearest, *(Path(path, table) for table in (*OWN, "journal", "checkpoints", "models"))):
+            if os.path.lexists(folder) and not folder.is_dir():
+                raise BadInputError(f"results cannot be written to {path}: {folder} is not a folder")
+        with tempfile.TemporaryFile(dir=nearest):  # os.access says yes to root, even in /proc
+            pass
+    except BadInputError:
+        raise
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInputError(f"results cannot be written to {str(path)[:200]!r}: no file can be made ({why})") from None
+
+
+def _write_parquet(path: Path, table: pa.Table) -> None:
+    """Small files: no statistics and no second copy of the schema, which outweigh the rows of a short run."""
+    words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
+    with replacing(path) as temporary:
+        pq.write_table(
+            table, temporary, compression="zstd", use_dictionary=words, write_statistics=False, store_schema=False
+        )
+
+
+def _encode(line: Mapping[str, Any]) -> bytes:
+    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
