@@ -110,10 +110,10 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_nothing_is_said(tmp_path):
 
 
 def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
-    process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path)
+    process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path, start_new_session=True)
     wait_for(process, "round    5")
     family = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all of Ray's processes
     status, out, err = finish(process)
     assert (status, err) == (130, "")
     assert "interrupted; run the same command again to continue" in out

@@ -189,4 +189,33 @@ def test_batchnorm_statistics_travel_with_the_same_weights():
         images, labels = population.shard(client)
         alone.append(population.trainer.train(algorithm, client, images, labels, start, {}, 1, 1e-3)[0]["buffers"])
     np.testing.assert_allclose(done[0].state["buffers"] - start["buffers"], alone[0] / 3 + alone[1] * 2 / 3, atol=1e-5)
+    module = fresh(dataset, "resnet18").train()  # client 0 makes one step, whose forward pass moves the statistics
+    module(next(population.trainer.batches(algorithm, 0, *population.shard(0), 1))[0])
+    buffers = torch.cat([b.flatten() for b in module.buffers() if b.is_floating_point()]).numpy()
+    np.testing.assert_allclose(alone[0], buffers - start["buffers"], atol=1e-5)
     assert np.abs(alone[0]).max() > 1e-3
+
+
+def test_dropout_is_addressed_and_leaves_torchs_own_generator_alone(dataset):
+    """The same masks whatever torch's generator was at, other masks in another round, none in evaluation."""
+    algorithm = FedAvg(lr=0.05, batch_size=0)
+    shards = [np.arange(96)]
+    bits = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        done, population = play(algorithm, dataset, shards, rounds=1, model="cnn")
+        bits.append(done[0].state["params"].tobytes())
+        after = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(after, torch.rand(3))
+    assert bits[0] == bits[1]
+    start = algorithm.init(*initial_vectors(fresh(dataset, "cnn")))
+    losses = [
+        population.trainer.train(algorithm, 0, *population.shard(0), start, {}, t, 0.05)[2].train_loss for t in (1, 2)
+    ]
+    assert abs(losses[0] - losses[1]) > 1e-4
+    x, y = (torch.from_numpy(a) for a in (dataset.test_images, dataset.test_labels))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (dataset.mean, dataset.std))
+    with torch.no_grad():
+        loss = F.cross_entropy(fresh(dataset, "cnn").eval()((x.float() / 255 - mean) / std), y)
+    assert population.evaluate(start)[0] == pytest.approx(float(loss), rel=1e-5)
