@@ -109,16 +109,15 @@ def explain(field: Any) -> str:
     sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
     bounds = [m for m in field.metadata if type(m).__name__ in sign]
     limits = [f"{sign[type(m).__name__]} {getattr(m, type(m).__name__.lower())}" for m in bounds]
-    default = (
-        absent(field)
-        if field.default is None
-        else str(field.default).lower()
-        if field.annotation is bool
-        else field.default
-    )
-    facts = [f"default {default!s}" if default != "" else "default empty"]
     unit = (field.json_schema_extra or {}).get("unit")
-    return f"{field.description} ({'; '.join([*([unit] if unit else []), *facts, *limits])})"
+    return f"{field.description} ({'; '.join([*([unit] if unit else []), f'default {default(field)}', *limits])})"
+
+
+def default(field: Any) -> str:
+    """A setting's default as it would be written."""
+    if field.default is None:
+        return absent(field)
+    return str(field.default).lower() if field.annotation is bool else str(field.default) or "empty"
 
 
 def absent(field: Any) -> str:

@@ -1,4 +1,4 @@
-"""What many tests share: a small data set, and one Ray with a fake GPU for the whole session."""
+"""What many tests share: a small data set, and one Ray with a fake GPU for a file."""
 
 import pytest
 from small_data import make_dataset
@@ -12,9 +12,9 @@ def dataset() -> Dataset:
     return make_dataset()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def session():
-    """A connection to a local Ray with two CPUs and one (fake) GPU."""
+    """A connection to a local Ray with two CPUs and one (fake) GPU, for one file: other files start their own."""
     from fedray.cluster.start import connected  # imports ray
 
     with connected(Cluster(cpus=2, gpus=1, start_timeout=120), 200 * 2**20) as session:

@@ -72,7 +72,7 @@ def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
 
 def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhere(tmp_path):
     """Killed on Ray, continued in this process: the model and the rounds of a run that nothing disturbed."""
-    settings = [*SMALL, "--rounds", "60", "--algorithm.batch_size", "8", "--output.root", tmp_path]
+    settings = [*SMALL, "--rounds", "30", "--algorithm.batch_size", "8", "--output.root", tmp_path]
     with start(*settings) as process:
         wait_for(process, "round  7")
         family = psutil.Process(process.pid).children(recursive=True)
@@ -93,7 +93,7 @@ def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhe
 
 
 def test_an_actor_killed_in_mid_run_costs_a_retry_and_nothing_is_said(tmp_path):
-    process = start(*SMALL, "--rounds", "40", "--algorithm.batch_size", "4", "--output.root", tmp_path)
+    process = start(*SMALL, "--rounds", "25", "--algorithm.batch_size", "4", "--output.root", tmp_path)
     wait_for(process, "round  3")
     actors = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Client")]
     os.kill(actors[0].pid, signal.SIGKILL)
@@ -167,12 +167,10 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_on_disk(tmp_path, monkeypa
     assert "round" not in out
 
 
-def test_help_names_both_programs_options():
-    status, out, _ = finish(start("--help"))
-    assert status == 0
-    assert "--algorithm.lr FLOAT" in out
+def test_the_sweeps_help_names_its_own_options_too():
     status, out, _ = finish(start("--help", module="fedray.sweep"))
     assert status == 0
+    assert "--algorithm.lr FLOAT" in out
     assert "--dry-run" in out
 
 

@@ -224,9 +224,10 @@ def test_a_place_that_cannot_be_filled_again_is_given_up_in_time(
     finally:
         pool.shape, pool.start_timeout = shape, 120
         population.close()
-    again = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
-    assert play(again, ALGORITHM, recipe) == expected["lenet5"]
-    again.close()
+    if survives:  # and the next run has its two actors again
+        again = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
+        assert play(again, ALGORITHM, recipe) == expected["lenet5"]
+        again.close()
 
 
 class WrongLength(FedAvg):
