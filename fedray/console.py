@@ -37,6 +37,8 @@ class ConsoleWatch(Watch):
         )
         self.say("model", f"{e.model.name}, {job.vectors[0].size:,} parameters, trained by {e.algorithm.name}")
         self.say("run", f"{job.run} in {job.folder}/")
+        if e.cluster.backend == "ray":
+            self.say("actors", "starting")
 
     def begin(self, job: Job, where: str) -> None:
         self.say("actors", where)
