@@ -214,15 +214,16 @@ def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
 def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put settings by dotted name into nested settings, choices of a class first.
 
-    Another algorithm or partition than the tree's own takes its place whole: settings that it lacks go.
+    Another algorithm or partition than the tree's own takes its place whole: settings that only the old one has go.
     """
     for name in sorted(changes, key=lambda name: not name.endswith(".name")):
         section = name.removesuffix(".name")
-        old = tree.get(section)
+        choosing = section in CHOSEN and name.endswith(".name") and isinstance(tree.get(section), dict)
+        before = dict(all_settings({section: dict(tree[section])})) if choosing else {}
         set_dotted(tree, name, changes[name])
-        if section in CHOSEN and name.endswith(".name") and isinstance(old, dict):
-            known = dict(all_settings({section: tree[section]}))
-            tree[section] = {key: value for key, value in tree[section].items() if f"{section}.{key}" in known}
+        if choosing:
+            gone = before.keys() - dict(all_settings({section: tree[section]})).keys()
+            tree[section] = {key: value for key, value in tree[section].items() if f"{section}.{key}" not in gone}
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:

@@ -22,12 +22,14 @@ class InProcessPopulation:
         self.dataset, self.shards, self.block_size = dataset, shards, block_size
         self.trainer = Trainer(recipe)
         self.remembered: dict[int, Vectors] = {}
+        self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and what it changed
         self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
 
     def __len__(self) -> int:
         return len(self.shards)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        self.remembered.update(self.learned[1])
         learned: dict[int, Vectors] = {}
 
         def trained() -> Iterator[list[Trained]]:
@@ -40,7 +42,7 @@ class InProcessPopulation:
                 yield [replace(part, reports=[replace(report, **self.place) for report in part.reports])]
 
         updates = gather(algorithm, trained())
-        self.remembered.update(learned)
+        self.learned = (t, learned)
         return updates
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
@@ -58,8 +60,9 @@ class InProcessPopulation:
             for client, rows in enumerate(self.shards)
         ]
 
-    def memories(self) -> Iterator[tuple[int, Vectors]]:
-        return iter(sorted(self.remembered.items()))
+    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
+        last, learned = self.learned
+        return iter(sorted({**self.remembered, **(learned if last <= t else {})}.items()))
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.remembered[client] = memory

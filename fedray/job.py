@@ -23,6 +23,7 @@ from fedray.recorder import check_writable, drop_journal
 
 @lru_cache(maxsize=2)
 def load_data(settings: data.Data, fingerprint: str) -> Dataset:
+    """The data set, loaded once for runs in a row; `fingerprint` is part of the key, because files can change."""
     return data.load(settings)
 
 
@@ -161,7 +162,6 @@ def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
 
 
 def versions() -> dict[str, str]:
-
     return {
         "fedray_version": fedray.__version__,
         "python_version": platform.python_version(),

@@ -15,7 +15,7 @@ from fedray.updates import Vectors
 def save(job: Job, state: Vectors, t: int, clients: Population) -> None:
     """A checkpoint of everything that round t + 1 starts from."""
     arrays = {f"state/{name}": vector for name, vector in state.items()}
-    for client, memory in clients.memories():
+    for client, memory in clients.memories(t):
         arrays |= {f"memory/{client}/{name}": vector for name, vector in memory.items()}
     checkpoint.save(job.checkpoint, arrays, {"run": job.run, "round": t, **identity(job), **versions()})
 

@@ -13,6 +13,7 @@ import torch
 
 from fedray import checkpoint, models, results
 from fedray.cluster.resources import Cluster, Plan, local_capacity, plan
+from fedray.errors import BadInputError
 from fedray.experiment import Evaluation, Experiment
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job
@@ -62,11 +63,14 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
     check_before_start(job)
     past, recorder = open_past(job)
     watch.prepare(job)
-    with recorder.locked(), population(job, session) as (clients, where, device):
-        watch.begin(job, where)
-        if past:
-            watch.notice(past.notice)
-        status = play(job, clients, device, recorder, past, watch)
+    with recorder.locked():
+        if job.ended:
+            raise BadInputError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
+        with population(job, session) as (clients, where, device):
+            watch.begin(job, where)
+            if past:
+                watch.notice(past.notice)
+            status = play(job, clients, device, recorder, past, watch)
     watch.end(job, status, repeated=False)
     return results.load(output.name, output.root, job.run)
 

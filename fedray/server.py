@@ -27,8 +27,8 @@ class Population(Protocol):
     def rows(self) -> list[dict[str, Any]]:
         """One row of the population table for each client."""
 
-    def memories(self) -> Iterator[tuple[int, Vectors]]:
-        """What each client that has trained remembers, in client order, one at a time."""
+    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
+        """What each client remembers after round t, the last one trained or the one before it, one at a time."""
 
     def remember(self, client: int, memory: Vectors) -> None:
         """Give a client its memory back, when a run is resumed."""

@@ -48,6 +48,14 @@ def test_another_choice_takes_the_place_of_the_files_whole(file):
         parse(str(file), "--partition.alpha", "3", "--partition.name", "iid")
 
 
+def test_a_misspelt_setting_is_refused_whatever_is_chosen_over_it(tmp_path):
+    path = tmp_path / "mine.toml"
+    path.write_text("[partition]\nname = 'dirichlet'\nalfa = 3\nalpha = 0.1\n")
+    for name in ("dirichlet", "iid"):
+        with pytest.raises(BadInputError, match=r"unknown setting 'partition.alfa'"):
+            parse(str(path), "--partition.name", name)
+
+
 def test_switches_auto_and_none():
     assert parse("--algorithm.drop_last", "true").algorithm.drop_last is True
     assert parse("--output.save_model", "false").output.save_model is False

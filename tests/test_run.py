@@ -19,6 +19,7 @@ from fedray import checkpoint, results
 from fedray.algorithms.fedavg import FedAvg
 from fedray.errors import BadInputError, ClientError
 from fedray.experiment import compose
+from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
 from fedray.models import BUILDERS
 from fedray.run import Watch, outcome, run
@@ -321,6 +322,43 @@ def test_client_memory_survives_an_interrupt(tmp_path):
     losses = [tables.rounds["train_loss"].tolist() for tables in (plain, undisturbed)]
     assert losses[0][0] == losses[1][0]
     assert losses[0][1:] != losses[1][1:]
+
+
+def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice(tmp_path, monkeypatch):
+    """The clients have trained round 4 when its evaluation is interrupted: the checkpoint is of round 3, memory too."""
+
+    def experiment(root):
+        return dataclasses.replace(small(root), algorithm=Remembering(batch_size=10))
+
+    evaluations = []
+
+    def evaluate(self, state):
+        evaluations.append(state)
+        if len(evaluations) == 4:
+            raise KeyboardInterrupt
+        return original(self, state)
+
+    original = InProcessPopulation.evaluate
+    monkeypatch.setattr(InProcessPopulation, "evaluate", evaluate)
+    with pytest.raises(KeyboardInterrupt):
+        run(experiment(tmp_path / "a"))
+    monkeypatch.undo()
+    arrays, meta = checkpoint.load(Job(experiment(tmp_path / "a")).checkpoint)
+    assert meta["round"] == 3
+    assert (
+        sum(float(array[0]) for name, array in arrays.items() if name.endswith("/times")) == 9
+    )  # 3 rounds of 3 clients
+    assert_same_tables(run(experiment(tmp_path / "a")), run(experiment(tmp_path / "b")))
+
+
+def test_a_run_that_another_process_finished_in_the_meantime_is_left_alone(tmp_path):
+    class Meddling(Watch):
+        def prepare(self, job):
+            run(small(tmp_path))
+
+    with pytest.raises(BadInputError, match="finished by another process"):
+        run(small(tmp_path), Meddling())
+    assert results.load("small", tmp_path).runs["status"].tolist() == ["finished"]
 
 
 def test_a_checkpoint_of_another_experiment_is_refused_and_nothing_is_written(tmp_path):

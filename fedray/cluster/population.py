@@ -3,6 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ class RayPopulation:
         self.pool, self.plan, self.recipe, self.block_size = pool, plan, recipe, block_size
         self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
         self.memory_refs: dict[int, Any] = {}
+        self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
         self.data: Any = pool.share(dataset)
         self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
         self.ends = np.cumsum([len(shard) for shard in shards])
@@ -62,6 +64,7 @@ class RayPopulation:
         self.enrol_at(slot, slot.handle)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        self.memory_refs.update(self.learned[1])
         sent = ray.put(message)
         remembers = bool(algorithm.init_memory(torch.zeros(1)))
         hands = blocks(cohort, self.block_size)
@@ -72,10 +75,12 @@ class RayPopulation:
         ]
         self.dispatcher.submit([ticket for block_tickets in tickets for ticket in block_tickets])
         updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
+        learned: dict[int, Any] = {}
         if remembers:
             for block_calls, block_tickets in zip(calls, tickets, strict=True):
                 for clients, ticket in zip(block_calls, block_tickets, strict=True):
-                    self.memory_refs.update(zip(clients, ticket.refs[2:], strict=True))
+                    learned.update(zip(clients, ticket.refs[2:], strict=True))
+        self.learned = (t, learned)
         before, self.retried = self.retried, self.dispatcher.retries
         return Updates(updates.sum, updates.reports, updates.each, self.retried - before)
 
@@ -129,15 +134,16 @@ class RayPopulation:
             )
         return rows
 
-    def memories(self) -> Iterator[tuple[int, Vectors]]:
-        for client in sorted(self.memory_refs):
-            yield client, ray.get(self.memory_refs[client])
+    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
+        last, learned = self.learned
+        for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
+            yield client, ray.get(ref)
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory_refs[client] = ray.put(memory)
 
     def close(self) -> None:
-        self.memory_refs.clear()
+        self.memory_refs, self.learned = {}, (0, {})
         # After an error some are busy with what nobody waits for any more; others may still be coming up again.
         unfit = [slot for slot in self.slots if slot.tickets or slot.starting is not None]
         self.dispatcher.forget(self.slots)
