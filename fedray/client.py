@@ -8,7 +8,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,25 +16,11 @@ import torch.nn.functional as F
 
 from fedray.data.augment import crop_flip, normalise
 from fedray.errors import ClientError
-from fedray.models import Model, Shape, build
+from fedray.networks import build
 from fedray.randomness import generator, torch_seed
+from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Report, Sum, Trained, Vectors, num_bytes
 from fedray.vector import FlatModel
-
-EVALUATION_BATCH = 500  # images a forward pass; fixed, because the sums of a batch are rounded
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything a client needs to know besides its images: small, so that it travels with the enrolment."""
-
-    model: Model
-    shape: Shape
-    classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    augment: str
-    seed: int
 
 
 class Trainer:

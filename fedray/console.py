@@ -35,14 +35,18 @@ class ConsoleWatch(Watch):
         self.say(
             "clients", f"{e.clients}, {e.partition.name} shards of {spread} images; {e.cohort} take part in a round"
         )
-        self.say("model", f"{e.model.name}, {job.vectors[0].size:,} parameters, trained by {e.algorithm.name}")
         self.say("run", f"{job.run} in {job.folder}/")
         if e.cluster.backend == "ray":
             self.say("actors", "starting")
 
     def begin(self, job: Job, where: str) -> None:
+        self.say_model(job)
         self.say("actors", where)
         self.start_bar(job)
+
+    def say_model(self, job: Job) -> None:
+        e = job.experiment
+        self.say("model", f"{e.model.name}, {job.vectors[0].size:,} parameters, trained by {e.algorithm.name}")
 
     def start_bar(self, job: Job) -> None:
         self.began, self.first = time.perf_counter(), 0
@@ -104,6 +108,7 @@ class SweepWatch(ConsoleWatch):
 
     def begin(self, job: Job, where: str) -> None:
         if not self.shown:
+            self.say_model(job)
             self.say("actors", where)
         self.shown = True
         self.start_bar(job)

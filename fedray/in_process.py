@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.client import Recipe, Trainer, train_block
+from fedray.client import Trainer, train_block
 from fedray.data import Dataset
+from fedray.recipe import Recipe
 from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
 
 

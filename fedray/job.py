@@ -2,22 +2,24 @@
 
 import json
 import platform
-from functools import cached_property, lru_cache
+from collections.abc import Callable
+from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 import fedray
 from fedray import data, models, results
-from fedray.client import Recipe
-from fedray.cluster.resources import Needs, object_store_bytes
+from fedray.cluster.forks import fork_server
+from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
+from fedray.models import Blueprint
+from fedray.recipe import Recipe
 from fedray.recorder import check_writable, drop_journal
 
 
@@ -63,20 +65,34 @@ class Job:
         e = self.experiment
         return e.partition.split(self.dataset.train_labels, e.clients, e.seed)
 
+    def check_split(self) -> None:
+        """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
+        self.shards  # noqa: B018
+
     def check_shards(self) -> None:
         """Raise BadInputError where a shard does not suit the model or the batch size."""
         sizes = [len(shard) for shard in self.shards]
-        check_batches(self.experiment.algorithm, sizes, models.normalises_by_batch(self.module))
+        check_batches(self.experiment.algorithm, sizes, self.blueprint.normalises_by_batch)
 
     @cached_property
-    def module(self) -> torch.nn.Module:
-        shape = self.dataset.train_images.shape[1:]
-        return models.build(self.experiment.model, shape, len(self.dataset.classes), self.experiment.seed)
+    def blueprint_asked(self) -> Callable[[], Blueprint]:
+        """Have the model built where torch is: the call that waits for it, to be made when it is needed."""
+        e, r = self.experiment, self.recipe
+        wanted = (r.model, r.shape, r.classes, r.seed)
+        server = fork_server() if e.cluster.backend == "ray" and will_fork(e.cluster) else None
+        if server is None:
+            return partial(models.blueprint, *wanted)
+        server.preload(models.PRELOADED.get(e.model.name, ()))
+        return server.ask(models.blueprint, *wanted).result
 
     @cached_property
+    def blueprint(self) -> Blueprint:
+        return self.blueprint_asked()
+
+    @property
     def vectors(self) -> tuple[np.ndarray, np.ndarray]:
         """Initial params [P] and buffers [B]."""
-        return models.initial_vectors(self.module)
+        return self.blueprint.params, self.blueprint.buffers
 
     @property
     def needs(self) -> Needs:
@@ -132,17 +148,27 @@ class Job:
             "num_buffers": buffers.size,
             "partition_id": partition_id(self.shards),
             "data_fingerprint": self.fingerprint,
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            **versions(),
+            "cpu_capability": self.blueprint.torch.cpu_capability,
+            **self.versions,
         }
 
-    def partition_rows(self) -> list[dict[str, Any]]:
+    @property
+    def versions(self) -> dict[str, str]:
+        """What the bits of a result depend on besides the settings."""
+        return {
+            "fedray_version": fedray.__version__,
+            "python_version": platform.python_version(),
+            "torch_version": self.blueprint.torch.version,
+            "ray_version": version("ray"),
+            "numpy_version": np.__version__,
+        }
+
+    def partition_columns(self) -> dict[str, np.ndarray]:
+        """The partitions table: every label of every client, client by client."""
         counts = label_counts(self.shards, self.dataset.train_labels, len(self.dataset.classes))
-        return [
-            {"client": client, "label": label, "label_name": name, "count": int(counts[client, label])}
-            for client in range(len(self.shards))
-            for label, name in enumerate(self.dataset.classes)
-        ]
+        clients, labels = np.indices(counts.shape).reshape(2, -1)
+        names = np.array(self.dataset.classes, dtype=object)
+        return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
@@ -159,13 +185,3 @@ def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
                 f"client {client} has {n} examples, so that with algorithm.batch_size = {size} a batch of one image is "
                 "left, on which BatchNorm fails; set algorithm.drop_last = true or another batch size"
             )
-
-
-def versions() -> dict[str, str]:
-    return {
-        "fedray_version": fedray.__version__,
-        "python_version": platform.python_version(),
-        "torch_version": torch.__version__,
-        "ray_version": version("ray"),
-        "numpy_version": np.__version__,
-    }

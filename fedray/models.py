@@ -1,16 +1,13 @@
-"""The models, by name, and how one is built and initialised from a seed."""
+"""The models by name, and what the driver knows of one. The networks themselves are in networks.py, since a driver
+with its clients in other processes has no use for torch, which takes seconds to import."""
 
-from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 import numpy as np
-import torch
-from torch import nn
 
-from fedray.randomness import torch_seed
 from fedray.settings import section, setting
-from fedray.vector import FlatModel
 
 Shape = tuple[int, int, int]
 
@@ -19,77 +16,55 @@ Shape = tuple[int, int, int]
 class Model:
     """Which network the clients train."""
 
-    name: Literal["lenet5", "cnn", "logistic", "resnet18"] = setting(
+    name: Literal["lenet5", "cnn", "logistic", "mlp", "resnet18"] = setting(
         "lenet5",
         "The network: lenet5 (62 k parameters), cnn (1.6 M, the CIFAR-10 benchmark of pfl-research), "
-        "logistic (multinomial logistic regression), resnet18 (torchvision's, 11.2 M, with BatchNorm).",
+        "logistic (multinomial logistic regression), mlp (two hidden layers of 200, McMahan's 2NN), "
+        "resnet18 (torchvision's, 11.2 M, with BatchNorm).",
     )
 
 
-def lenet5(shape: Shape, classes: int) -> nn.Module:
-    """LeCun et al. 1998, with ReLU and max-pooling as in NIID-Bench (arXiv 2102.02079); 62,006 parameters."""
-    channels, height, width = shape
-    flat = 16 * (((height - 4) // 2 - 4) // 2) * (((width - 4) // 2 - 4) // 2)
-    return nn.Sequential(
-        nn.Conv2d(channels, 6, 5), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(6, 16, 5), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(),
-        nn.Linear(flat, 120), nn.ReLU(), nn.Linear(120, 84), nn.ReLU(), nn.Linear(84, classes),
-    )  # fmt: skip
+@dataclass(frozen=True, eq=False)
+class Blueprint:
+    """A model as the driver needs it: its initial params [P] and buffers [B], and how they make a state dict."""
+
+    params: np.ndarray
+    buffers: np.ndarray
+    places: dict[str, tuple[str, tuple[int, ...]]]
+    """In the vectors' order, each tensor's name: the vector that holds it ("params" or "buffers") and its shape."""
+    others: dict[str, np.ndarray]
+    """What is in neither vector and stays as it was built: integer buffers and frozen parameters."""
+    normalises_by_batch: bool
+    """Whether a training step fails on a batch of one image, as BatchNorm does."""
+    torch: "Torch"
+
+    def state_dict(self, params: np.ndarray, buffers: np.ndarray) -> dict[str, np.ndarray]:
+        """The module's whole state dict, by torch's names, with `params` [P] and `buffers` [B] in place."""
+        vectors, at, tensors = {"params": params, "buffers": buffers}, {"params": 0, "buffers": 0}, dict(self.others)
+        for name, (kind, shape) in self.places.items():
+            first, at[kind] = at[kind], at[kind] + prod(shape)
+            tensors[name] = vectors[kind][first : at[kind]].reshape(shape)
+        return tensors
 
 
-def cnn(shape: Shape, classes: int) -> nn.Module:
-    """The CIFAR-10 benchmark model of pfl-research (arXiv 2404.06430): 1,626,442 parameters on CIFAR-10."""
-    channels, height, width = shape
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25),
-        nn.Flatten(), nn.Linear(64 * ((height - 4) // 2) * ((width - 4) // 2), 128), nn.ReLU(), nn.Dropout(0.5),
-        nn.Linear(128, classes),
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Torch:
+    """The torch that the clients run on: its version and build, the processor's instruction set, the number of GPUs."""
+
+    version: str
+    cpu_capability: str
+    gpus: int
 
 
-def logistic(shape: Shape, classes: int) -> nn.Module:
-    """Multinomial logistic regression on the pixels."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), classes))
+PRELOADED = {"resnet18": ("torchvision.models",)}
+"""What building a model imports besides torch."""
 
 
-def resnet18(shape: Shape, classes: int) -> nn.Module:
-    """torchvision's resnet18 with its own stem (He et al. 2015, arXiv 1512.03385), randomly initialised."""
-    from torchvision.models import resnet18  # 2 s to import, so only where it is used
-
-    return resnet18(num_classes=classes)
-
-
-BUILDERS: dict[str, Callable[[Shape, int], nn.Module]] = {
-    "lenet5": lenet5,
-    "cnn": cnn,
-    "logistic": logistic,
-    "resnet18": resnet18,
-}
-
-
-def build(model: Model, shape: Shape, classes: int, seed: int) -> nn.Module:
-    """The module with torch's default initialisation, the same for the same seed; torch's own generator is left alone.
+def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
+    """The blueprint of a model and the torch that it was built with, which this call imports where it runs.
 
     `shape` is (channels, height, width) of one image.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(seed, "model"))
-        return BUILDERS[model.name](shape, classes)
+    from fedray import networks
 
-
-def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """The module's params [P] and buffers [B] as float32 arrays: what the server starts from."""
-    flat = FlatModel(module)
-    return flat.params.numpy(), flat.buffers.numpy()
-
-
-def state_dict(module: nn.Module, params: np.ndarray, buffers: np.ndarray) -> dict[str, np.ndarray]:
-    """The module's whole state dict, by torch's names, with `params` [P] and `buffers` [B] in place."""
-    flat = FlatModel(module)
-    flat.load(torch.from_numpy(params), torch.from_numpy(buffers))
-    return {name: np.ascontiguousarray(tensor.numpy()) for name, tensor in module.state_dict().items()}
-
-
-def normalises_by_batch(module: nn.Module) -> bool:
-    """Whether a training step fails on a batch of one image, as BatchNorm does."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+    return networks.blueprint(model, shape, classes, seed)

@@ -2,7 +2,8 @@
 
 A round goes to the journal first (one line, forced to disk), so what was reported survives `kill -9`. Parquet cannot be
 appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point: once it carries a
-final status the tables are complete and the journal goes; until then the journal is the truth, and `load` reads it.
+final status the tables are complete and the journal goes; until then the journal is the truth, and `load` reads it. The
+population, which can be large and does not change, is written before the journal, so that where that is the other is.
 """
 
 import fcntl
@@ -29,7 +30,9 @@ from fedray.tables import (
     GROUPING,
     OWN,
     PER_RUN,
+    STRING,
     Columns,
+    Content,
     join_batches,
     plain,
     read_journal,
@@ -113,15 +116,15 @@ class Recorder:
         recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
         return recorder
 
-    def start(self, population_rows: Iterable[Row], partition_rows: Iterable[Row], **run_columns: Any) -> None:
+    def start(self, population: Content, partition: Content, **run_columns: Any) -> None:
         """Make the folders, the journal and all tables (of a fresh run, without rounds); the run is now `running`.
 
-        Whatever an earlier attempt at this run left is replaced, the journal first and at once. The partition is
-        written where no other run has written it; its rows may be empty when `run_row` names no partition_id.
-        `run_columns` are what only now is known of the run's row.
+        Whatever an earlier attempt at this run left is replaced, its rounds by the journal and at once. The partition,
+        without its `partition_id`, is written where no other run has written it; it may be empty when `run_row` names
+        no partition_id. `run_columns` are what only now is known of the run's row.
         """
         self._row |= run_columns
-        population, runs = to_columns("population", population_rows), self._run_columns()
+        members, runs = to_batch("population", population), self._run_columns()
         to_batch("runs", runs)  # a wrong value raises before anything is written
         for folder in (*OWN, "journal"):
             (self._folder / folder).mkdir(parents=True, exist_ok=True)
@@ -130,13 +133,13 @@ class Recorder:
         for line in self._lines:
             self._take(line)
         runs = self._run_columns()
-        header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "population": population, "runs": runs}
+        header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "runs": runs}
+        self._write("population", members)
         with replacing(self._journal) as temporary:
             temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines, *self._later)))
         self._lines, self._later = [], []
         self._write("runs", to_batch("runs", runs))
-        self._write("population", to_batch("population", population))
-        self._write_partition(partition_rows)
+        self._write_partition(partition)
         self._flush()
 
     @contextmanager
@@ -225,12 +228,13 @@ class Recorder:
     def _write(self, table: str, *batches: pa.Table) -> None:
         _write_parquet(self._path(table), join_batches(table, list(batches), self._run, self._grouping))
 
-    def _write_partition(self, rows: Iterable[Row]) -> None:
+    def _write_partition(self, partition: Content) -> None:
         partition_id = self._row.get("partition_id")
         path = self._folder / "partitions" / f"{partition_id}.parquet"
         if partition_id is not None and not path.exists():
-            columns = to_columns("partitions", ({"partition_id": partition_id, **row} for row in rows))
-            _write_parquet(path, to_batch("partitions", columns))
+            batch = to_batch("partitions", partition)
+            named = pa.repeat(pa.scalar(partition_id, STRING), len(batch))
+            _write_parquet(path, batch.set_column(0, "partition_id", named))
 
 
 def drop_journal(root: str | Path, name: str, run: str) -> None:

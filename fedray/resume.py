@@ -7,7 +7,7 @@ from typing import Any
 from fedray import checkpoint
 from fedray.errors import BadInputError
 from fedray.experiment import flatten
-from fedray.job import Job, versions
+from fedray.job import Job
 from fedray.server import Population
 from fedray.updates import Vectors
 
@@ -17,7 +17,7 @@ def save(job: Job, state: Vectors, t: int, clients: Population) -> None:
     arrays = {f"state/{name}": vector for name, vector in state.items()}
     for client, memory in clients.memories(t):
         arrays |= {f"memory/{client}/{name}": vector for name, vector in memory.items()}
-    checkpoint.save(job.checkpoint, arrays, {"run": job.run, "round": t, **identity(job), **versions()})
+    checkpoint.save(job.checkpoint, arrays, {"run": job.run, "round": t, **identity(job), **job.versions})
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def read_past(job: Job) -> Past | None:
             f"the checkpoint {job.checkpoint} is of another experiment ({difference(theirs, mine)}); "
             "remove it to start this run over"
         )
-    here = versions()
+    here = job.versions
     then = {name: meta.get(name) for name in here}
     changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
     notice = f"continuing run {job.run} after round {meta['round']}"

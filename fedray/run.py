@@ -9,13 +9,11 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from fedray import checkpoint, models, results
-from fedray.cluster.resources import Cluster, Plan, local_capacity, plan
+from fedray import checkpoint, results
+from fedray.cluster.resources import Cluster, Plan, plan
 from fedray.errors import BadInputError
 from fedray.experiment import Evaluation, Experiment
-from fedray.in_process import InProcessPopulation
 from fedray.job import Job
 from fedray.recorder import Recorder
 from fedray.results import Results
@@ -60,27 +58,22 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
         if output.save_model and not job.model.exists():
             watch.notice("its model was not kept; remove its file in runs/ to run it again")
         return results.load(output.name, output.root, job.run)
-    check_before_start(job)
-    past, recorder = open_past(job)
+    job.check_split()
+    job.blueprint_asked  # noqa: B018  while torch is being imported elsewhere, Ray starts
     watch.prepare(job)
-    with recorder.locked():
-        if job.ended:
-            raise BadInputError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-        with population(job, session) as (clients, where, device):
-            watch.begin(job, where)
-            if past:
-                watch.notice(past.notice)
-            status = play(job, clients, device, recorder, past, watch)
+    with nullcontext(session) if session else shared_session(job.experiment.cluster) as session:
+        job.check_shards()
+        past, recorder = open_past(job)
+        with recorder.locked():
+            if job.ended:
+                raise BadInputError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
+            with population(job, session) as (clients, where, device):
+                watch.begin(job, where)
+                if past:
+                    watch.notice(past.notice)
+                status = play(job, clients, device, recorder, past, watch)
     watch.end(job, status, repeated=False)
     return results.load(output.name, output.root, job.run)
-
-
-def check_before_start(job: Job) -> None:
-    """Everything that can be known to be wrong before Ray starts, as BadInputError: data, shards, reservations."""
-    e = job.experiment
-    job.check_shards()
-    if e.cluster.backend == "ray" and e.cluster.address == "local":
-        plan(e.cluster, e.clients, local_capacity(e.cluster, torch.cuda.device_count()), job.needs)
 
 
 def open_past(job: Job) -> tuple[Past | None, Recorder]:
@@ -91,40 +84,41 @@ def open_past(job: Job) -> tuple[Past | None, Recorder]:
 
 
 @contextmanager
-def shared_session(cluster: Cluster, object_store: int) -> Iterator["Session | None"]:
-    """One Ray for the runs that share these settings, with that many bytes of shared memory; None for no Ray."""
+def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
+    """One Ray for the runs that share these settings; None for no Ray."""
     if cluster.backend == "in-process":
         yield None
         return
     from fedray.cluster.start import connected
 
-    with connected(cluster, object_store) as session:
+    with connected(cluster) as session:
         yield session
 
 
 @contextmanager
-def population(job: Job, session: "Session | None" = None) -> Iterator[tuple[Population, str, str]]:
+def population(job: Job, session: "Session | None") -> Iterator[tuple[Population, str, str]]:
     """The run's population with a sentence on where it is and its device, for the length of a `with`."""
     e = job.experiment
-    with nullcontext(session) if session else shared_session(e.cluster, job.needs.object_store) as session:
-        if session is None:
-            here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1)
-            yield here, "this process, no Ray", "cpu"
-            return
-        from fedray.cluster.population import RayPopulation
+    if session is None:
+        from fedray.in_process import InProcessPopulation
 
-        planned = plan(e.cluster, e.clients, session.capacity, job.needs)
-        clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.block_size or 1)
-        try:
-            yield clients, describe(planned, e.clients, session.capacity.gpus), clients.device
-        finally:
-            clients.close()
+        yield InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1), "this process, no Ray", "cpu"
+        return
+    from fedray.cluster.population import RayPopulation
+
+    planned = plan(e.cluster, e.clients, session.capacity, job.needs)
+    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.block_size or 1)
+    try:
+        yield clients, describe(planned, e.clients, session), clients.device
+    finally:
+        clients.close()
 
 
-def describe(planned: Plan, clients: int, gpus: float) -> str:
+def describe(planned: Plan, clients: int, session: "Session") -> str:
     kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
-    gpu = f"{planned.num_gpus:g} GPU" if gpus else "no GPU here"
-    return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each"
+    gpu = f"{planned.num_gpus:g} GPU" if session.capacity.gpus else "no GPU here"
+    plain = f"; {session.pool.plainly}" if session.pool.plainly else ""
+    return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each{plain}"
 
 
 def play(job: Job, clients: Population, device: str, recorder: Recorder, past: Past | None, watch: Watch) -> str:
@@ -134,7 +128,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     for client, memory in past.memories.items() if past else ():
         clients.remember(client, memory)
     rows = clients.rows()
-    recorder.start(rows, job.partition_rows(), actors=len({row["actor"] for row in rows}), device=device)
+    recorder.start(rows, job.partition_columns(), actors=len({row["actor"] for row in rows}), device=device)
     saved = t
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds)
@@ -163,7 +157,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
         recorder.finish("failed", error=str(error))
         raise
     if output.save_model:
-        tensors = models.state_dict(job.module, state["params"], state["buffers"])
+        tensors = job.blueprint.state_dict(state["params"], state["buffers"])
         checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
     recorder.finish(status or "finished", model_fingerprint=fingerprint(state))
     job.checkpoint.unlink(missing_ok=True)

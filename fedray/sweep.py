@@ -14,12 +14,13 @@ from typing import Any
 from rich.table import Table
 
 from fedray import results
+from fedray.cluster.resources import local_capacity, plan
 from fedray.command_line import CommandLine, options, read_command_line, report_errors
 from fedray.console import SweepWatch
 from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.experiment import Experiment, compose, flatten, nearest, override
 from fedray.job import Job
-from fedray.run import check_before_start, open_past, run, shared_session
+from fedray.run import open_past, run, shared_session
 
 PROGRAM = "python -m fedray.sweep"
 FLAGS = {"dry-run": "print each run as the command that reproduces it alone, and run nothing"}
@@ -76,10 +77,12 @@ def main(argv: list[str]) -> int:
     jobs = [Job(experiment) for _, experiment in composed]
     ended = [job.ended for job in jobs]
     watch.say("sweep", f"{len(jobs)} runs in {jobs[0].folder}/, {sum(ended)} of them finished before")
-    store = max((check(job.experiment) for job, end in zip(jobs, ended, strict=True) if not end), default=0)
+    for job, end in zip(jobs, ended, strict=True):
+        if not end:
+            check(job.experiment)
     failed = 0
     try:
-        with shared_session(jobs[0].experiment.cluster, store) if store else nullcontext() as session:
+        with nullcontext() if all(ended) else shared_session(jobs[0].experiment.cluster) as session:
             for number, (job, (point, _)) in enumerate(zip(jobs, composed, strict=True), start=1):
                 if job.ended:
                     job.tidy()
@@ -94,12 +97,19 @@ def main(argv: list[str]) -> int:
     return 1 if failed else 0
 
 
-def check(experiment: Experiment) -> int:
-    """Make every check of a run that has not ended; the shared memory that it wants, in bytes."""
+def check(experiment: Experiment) -> None:
+    """Make every check of a run that has not ended, as BadInputError; nothing is on disk or started yet."""
     job = Job(experiment)  # of its own: it holds the model and the shards only as long as it takes
-    check_before_start(job)
+    job.check_split()
+    job.check_shards()
+    if experiment.cluster.backend == "ray" and experiment.cluster.address == "local":
+        plan(
+            experiment.cluster,
+            experiment.clients,
+            local_capacity(experiment.cluster, job.blueprint.torch.gpus),
+            job.needs,
+        )
     open_past(job)
-    return job.needs.object_store
 
 
 def completed(experiment: Experiment, watch: SweepWatch, session: Any) -> bool:

@@ -1,10 +1,20 @@
 """What many tests share: a small data set, and one Ray with a fake GPU for a file."""
 
+import tempfile
+
 import pytest
 from small_data import make_dataset
 
 from fedray.cluster.resources import Cluster
 from fedray.data import Dataset
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_of_the_user():
+    """Decoded images go to a folder of this test session, also from the processes that tests start."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FEDRAY_CACHE", folder)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 import numpy as np
 
-from fedray.client import Recipe
 from fedray.data import Dataset
 from fedray.models import Model
+from fedray.recipe import Recipe
 
 
 def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Dataset:

@@ -21,7 +21,7 @@ from fedray.errors import BadInputError, ClientError
 from fedray.experiment import compose
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
-from fedray.models import BUILDERS
+from fedray.networks import BUILDERS
 from fedray.run import Watch, outcome, run
 
 VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at")

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fedray.models import BUILDERS
+from fedray.networks import BUILDERS
 from fedray.vector import FlatModel
 
 

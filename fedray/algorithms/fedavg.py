@@ -8,17 +8,20 @@ The paper's server_lr is 1. Every other algorithm is FedAvg with some of the hoo
 clients tensors are [..., P] and per-client scalars [..., 1]; on the server they are NumPy vectors [P].
 """
 
+from __future__ import annotations
+
 import math
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
-import torch
-import torch.nn.functional as F
 
 from fedray.settings import Maybe, section, setting
 from fedray.updates import Updates, Vectors
 
-Tensors = dict[str, torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Tensors = dict[str, "torch.Tensor"]
 
 
 @section
@@ -49,6 +52,11 @@ class FedAvg:
     )
     server_lr: float = setting(1.0, "Step of the server along the aggregated update.", gt=0, le=1e6)
 
+    @property
+    def remembers(self) -> bool:
+        """Whether clients keep a memory between rounds: those of an algorithm with an `init_memory` of its own."""
+        return type(self).init_memory is not FedAvg.init_memory
+
     def learning_rate(self, t: int, rounds: int) -> float:
         """The clients' learning rate in round t of 1..rounds."""
         if self.lr_schedule == "cosine":
@@ -77,6 +85,8 @@ class FedAvg:
 
     def loss(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """The mean loss of a batch, from the model's output [batch, classes] and targets [batch]."""
+        import torch.nn.functional as F  # here, because the driver does without torch
+
         return F.cross_entropy(output, targets)
 
     def correct(

@@ -1,4 +1,5 @@
-"""The Ray actor that runs clients."""
+"""The Ray actor that runs clients. It imports torch and what needs it when it starts, since the driver has no use for
+them; in an actor that was forked they are there already."""
 
 import os
 import sys
@@ -8,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
-from fedray.client import Recipe, Trainer, train_block
+from fedray.recipe import Recipe
 from fedray.updates import Trained, Vectors
 
 
@@ -30,6 +30,8 @@ class Enrolment:
     def __init__(
         self, recipe: Recipe, data: NodeData, rows: np.ndarray, ends: np.ndarray, own: int | None, device: str
     ):
+        from fedray.client import Trainer
+
         self.trainer, self.data, self.rows, self.ends = Trainer(recipe, device), data, rows, ends
         self.own = {own: self.copy(rows)} if own is not None else {}
 
@@ -48,6 +50,8 @@ class ClientActor:
 
     def __init__(self, path: list[str]) -> None:
         """`path` is the driver's sys.path: the user's own modules are found here where they are found there."""
+        import torch
+
         sys.path += [folder for folder in path if folder not in sys.path]
         torch.set_num_threads(1)
         # Arrays from the object store are read-only, and nothing here writes to them.
@@ -98,6 +102,8 @@ class ClientActor:
         The parts are separate objects: the reports are small and tell of success, the vectors stay in the object
         store until their turn, the memories never pass through the driver.
         """
+        from fedray.client import train_block
+
         enrolment = self.runs[run]
         trained, new = train_block(
             enrolment.trainer,

@@ -8,6 +8,7 @@ import ray
 
 from fedray.cluster.actor import ClientActor, NodeData
 from fedray.cluster.dispatch import Dispatcher, Slot
+from fedray.cluster.forks import Nursery
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
 from fedray.errors import BadInputError
@@ -16,8 +17,10 @@ from fedray.errors import BadInputError
 class Pool:
     """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
 
-    def __init__(self, start_timeout: float):
-        self.start_timeout = start_timeout
+    def __init__(self, start_timeout: float, nursery: Nursery | None = None):
+        self.start_timeout, self.nursery = start_timeout, nursery
+        self.plainly = "" if nursery else "each imports torch anew"  # how actors start that are not forked
+        self.known = nursery is None
         self.dispatcher = Dispatcher()
         self.shape: tuple[float, float] | None = None
         self.slots: list[Slot] = []
@@ -25,6 +28,10 @@ class Pool:
 
     def provide(self, plan: Plan) -> list[Slot]:
         """As many actors as planned, up and answering; BadInputError when they are not within the time allowed."""
+        if self.nursery and not self.known:
+            self.known = True
+            if trouble := self.nursery.trouble():
+                self.nursery, self.plainly = None, f"not forked ({trouble}), so each imports torch anew"
         shape = (plan.num_cpus, plan.num_gpus)
         kept = [slot for slot in self.slots if shape == self.shape and not slot.gone][: plan.actors]
         self.give_up([slot for slot in self.slots if slot not in kept])
@@ -68,7 +75,9 @@ class Pool:
 
     def spawn(self) -> Any:
         num_cpus, num_gpus = self.shape or (0.0, 0.0)
-        return ray.remote(ClientActor).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0).remote(sys.path)
+        options = {"runtime_env": self.nursery.runtime_env} if self.nursery else {}
+        actor = ray.remote(ClientActor).options(num_cpus=num_cpus, num_gpus=num_gpus, max_restarts=0, **options)
+        return actor.remote(sys.path)
 
     def respawn(self, slot: Slot) -> None:
         """Put a new actor in the place of a lost one, which is killed: out of reach, it may still hold its share."""

@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 import ray
-import torch
 
-from fedray.client import EVALUATION_BATCH, Recipe
 from fedray.cluster.dispatch import Slot, Ticket
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
+from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
 
 EVALUATION_CALL = 2 * EVALUATION_BATCH  # images a call
@@ -66,7 +65,7 @@ class RayPopulation:
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         self.memory_refs.update(self.learned[1])
         sent = ray.put(message)
-        remembers = bool(algorithm.init_memory(torch.zeros(1)))
+        remembers = algorithm.remembers
         hands = blocks(cohort, self.block_size)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
         tickets = [

@@ -2,14 +2,18 @@
 
 import math
 import os
+import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from fedray.errors import BadInputError
 from fedray.settings import Auto, section, setting
 
-ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
+PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
+FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
 GPU_CONTEXT_BYTES = 500 * 2**20  # a CUDA context in host memory, of which each process needs its own
 SMALLEST_SHARE = 0.0001  # of a CPU or GPU, the least that Ray counts
 
@@ -35,6 +39,11 @@ class Cluster:
     )
     gpus_per_client: Auto[float] = setting(
         None, "GPU share reserved for each client; auto: what makes the actors fit, 0 without a GPU.", unit="GPUs", ge=0
+    )
+    forked: Auto[bool] = setting(
+        None,
+        "Whether actors are forked from one process that has torch imported, which takes a sixth of the memory and "
+        "time; auto: on Linux, with a Ray of the run's own.",
     )
     object_store: Auto[int] = setting(
         None, "Shared memory of the local Ray; auto: what data, model and updates need.", unit="MiB", ge=80
@@ -82,7 +91,8 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     per_actor = cluster.clients_per_actor
     if per_actor is None:
         # A process holds parameters, gradients, momentum and the update.
-        need = clients * (ACTOR_BYTES + 4 * needs.model + (GPU_CONTEXT_BYTES if gpus else 0))
+        process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
+        need = clients * (process + 4 * needs.model + (GPU_CONTEXT_BYTES if gpus else 0))
         fits = need + needs.shards + needs.object_store <= 0.8 * capacity.memory
         per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
@@ -101,6 +111,14 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
         actors = min(-(-clients // per_actor), max(1, fit))
     check_fit(actors, num_cpus, num_gpus, capacity)
     return Plan(actors, per_actor, num_cpus, num_gpus)
+
+
+def will_fork(cluster: Cluster) -> bool:
+    """Whether actors are to be forked; BadInputError where that was asked for and cannot be."""
+    can = sys.platform == "linux" and cluster.address == "local"
+    if cluster.forked and not can:
+        raise BadInputError("cluster.forked = true works on Linux with cluster.address = local only")
+    return can if cluster.forked is None else cluster.forked
 
 
 def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
@@ -157,9 +175,19 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
 
 
 def object_store_bytes(data_bytes: int, model_bytes: int, cohort: int) -> int:
-    """Shared memory for the data set, three messages and a cohort's updates, within 40 % of memory."""
-    need = data_bytes + (3 + cohort) * model_bytes + 100 * 2**20
-    return int(min(max(need, 200 * 2**20), 0.4 * available_memory()))
+    """What a run holds in shared memory at most: the data set, three messages and a cohort's updates."""
+    return data_bytes + (3 + cohort) * model_bytes
+
+
+def shared_memory() -> int:
+    """The most that a local Ray's object store may take, in bytes; it takes what is put there, and no more.
+
+    40 % of memory, but no more than there is of /dev/shm, beyond which Ray would keep its objects on disk.
+    """
+    limit = int(0.4 * available_memory())
+    if Path("/dev/shm").is_dir():
+        limit = min(limit, int(0.9 * shutil.disk_usage("/dev/shm").free))
+    return max(limit, 100 * 2**20)
 
 
 def available_memory() -> int:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
+from fedray.cluster.forks import Nursery, fork_server
 from fedray.cluster.pool import Pool
-from fedray.cluster.resources import Capacity, Cluster, available_memory, cores
+from fedray.cluster.resources import Capacity, Cluster, available_memory, cores, shared_memory, will_fork
 from fedray.errors import BadInputError
 
 
@@ -25,20 +27,16 @@ class Session:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
-    """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running.
-
-    `object_store` is bytes of shared memory.
-    """
+def connected(cluster: Cluster) -> Iterator[Session]:
+    """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running."""
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
     local = cluster.address == "local"
     if local:
-        size = cluster.object_store * 2**20 if cluster.object_store else object_store
         options: dict[str, Any] = {
             "num_cpus": cluster.cpus or cores(),
             "num_gpus": cluster.gpus,
-            "object_store_memory": size,
+            "object_store_memory": cluster.object_store * 2**20 if cluster.object_store else shared_memory(),
         }
     else:
         options = {}
@@ -61,12 +59,26 @@ def connected(cluster: Cluster, object_store: int) -> Iterator[Session]:
         memory = available_memory() if local else sum(node.get("memory", 0.0) for node in nodes)
         cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
         capacity = Capacity(cpus, int(sum(node.get("GPU", 0.0) for node in nodes)), memory)
-        yield Session(capacity, Pool(cluster.start_timeout))
+        nursery = open_nursery() if will_fork(cluster) else None
+        try:
+            yield Session(capacity, Pool(cluster.start_timeout, nursery))
+        finally:
+            if nursery:
+                nursery.close()
     finally:
         session = Path(context.address_info["session_dir"]) if local else None
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+
+
+def open_nursery() -> Nursery | None:
+    """Where the actors of the Ray that was just started are forked; None where forking is not known to work."""
+    server = fork_server()
+    if server is None:
+        return None
+    raylet = next(child.pid for child in psutil.Process().children() if child.name() == "raylet")
+    return Nursery(server, ray.get_runtime_context().get_job_id(), raylet)
 
 
 def check_reachable(address: str) -> None:

@@ -1,7 +1,7 @@
 """Data sets as two arrays each, and the section of the settings that chooses one.
 
 `Data` is the setting, `resolve` fixes what "auto" means here, `fingerprint` tells which bytes would be read and `load`
-reads them.
+reads them. PNG and JPEG images are decoded once and then come from a cache (cache.py), by the content of their files.
 """
 
 import dataclasses
@@ -83,12 +83,13 @@ def fingerprint(data: Data) -> str:
     return cifar10.fingerprint(_locate(data))
 
 
-def load(data: Data) -> Dataset:
-    """Read or generate a data set; `data` must be resolved.
+def load(data: Data, identity: str = "") -> Dataset:
+    """Read or generate a data set; `data` must be resolved, `identity` is what `fingerprint` just gave, if it did.
 
+    Whole splits of PNG or JPEG images are kept in a cache for the next time; its arrays are mapped from disk.
     BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist.
     """
-    identity = fingerprint(data)
+    identity = identity or fingerprint(data)
     train: Sequence[np.ndarray]  # images and labels
     test: Sequence[np.ndarray]
     wanted = {"train": data.train_examples, "test": data.test_examples}
@@ -99,8 +100,8 @@ def load(data: Data) -> Dataset:
         stored, mean, std, classes = "generated", synthetic.MEAN, synthetic.STD, synthetic.CLASSES
     else:
         folder = _locate(data)
-        *train, stored = cifar10.read(folder, "train", data.train_examples)
-        *test, _ = cifar10.read(folder, "test", data.test_examples)
+        *train, stored = cifar10.read(folder, "train", data.train_examples, identity)
+        *test, _ = cifar10.read(folder, "test", data.test_examples, identity)
         for (split, count), arrays in zip(wanted.items(), (train, test), strict=True):
             _check_count(split, count, len(arrays[1]))
         mean, std, classes = cifar10.MEAN, cifar10.STD, cifar10.CLASSES

@@ -1,7 +1,7 @@
 """Who holds which examples: one frozen class per scheme, labels in, row numbers out.
 
-Every scheme keeps one law: each example is in exactly one shard, no shard is empty, and the same seed gives the same
-shards.
+Every scheme keeps one law: each example is in exactly one shard (of `sampled`, in any number of them), no shard is
+empty, and the same seed gives the same shards.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ from fedray.settings import section, setting
 
 Shards = list[np.ndarray]
 REDRAWS = 10
+DRAWN_TOGETHER = 2**16  # examples that `sampled` draws from one generator; another number gives other shards
 
 
 @runtime_checkable
@@ -76,15 +77,18 @@ class Dirichlet:
         _check(labels, clients, self.min_size)
         rng = generator(seed, "partition")
         for _ in range(REDRAWS):
-            shards = self._draw(labels, clients, rng)
-            if min(map(len, shards)) >= self.min_size:
-                break
-        else:
-            shards = _repair([rng.permutation(rows) for rows in shards], self.min_size)
-        return [np.sort(rows) for rows in shards]
+            rows, owners, sizes = self._draw(labels, clients, rng)
+            if sizes.min() >= self.min_size:
+                return _cut(rows[np.lexsort((rows, owners))], sizes)
+        shards = _cut(rows[np.argsort(owners, kind="stable")], sizes)
+        repaired = _repair([rng.permutation(shard) for shard in shards], self.min_size)
+        return [np.sort(shard) for shard in repaired]
 
-    def _draw(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> Shards:
-        parts: list[Shards] = [[] for _ in range(clients)]
+    def _draw(
+        self, labels: np.ndarray, clients: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows class by class, the client that each goes to, and how many each client gets."""
+        dealt, owners = [], []
         sizes = np.zeros(clients, np.int64)
         for label in np.unique(labels):
             rows = rng.permutation(np.flatnonzero(labels == label))
@@ -95,13 +99,41 @@ class Dirichlet:
                 shares = np.zeros(clients)
                 shares[rng.choice(np.flatnonzero(sizes * clients < len(labels)))] = 1.0
             ends = np.rint(np.cumsum(shares / shares.sum()) * len(rows)).astype(np.int64)
-            for client, taken in enumerate(np.split(rows, ends[:-1])):
-                parts[client].append(taken)
-                sizes[client] += len(taken)
-        return [np.concatenate(part) for part in parts]
+            taken = np.diff(ends, prepend=0)
+            dealt.append(rows)
+            owners.append(np.repeat(np.arange(clients), taken))
+            sizes += taken
+        return np.concatenate(dealt), np.concatenate(owners), sizes
 
 
-PARTITIONS: dict[str, type[Partition]] = {scheme.name: scheme for scheme in (Iid, Contiguous, Dirichlet)}
+@section
+class Sampled:
+    """Draw each client's examples at random from the whole training set, with replacement across clients.
+
+    So a population may be larger than the data. Within a shard all examples differ, but two shards may share some, and
+    an example may be in no shard. A client's shard does not depend on how many clients there are.
+    """
+
+    name: ClassVar[str] = "sampled"
+    examples: int = setting(
+        50, "Different examples that a client holds; other clients may hold them too.", unit="examples", ge=1
+    )
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < examples."""
+        if clients < 1:
+            raise BadInputError(f"a population needs at least one client, not {clients}")
+        if self.examples > len(labels):
+            raise BadInputError(
+                f"partition.examples is {self.examples}, but the training set has {len(labels)} examples"
+            )
+        together = max(1, DRAWN_TOGETHER // self.examples)
+        chunks = range(-(-clients // together))  # the last one is drawn whole as well
+        drawn = (_subsets(len(labels), self.examples, together, generator(seed, "partition", client=i)) for i in chunks)
+        return [shard for subsets in drawn for shard in subsets][:clients]
+
+
+PARTITIONS: dict[str, type[Partition]] = {scheme.name: scheme for scheme in (Iid, Contiguous, Dirichlet, Sampled)}
 
 
 def partition_id(rows: Shards) -> str:
@@ -115,7 +147,9 @@ def partition_id(rows: Shards) -> str:
 
 def label_counts(rows: Shards, labels: np.ndarray, classes: int) -> np.ndarray:
     """How many examples of each class each client holds: int64 [clients, classes]; `labels` [n] are below `classes`."""
-    return np.stack([np.bincount(labels[shard], minlength=classes) for shard in rows])
+    cells = np.repeat(np.arange(len(rows)) * classes, [len(shard) for shard in rows])
+    cells += labels[np.concatenate(rows)]
+    return np.bincount(cells, minlength=len(rows) * classes).reshape(len(rows), classes)
 
 
 def _check(labels: np.ndarray, clients: int, min_size: int) -> None:
@@ -127,6 +161,26 @@ def _check(labels: np.ndarray, clients: int, min_size: int) -> None:
             f"{clients} clients with at least {min_size} {each} each need {clients * min_size} examples, "
             f"but the training set has {len(labels)}"
         )
+
+
+def _cut(rows: np.ndarray, sizes: np.ndarray) -> Shards:
+    """Consecutive parts of these sizes."""
+    ends = np.cumsum(sizes).tolist()
+    return [rows[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def _subsets(n: int, size: int, count: int, rng: np.random.Generator) -> np.ndarray:
+    """`count` random subsets of range(n), each of any `size` of its numbers with equal chance: sorted [count, size]."""
+    if 2 * size > n:  # what is left out is less to draw
+        kept = np.ones((count, n), bool)
+        np.put_along_axis(kept, _subsets(n, n - size, count, rng), False, axis=1)
+        return np.nonzero(kept)[1].reshape(count, size)
+    subsets = np.sort(rng.integers(n, size=(count, size)), axis=1)
+    while (again := subsets[:, 1:] == subsets[:, :-1]).any():
+        # No number is preferred by replacing the second of two equal ones, so all subsets stay equally likely.
+        subsets[:, 1:][again] = rng.integers(n, size=again.sum())
+        subsets.sort(axis=1)
+    return subsets
 
 
 def _repair(shards: Shards, min_size: int) -> Shards:

@@ -11,7 +11,7 @@ from small_data import make_dataset, make_recipe
 from fedray.algorithms.fedavg import FedAvg
 from fedray.client import Trainer
 from fedray.in_process import InProcessPopulation
-from fedray.models import build, initial_vectors
+from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
 from fedray.updates import Sum, Updates
 

@@ -11,12 +11,12 @@ import torch
 from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.client import Recipe
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Cluster, Needs, Plan, plan
 from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.in_process import InProcessPopulation
-from fedray.models import build, initial_vectors
+from fedray.networks import build, initial_vectors
+from fedray.recipe import Recipe
 from fedray.server import play_rounds
 
 SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]

@@ -1,6 +1,9 @@
-"""Law 4: every example in exactly one shard, no empty shard, the same for the same seed."""
+"""Law 4: every example in exactly one shard (or, where a scheme says so, drawn with replacement across clients), no
+empty shard, the same for the same seed."""
 
 import hashlib
+import math
+import time
 from itertools import pairwise
 
 import numpy as np
@@ -9,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedray.data.partitions import PARTITIONS, Contiguous, Dirichlet, Iid, label_counts, partition_id
+from fedray.data.partitions import PARTITIONS, Contiguous, Dirichlet, Iid, Sampled, label_counts, partition_id
 from fedray.errors import BadInputError
 
 SCHEMES = [Iid(), Contiguous(), Dirichlet(), *(Dirichlet(alpha=a) for a in (1e-300, 1e-4, 0.01, 100.0, 1e6))]
@@ -68,7 +71,7 @@ def test_contiguous_is_slices_of_the_order_given():
     assert [shard.tolist() for shard in Contiguous().split(LABELS[:7], 3, 5)] == [[0, 1, 2], [3, 4], [5, 6]]
 
 
-@pytest.mark.parametrize("scheme", [Iid(), Dirichlet()], ids=str)
+@pytest.mark.parametrize("scheme", [Iid(), Dirichlet(), Sampled()], ids=str)
 def test_another_seed_is_another_partition(scheme):
     assert partition_id(scheme.split(LABELS, 10, 0)) != partition_id(scheme.split(LABELS, 10, 1))
 
@@ -90,6 +93,58 @@ def test_tiny_alpha_with_many_clients_ends_and_is_even_enough_to_run():
     assert min(map(len, rows)) == 1
 
 
+@settings(max_examples=100, deadline=None)
+@given(n=st.integers(1, 200), clients=st.integers(1, 50), seed=st.integers(0, 2**63 - 1), data=st.data())
+def test_sampled_shards_are_full_and_have_nothing_twice(n, clients, seed, data):
+    scheme = Sampled(examples=data.draw(st.integers(1, n)))
+    rows = scheme.split(np.zeros(n, np.int64), clients, seed)
+    assert len(rows) == clients
+    assert all(len(shard) == scheme.examples and shard.dtype == np.int64 for shard in rows)
+    assert all(np.all(np.diff(shard) > 0) and shard[0] >= 0 and shard[-1] < n for shard in rows)
+    assert partition_id(rows) == partition_id(scheme.split(np.zeros(n, np.int64), clients, seed))
+
+
+def test_a_sampled_shard_does_not_depend_on_the_number_of_clients():
+    many = Sampled().split(LABELS, 3000, 5)
+    for clients in (1, 7, 1310, 1311, 2621):  # 1310 are drawn from one generator
+        assert partition_id(Sampled().split(LABELS, clients, 5)) == partition_id(many[:clients])
+
+
+@pytest.mark.parametrize("examples", [1, 2, 3, 4])
+def test_every_set_of_examples_is_sampled_equally_often(examples):
+    rows = Sampled(examples=examples).split(np.zeros(5), 60_000, 1)
+    _, found = np.unique(np.stack(rows), axis=0, return_counts=True)
+    sets = math.comb(5, examples)
+    assert len(found) == sets
+    deviations = (found - 60_000 / sets) / np.sqrt(60_000 / sets)
+    assert np.square(deviations).sum() < sets - 1 + 5 * np.sqrt(2 * sets)  # chi-squared, five standard deviations
+
+
+def test_sampled_shards_overlap_and_more_examples_than_there_are_are_refused_with_the_numbers():
+    one, two, *_ = rows = Sampled(examples=3000).split(LABELS, 10, 0)
+    assert len(np.intersect1d(one, two)) == pytest.approx(1800, abs=150)
+    assert len(np.unique(np.concatenate(rows))) > 4990
+    with pytest.raises(BadInputError, match=r"partition.examples is 5001, but the training set has 5000 examples"):
+        Sampled(examples=5001).split(LABELS, 2, 0)
+    with pytest.raises(BadInputError, match="at least one client, not 0"):
+        Sampled().split(LABELS, 0, 0)
+    with pytest.raises(ValidationError):
+        Sampled(examples=0)
+
+
+def test_a_hundred_thousand_clients_take_a_moment():
+    """Half a second on two cores; drawing and counting client by client takes many times that."""
+    start = time.perf_counter()
+    labels = np.arange(50_000) % 10
+    rows = Sampled(examples=50).split(labels, 100_000, 0)
+    counts = label_counts(rows, labels, 10)
+    partition_id(rows)
+    assert time.perf_counter() - start < 3
+    assert counts.shape == (100_000, 10)
+    assert np.all(counts.sum(axis=1) == 50)
+    assert np.abs(counts.sum(axis=0) - 500_000).max() < 4000  # six standard deviations
+
+
 def test_label_counts_count():
     rows = [np.array([0, 1, 2]), np.array([3])]
     assert label_counts(rows, np.array([2, 0, 2, 1]), 4).tolist() == [[1, 0, 2, 0], [0, 1, 0, 0]]
@@ -106,7 +161,14 @@ def test_a_partition_id_sees_who_holds_what():
 def test_partitions_are_pinned():
     """Shards are part of what a run is; numbers that change silently would break every stored result."""
     found = {name: partition_id(kind().split(np.arange(200) % 10, 7, 42)) for name, kind in PARTITIONS.items()}
-    assert found == {"iid": "daab54c2f86eef8e", "contiguous": "1bd46ce7950488d4", "dirichlet": "5c7ed116619dfa2d"}
+    assert found == {
+        "iid": "daab54c2f86eef8e",
+        "contiguous": "1bd46ce7950488d4",
+        "dirichlet": "5c7ed116619dfa2d",
+        "sampled": "ee32f0b8ba6450ab",
+    }
+    repaired = Dirichlet(alpha=0.01, min_size=5).split(np.arange(200) % 10, 20, 42)
+    assert partition_id(repaired) == "916a1e5338359b6f"
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": -1}, {"alpha": float("nan")}, {"min_size": 0}])

@@ -1,0 +1,99 @@
+"""The driver's side of the fork server: functions called where torch is imported, and actors forked from there.
+
+The fork server is this process's only one, started when it is first asked for, and ends with it.
+"""
+
+import os
+import pickle
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fedray.cluster import forkserver
+
+SHIM = Path(__file__).with_name("shim.py")
+
+
+class Answer:
+    """What a function gives that is being called in a child of the fork server."""
+
+    def __init__(self, connection: socket.socket):
+        self.connection = connection
+
+    def result(self) -> Any:
+        """Wait for it; raises what the function raised, or RuntimeError where its process came to grief."""
+        with self.connection, self.connection.makefile("rb") as file:
+            try:
+                fine, value = pickle.load(file)
+            except EOFError:
+                raise RuntimeError("the process that has torch imported ended without an answer") from None
+        if not fine:
+            raise value
+        return value
+
+
+class ForkServer:
+    """A process that has torch imported and that children are forked from; see forkserver.py."""
+
+    def __init__(self) -> None:
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        env = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
+            "OPENBLAS_NUM_THREADS": "1",  # NumPy's library would start threads when it is imported
+        }
+        command = [sys.executable, "-m", "fedray.cluster.forkserver", str(theirs.fileno())]
+        with theirs:
+            # A session of its own, so that Ctrl-C in a terminal does not reach it: it ends with the driver, after Ray.
+            self.process = subprocess.Popen(
+                command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
+            )
+
+    def preload(self, modules: Sequence[str]) -> None:
+        """Import modules there, for all that is forked from then on."""
+        if modules:
+            self.ask(forkserver.preload, *modules).connection.close()
+
+    def ask(self, function: Callable[..., Any], *args: Any) -> Answer:
+        """Have the importable function called; its answer can be waited for later."""
+        mine, theirs = socket.socketpair()
+        with theirs:
+            socket.send_fds(self.socket, [pickle.dumps((function, args))], [theirs.fileno()])
+        return Answer(mine)
+
+
+class Nursery:
+    """Where the workers of one Ray job are forked; until `close`, or until this process ends."""
+
+    def __init__(self, server: ForkServer, job: str, raylet: int):
+        self.path = f"{tempfile.mkdtemp(prefix='fedray-')}/nursery"
+        env = {**os.environ, "RAY_JOB_ID": job, "RAY_RAYLET_PID": str(raylet)}
+        self.connection = server.ask(forkserver.nursery, self.path, env).connection
+        self.ready: bool | None = None
+
+    @property
+    def runtime_env(self) -> dict[str, str]:
+        """What an actor's options say to have its process forked here."""
+        return {"py_executable": f"{sys.executable} -S -E {SHIM} {self.path}"}
+
+    def trouble(self) -> str:
+        """Why nothing can be forked here, once that is known; empty when all is well."""
+        try:
+            fine, error = pickle.loads(self.connection.recv(1 << 16))
+        except (EOFError, OSError, pickle.UnpicklingError) as failure:
+            fine, error = False, failure
+        return "" if fine else str(error)
+
+    def close(self) -> None:
+        self.connection.close()
+
+
+@cache
+def fork_server() -> ForkServer | None:
+    """This process's fork server; None where forking is not known to work."""
+    return ForkServer() if sys.platform == "linux" else None

@@ -1,0 +1,145 @@
+"""The process that others are forked from: it imports torch once, and every child has it at once and shares its memory.
+
+The driver starts it as `python -m fedray.cluster.forkserver FD` and talks to it over that socket. A request is either a
+function to call in a child, whose answer comes back, or the wish for a nursery: a child that has Ray imported, too, for
+one job of one Ray, and becomes a worker for each request that shim.py sends. Neither ever starts a thread or touches
+CUDA, and each ends when its socket to the driver closes, however the driver ended.
+"""
+
+import gc
+import os
+import pickle
+import runpy
+import select
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NoReturn
+
+LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
+SHIM_TIMEOUT = 10.0  # seconds for a shim that has connected to say what it wants
+
+
+def serve(driver: socket.socket) -> None:
+    """Answer the driver's requests, each in a child of its own, until it closes the socket."""
+    preload("torch", "fedray.client", "fedray.networks")
+    while True:
+        request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)
+        if not request:
+            return
+        with socket.socket(fileno=fds[0]) as reply:
+            function, args = pickle.loads(request)
+            if function is preload:
+                preload(*args)
+            elif os.fork() == 0:
+                driver.close()
+                _call(reply, function, args)
+
+
+def preload(*modules: str) -> None:
+    """Import modules in the fork server itself, for all that is forked from then on; one that fails will fail there."""
+    for module in modules:
+        with suppress(Exception):
+            import_module(module)
+    gc.collect()
+    gc.freeze()  # the collector never touches these objects again, so the memory that holds them stays shared
+
+
+def _call(reply: socket.socket, function: Callable[..., Any], args: tuple[Any, ...]) -> NoReturn:
+    """Call the function and send back what it gives or raises; a nursery has the socket itself."""
+    try:
+        answer = (True, function(reply, *args) if function is nursery else function(*args))
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        answer = (False, error)
+    with suppress(OSError):  # a driver that has gone wants no answer
+        reply.sendall(pickle.dumps(answer, protocol=5))
+    os._exit(0)
+
+
+def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
+    """Fork Ray's workers for the job that `env` names, asked for at the unix socket `path`, until the driver is gone.
+
+    Raises RuntimeError where threads run in here, since forking would not be safe.
+    """
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        listener.bind(path)
+        listener.listen(4096)
+        os.environ.clear()
+        os.environ.update(env)  # Ray reads its job when it is imported
+        preload("ray._private.workers.default_worker", "fedray.cluster.actor")
+        threads = len(list(Path("/proc/self/task").iterdir()))
+        if threads > 1:
+            raise RuntimeError(f"the process to fork from runs {threads} threads")
+        driver.sendall(pickle.dumps((True, None)))
+        while True:
+            ready, _, _ = select.select([listener, driver], [], [])
+            if driver in ready:
+                break
+            _fork_worker(listener, driver)
+    finally:
+        listener.close()
+        Path(path).unlink(missing_ok=True)
+        with suppress(OSError):
+            Path(path).parent.rmdir()
+    os._exit(0)
+
+
+def _fork_worker(listener: socket.socket, driver: socket.socket) -> None:
+    connection, _ = listener.accept()
+    with connection:
+        connection.settimeout(SHIM_TIMEOUT)
+        try:
+            request, fds, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
+        except TimeoutError:
+            return
+        if os.fork() == 0:
+            listener.close()
+            driver.close()
+            argv, env, folder = pickle.loads(request)
+            _become_worker(argv, env, folder, fds)
+        for fd in fds:
+            os.close(fd)
+        with suppress(OSError):
+            connection.sendall(b"forked")
+
+
+def _become_worker(argv: list[str], env: Mapping[str, str], folder: str, fds: list[int]) -> NoReturn:
+    """Run Ray's own worker program with a worker's arguments, environment and standard streams."""
+    import numpy as np
+    import torch
+
+    os.setsid()  # when a worker is lost Ray ends its process group, which must be its own
+    for number, fd in enumerate(fds):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.clear()
+    os.environ.update(env)
+    os.chdir(folder)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    np.random.seed()  # or every worker would draw the same; Python's own generator sees to itself
+    torch.seed()
+    sys.argv = argv
+    try:
+        runpy.run_path(argv[0], run_name="__main__")
+    except SystemExit:
+        pass
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need nobody to wait for them
+    # Under its importable name, so that the driver's pickled functions are this module's own.
+    from fedray.cluster import forkserver
+
+    forkserver.serve(socket.socket(fileno=int(sys.argv[1])))

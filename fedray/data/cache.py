@@ -1,0 +1,94 @@
+"""Decoded splits on disk, so that images are decoded once and mapped into memory from then on.
+
+They lie in the folder FEDRAY_CACHE, else `$XDG_CACHE_HOME/fedray`, else `~/.cache/fedray`; FEDRAY_CACHE=off is no
+cache. A split is one file, named by a hash of all that it depends on: a page of JSON, the images, the labels. Whatever
+goes wrong with it only costs the decoding: a file that cannot be read or is not whole is as good as none.
+"""
+
+import hashlib
+import json
+import mmap
+import os
+import re
+import time
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from fedray.atomic import replacing
+
+LAYOUT = 1  # raise it when the layout of a file changes, or what is decoded from the same bytes
+KEPT = 8
+"""How many splits stay, the last used ones; all of CIFAR-10 is two, of 184 MB together."""
+HEADER = 4096
+SHAPE = (3, 32, 32)
+PIXELS, LABEL = 3 * 32 * 32, 8  # bytes
+OWN_NAME = re.compile(r"(train|test)-[0-9a-f]{32}\.split")
+UNFINISHED_NAME = re.compile(rf"\.{OWN_NAME.pattern}\.tmp-.*")
+ABANDONED_SECONDS = 3600  # no writer takes this long
+
+Split = tuple[np.ndarray, np.ndarray, str]
+"""uint8 images [n, 3, 32, 32], int64 labels [n], and the format they were stored in."""
+
+
+def place(fingerprint: str, split: str) -> Path | None:
+    """The file for a split of the data with this fingerprint; None where there is no cache."""
+    folder = _folder()
+    # The decoder's version, because another one may differ in the last bit of a JPEG.
+    known = json.dumps([LAYOUT, version("pillow"), split, fingerprint]).encode()
+    return folder and folder / f"{split}-{hashlib.blake2b(known, digest_size=16).hexdigest()}.split"
+
+
+def read(path: Path) -> Split | None:
+    """What `write` left; None where it is missing or not whole. Changes to the arrays stay in this process."""
+    try:
+        with path.open("rb") as file:
+            content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        header = json.loads(content[:HEADER])
+        n, encoding, name = int(header["examples"]), str(header["format"]), header["name"]
+    except (OSError, ValueError, KeyError, TypeError):  # ValueError: an empty file, or no JSON
+        return None
+    if n < 1 or name != path.name or len(content) != HEADER + n * (PIXELS + LABEL):
+        return None
+    with suppress(OSError):
+        os.utime(path)  # it was used
+    images = np.frombuffer(content, np.uint8, n * PIXELS, HEADER).reshape(n, *SHAPE)
+    return images, np.frombuffer(content, np.int64, n, HEADER + n * PIXELS), encoding
+
+
+def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> None:
+    """Keep a split for the next start, and let go of those that were not used for longest; fails without a word."""
+    header = {"name": path.name, "format": encoding, "examples": len(labels)}
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent, KEPT - 1)
+        with replacing(path) as temporary, temporary.open("wb") as file:
+            file.write(json.dumps(header).encode().ljust(HEADER))
+            file.write(images.data)
+            file.write(labels.data)
+
+
+def _folder() -> Path | None:
+    named, home = os.environ.get("FEDRAY_CACHE", ""), os.environ.get("XDG_CACHE_HOME", "")
+    if named == "off":
+        return None
+    with suppress(RuntimeError):  # there is no home
+        if named:
+            return Path(named).expanduser()
+        return (Path(home) if Path(home).is_absolute() else Path("~/.cache").expanduser()) / "fedray"
+    return None
+
+
+def _tidy(folder: Path, keep: int) -> None:
+    """Remove all but the `keep` splits used last, and what killed writers left; nothing that was not made here."""
+    used = {path: path.stat().st_mtime for path in folder.iterdir() if _is_own(path)}
+    entries = sorted((path for path in used if OWN_NAME.fullmatch(path.name)), key=lambda path: -used[path])
+    abandoned = [path for path in used.keys() - set(entries) if used[path] < time.time() - ABANDONED_SECONDS]
+    for path in (*entries[keep:], *abandoned):
+        path.unlink(missing_ok=True)
+
+
+def _is_own(path: Path) -> bool:
+    return bool(OWN_NAME.fullmatch(path.name) or UNFINISHED_NAME.fullmatch(path.name)) and path.is_file()
