@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 
@@ -163,7 +163,8 @@ def compose(tree: Mapping[str, Any]) -> Experiment:
 
 def not_a_truth(name: str, value: Any, known: Mapping[str, Any]) -> list[str]:
     """A sentence where true or false was given for something else, which pydantic would take for 1 or 0."""
-    if isinstance(value, bool) and known[name].annotation is not bool:
+    kind = known[name].annotation
+    if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
         return [f"{name} = {str(value).lower()} is neither a number nor a text"]
     return []
 

@@ -54,12 +54,11 @@ class InProcessPopulation:
         images, labels = self.dataset.test_images, self.dataset.test_labels
         return mean_of_batches(self.trainer.evaluate(state, images, labels), len(labels))
 
-    def rows(self) -> list[dict[str, Any]]:
-        reserved = {"num_cpus": 0.0, "num_gpus": 0.0}
-        return [
-            {"client": client, "num_examples": len(rows), **self.place, **reserved}
-            for client, rows in enumerate(self.shards)
-        ]
+    def rows(self) -> dict[str, Any]:
+        n = len(self)
+        place = {name: [value] * n for name, value in self.place.items()}
+        sizes = [len(rows) for rows in self.shards]
+        return {"client": range(n), **place, "num_cpus": [0.0] * n, "num_gpus": [0.0] * n, "num_examples": sizes}
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned

@@ -26,7 +26,7 @@ from fedray.recorder import check_writable, drop_journal
 @lru_cache(maxsize=2)
 def load_data(settings: data.Data, fingerprint: str) -> Dataset:
     """The data set, loaded once for runs in a row; `fingerprint` is part of the key, because files can change."""
-    return data.load(settings)
+    return data.load(settings, fingerprint)
 
 
 class Job:
@@ -100,8 +100,10 @@ class Job:
         d, e = self.dataset, self.experiment
         model = sum(vector.nbytes for vector in self.vectors)
         train = d.train_images.nbytes + d.train_labels.nbytes
-        data = train + d.test_images.nbytes + d.test_labels.nbytes
-        return Needs(model, shards=train, object_store=object_store_bytes(data, model, e.cohort))
+        held = sum(len(shard) for shard in self.shards)  # more than there are, where a partition draws with replacement
+        shared = train + d.test_images.nbytes + d.test_labels.nbytes + 8 * held
+        shards = held * train // len(d.train_labels)
+        return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort))
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""

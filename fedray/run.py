@@ -128,7 +128,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     for client, memory in past.memories.items() if past else ():
         clients.remember(client, memory)
     rows = clients.rows()
-    recorder.start(rows, job.partition_columns(), actors=len({row["actor"] for row in rows}), device=device)
+    recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
     saved = t
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds)

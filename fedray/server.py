@@ -24,8 +24,8 @@ class Population(Protocol):
     def evaluate(self, state: Vectors) -> tuple[float, float]:
         """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole test set."""
 
-    def rows(self) -> list[dict[str, Any]]:
-        """One row of the population table for each client."""
+    def rows(self) -> dict[str, Any]:
+        """The columns of the population table, a client a row."""
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         """What each client remembers after round t, the last one trained or the one before it, one at a time."""

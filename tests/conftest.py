@@ -27,5 +27,5 @@ def session():
     """A connection to a local Ray with two CPUs and one (fake) GPU, for one file: other files start their own."""
     from fedray.cluster.start import connected  # imports ray
 
-    with connected(Cluster(cpus=2, gpus=1, start_timeout=120), 200 * 2**20) as session:
+    with connected(Cluster(cpus=2, gpus=1, object_store=200, start_timeout=120)) as session:
         yield session

@@ -142,12 +142,12 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     others = {
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn",
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "partition.name": "contiguous",
-        "block_size": 2, "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto",
+        "block_size": 2, "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
         if name in ("algorithm.name", "data.root") or (name.startswith("partition.") and name != "partition.name"):
             continue
-        value = others.get(name) or another(field)
+        value = others[name] if name in others else another(field)
         changed = base_with(name, value)
         same = changed.run_id("f") == base.run_id("f")
         assert same == name.startswith(("cluster.", "output.")), name

@@ -164,7 +164,7 @@ def test_bad_input_is_one_sentence_exit_2_and_nothing_on_disk(tmp_path, monkeypa
     assert err.count("\n") == 1
     assert all(part in err for part in parts), err
     assert not list(tmp_path.iterdir())
-    assert "round" not in out
+    assert "round 1" not in out
 
 
 def test_the_sweeps_help_names_its_own_options_too():

@@ -3,6 +3,7 @@
 The fork server is this process's only one, started when it is first asked for, and ends with it.
 """
 
+import atexit
 import os
 import pickle
 import socket
@@ -66,6 +67,11 @@ class ForkServer:
             socket.send_fds(self.socket, [pickle.dumps((function, args))], [theirs.fileno()])
         return Answer(mine)
 
+    def close(self) -> None:
+        """End it; the children that it has left end by themselves."""
+        self.socket.close()
+        self.process.wait()
+
 
 class Nursery:
     """Where the workers of one Ray job are forked; until `close`, or until this process ends."""
@@ -96,4 +102,8 @@ class Nursery:
 @cache
 def fork_server() -> ForkServer | None:
     """This process's fork server; None where forking is not known to work."""
-    return ForkServer() if sys.platform == "linux" else None
+    if sys.platform != "linux":
+        return None
+    server = ForkServer()
+    atexit.register(server.close)
+    return server

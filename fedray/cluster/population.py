@@ -34,7 +34,8 @@ class RayPopulation:
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
         self.data: Any = pool.share(dataset)
         self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
-        self.ends = np.cumsum([len(shard) for shard in shards])
+        self.sizes = np.array([len(shard) for shard in shards])
+        self.ends = np.cumsum(self.sizes)
         self.slots = list(pool.provide(plan))
         for slot in self.slots:
             slot.respawn = self.respawn
@@ -92,7 +93,7 @@ class RayPopulation:
             return list(train.remote(self.run, algorithm, clients, summed, t, lr, message, *memories))
 
         slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
-        return Ticket(call, slots, cost=sum(len(self.shards[client]) for client in clients))
+        return Ticket(call, slots, cost=float(self.sizes[clients].sum()))
 
     def trained(self, ticket: Ticket) -> Trained:
         reports = self.dispatcher.wait(ticket)
@@ -113,25 +114,18 @@ class RayPopulation:
             itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), self.test_count
         )
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> dict[str, Any]:
         """Packed, a client counts against the actor at its place in line, though any actor may train it."""
-        place = [client * len(self.slots) // len(self.shards) for client in range(len(self.shards))]
-        sharing = np.bincount(place)
-        rows = []
-        for client, shard in enumerate(self.shards):
-            where, per_actor = self.slots[place[client]].where, float(sharing[place[client]])
-            rows.append(
-                {
-                    "client": client,
-                    "actor": where["actor"],
-                    "node": where["node"],
-                    "pid": where["pid"],
-                    "num_cpus": self.plan.num_cpus / per_actor,
-                    "num_gpus": self.plan.num_gpus / per_actor,
-                    "num_examples": len(shard),
-                }
-            )
-        return rows
+        place = np.arange(len(self)) * len(self.slots) // len(self)
+        sharing = np.bincount(place)[place]
+        where = {name: np.array([slot.where[name] for slot in self.slots])[place] for name in ("actor", "node", "pid")}
+        return {
+            "client": np.arange(len(self)),
+            **where,
+            "num_cpus": self.plan.num_cpus / sharing,
+            "num_gpus": self.plan.num_gpus / sharing,
+            "num_examples": self.sizes,
+        }
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned

@@ -46,7 +46,7 @@ class Cluster:
         "time; auto: on Linux, with a Ray of the run's own.",
     )
     object_store: Auto[int] = setting(
-        None, "Shared memory of the local Ray; auto: what data, model and updates need.", unit="MiB", ge=80
+        None, "Most shared memory of the local Ray; auto: 40 % of what is free, taken as needed.", unit="MiB", ge=80
     )
     start_timeout: float = setting(180.0, "How long all actors may take to start.", unit="seconds", gt=0)
 

@@ -6,6 +6,7 @@ import threading
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from small_data import make_recipe
@@ -78,9 +79,13 @@ def test_any_number_of_actors_gives_the_bits_of_one_process(session, dataset, ex
         population.close()
 
 
+def rows_of(population):
+    return pd.DataFrame(population.rows()).to_dict("records")
+
+
 def test_an_actor_per_client_is_as_many_processes_as_clients(session, dataset):
     population = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=1, gpus_per_client=0.25)
-    rows = population.rows()
+    rows = rows_of(population)
     assert [row["client"] for row in rows] == [0, 1, 2, 3]
     assert len({row["actor"] for row in rows}) == len({row["pid"] for row in rows}) == 4
     assert {row["num_gpus"] for row in rows} == {0.25}
@@ -94,10 +99,10 @@ def test_an_actor_per_client_is_as_many_processes_as_clients(session, dataset):
 
 def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, dataset):
     first = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
-    pids = [row["pid"] for row in first.rows()]
+    pids = [row["pid"] for row in rows_of(first)]
     first.close()
     second = on_ray(session, dataset, make_recipe(dataset, "logistic"), clients_per_actor=2)
-    assert [row["pid"] for row in second.rows()] == pids
+    assert [row["pid"] for row in rows_of(second)] == pids
     import ray
 
     held = ray.get([slot.handle.holds.remote() for slot in second.slots])
@@ -105,7 +110,7 @@ def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, da
     second.close()
     os.kill(pids[0], signal.SIGKILL)  # one that dies between two runs is replaced
     third = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
-    third_pids = [row["pid"] for row in third.rows()]
+    third_pids = [row["pid"] for row in rows_of(third)]
     assert pids[2] in third_pids
     assert pids[0] not in third_pids
     third.close()
@@ -116,7 +121,7 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
     _, model, augment = CASES["client memory"]
     recipe = make_recipe(dataset, model, augment)
     population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
-    pids = [row["pid"] for row in population.rows()]
+    pids = [row["pid"] for row in rows_of(population)]
     retries = []
 
     class Killing(InProcessPopulation):
@@ -252,7 +257,7 @@ def test_packed_clients_are_spread_over_all_actors(session, dataset):
     """Four clients on three actors: every actor is in the table."""
     planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25)
     population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
-    rows = population.rows()
+    rows = rows_of(population)
     assert len({row["actor"] for row in rows}) == 3
     assert sum(row["num_cpus"] for row in rows) == 1.5
     population.close()

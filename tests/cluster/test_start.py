@@ -71,7 +71,7 @@ def test_an_address_where_no_ray_is_gives_one_sentence(address, why, tmp_path):
 
 
 def test_a_second_connection_in_one_process_is_refused(session):
-    with pytest.raises(BadInputError, match="connected to Ray already"), connected(Cluster(), 0):
+    with pytest.raises(BadInputError, match="connected to Ray already"), connected(Cluster()):
         raise AssertionError("connected twice")
 
 
@@ -80,7 +80,7 @@ def test_a_local_ray_leaves_no_session_folder_behind(tmp_path):
         "from fedray.cluster.start import connected\n"
         "from fedray.cluster.resources import Cluster\n"
         "import ray\n"
-        "with connected(Cluster(cpus=1), 100 * 2**20):\n"
+        "with connected(Cluster(cpus=1)):\n"
         "    print(ray._private.worker._global_node.get_session_dir_path())\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
