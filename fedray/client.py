@@ -4,10 +4,12 @@ The engine owns the loop; an algorithm fills its hooks (`loss`, `correct`, `fini
 (seed, round, client), so the same client in the same round gives the same bits in whatever process it runs.
 """
 
+import ctypes
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,23 @@ from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Report, Sum, Trained, Vectors, num_bytes
 from fedray.vector import FlatModel
+
+
+def settle_in() -> None:
+    """Make this process fit for training: one thread, and memory that is freed is kept for the next tensor.
+
+    Otherwise glibc gives each tensor of some megabytes back to the kernel, and clearing its pages anew takes a tenth of
+    a step's time, almost half of an evaluation's.
+    """
+    torch.set_num_threads(1)
+    if sys.platform == "linux":
+        with suppress(AttributeError, OSError):  # another C library may not have it
+            libc = ctypes.CDLL(None)
+            libc.mallopt(M_TRIM_THRESHOLD, 2**30)
+            libc.mallopt(M_MMAP_THRESHOLD, 2**30)
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
 
 
 class Trainer:

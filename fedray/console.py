@@ -83,13 +83,15 @@ class ConsoleWatch(Watch):
         if repeated:
             self.say("run", f"{job.run} was {status} before and is not repeated")
         output = job.experiment.output
-        row = results.load(output.name, output.root, job.run).runs.iloc[0]
+        tables = results.load(output.name, output.root, job.run)
+        row = tables.runs.iloc[0]
         best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
         self.console.print()
         self.say("status", f"{row['status']} after {row['rounds_done']} rounds in {row['seconds']:.1f} s")
         self.say("data", describe_format(row["dataset"], row["data_format"]))
         self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
         self.say("loss", f"{row['final_test_loss']:.4f}")
+        self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
         self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
         if job.model.exists():
             self.say("model", str(job.model))
@@ -133,6 +135,20 @@ def describe_data(job: Job) -> str:
 def describe_format(name: str, stored_as: str) -> str:
     """As numbers from it should be quoted: cifar10 (jpeg) is not quite cifar10."""
     return f"{name} ({stored_as})" if stored_as in ("jpeg", "generated") else name
+
+
+def describe_time(sums: Mapping[Any, float]) -> str:
+    """Where the time of all rounds went, in percent; what is neither training nor evaluation is overhead."""
+    total = sums["seconds"] or 1.0
+    share = {part: sums[f"seconds_{part}"] / total for part in ("train", "evaluate", *OVERHEAD)}
+    overhead = ", ".join(f"{part} {share[part]:.1%}" for part in OVERHEAD)
+    return (
+        f"train {share['train']:.1%}, evaluate {share['evaluate']:.1%}, "
+        f"overhead {sum(share[part] for part in OVERHEAD):.1%} ({overhead})"
+    )
+
+
+OVERHEAD = ("transfer", "aggregate", "idle", "record")
 
 
 def clock(seconds: float) -> str:

@@ -2,24 +2,24 @@
 
 import os
 import socket
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from fedray.client import Trainer, train_block
+from fedray.client import Trainer, settle_in, train_block
 from fedray.data import Dataset
 from fedray.recipe import Recipe
-from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
+from fedray.updates import Seconds, Trained, Updates, Vectors, blocks, gather, mean_of_batches
 
 
 class InProcessPopulation:
     """One trainer, all shards, one thread: the reference that the Ray population must equal bit for bit."""
 
     def __init__(self, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int):
-        torch.set_num_threads(1)
+        settle_in()
         self.dataset, self.shards, self.block_size = dataset, shards, block_size
         self.trainer = Trainer(recipe)
         self.remembered: dict[int, Vectors] = {}
@@ -30,6 +30,7 @@ class InProcessPopulation:
         return len(self.shards)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        began = time.perf_counter()
         self.remembered.update(self.learned[1])
         learned: dict[int, Vectors] = {}
 
@@ -44,7 +45,8 @@ class InProcessPopulation:
 
         updates = gather(algorithm, trained())
         self.learned = (t, learned)
-        return updates
+        train = sum(report.seconds for report in updates.reports)
+        return replace(updates, seconds=Seconds(train=train, aggregate=time.perf_counter() - began - train))
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
         rows = self.shards[client]

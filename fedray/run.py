@@ -138,9 +138,10 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
             row = round_row(done, e, clients.evaluate)
             row["seconds"] = time.perf_counter() - began
+            row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
+            began = time.perf_counter()
             recorder.round(row, client_rows(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
             state, t = done.state, done.t
-            began = time.perf_counter()
             watch.round(job, recorder.rounds[-1])
             status = outcome(e.evaluation, recorder.rounds, e.rounds)
             if status:
@@ -162,6 +163,9 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     recorder.finish(status or "finished", model_fingerprint=fingerprint(state))
     job.checkpoint.unlink(missing_ok=True)
     return status or "finished"
+
+
+PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 
 
 def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int) -> str | None:
@@ -201,8 +205,7 @@ def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[fl
         "bytes_down": done.bytes_down,
         "bytes_up": sum(report.num_bytes for report in reports),
         "retries": done.updates.retries,
-        "seconds_train": done.seconds_train,
-        "seconds_aggregate": done.seconds_aggregate,
+        **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
         "seconds_evaluate": seconds_evaluate,
         "finished_at": int(time.time() * 1000),
     }
@@ -218,8 +221,9 @@ def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def norm(vector: np.ndarray) -> float:
-    """The Euclidean norm; NumPy's own pairwise sum, since BLAS's bits depend on its threads."""
-    return math.sqrt(np.square(vector, dtype=np.float64).sum())
+    """The Euclidean norm; NumPy's own sums, since BLAS's bits depend on its threads, of pieces that fit the cache."""
+    pieces = np.split(vector, range(2**16, vector.size, 2**16))
+    return math.sqrt(math.fsum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
 
 
 def fingerprint(state: Vectors) -> str:

@@ -5,11 +5,11 @@ Evaluation, recording, checkpoints and early stopping are the body of the caller
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fedray.randomness import generator
-from fedray.updates import Updates, Vectors
+from fedray.updates import Seconds, Updates, Vectors
 
 
 class Population(Protocol):
@@ -48,8 +48,7 @@ class Round:
     mean: Vectors
     state: Vectors
     bytes_down: int
-    seconds_train: float
-    seconds_aggregate: float
+    seconds: Seconds
 
 
 def sample_cohort(seed: int, t: int, population: int, size: int) -> list[int]:
@@ -63,7 +62,6 @@ def play_rounds(
 ) -> Iterator[Round]:
     """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`."""
     for t in ts:
-        began = time.perf_counter()
         members = sample_cohort(seed, t, len(population), cohort)
         lr = algorithm.learning_rate(t, rounds)
         message = algorithm.broadcast(state, t)
@@ -79,6 +77,5 @@ def play_rounds(
             mean=mean,
             state=state,
             bytes_down=len(members) * sum(vector.nbytes for vector in message.values()),
-            seconds_train=trained - began,
-            seconds_aggregate=time.perf_counter() - trained,
+            seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
         )

@@ -53,7 +53,8 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         "update_norm": FLOAT,
         **dict.fromkeys(("bytes_down", "bytes_up"), LONG),
         "retries": INT,
-        **dict.fromkeys(("seconds", "seconds_train", "seconds_aggregate", "seconds_evaluate"), FLOAT),
+        **dict.fromkeys(("seconds", "seconds_train", "seconds_transfer", "seconds_aggregate"), FLOAT),
+        **dict.fromkeys(("seconds_idle", "seconds_evaluate", "seconds_record"), FLOAT),
         "finished_at": TIME,
     },
     "clients": {

@@ -66,6 +66,23 @@ class Trained:
 
 
 @dataclass(frozen=True)
+class Seconds:
+    """Where the time of a cohort's training went, as shares of the wall-clock time that add up to it.
+
+    With several cores at work, a core's second counts as that second divided by the cores.
+    """
+
+    train: float = 0.0
+    """The clients' local training."""
+    aggregate: float = 0.0
+    """Summing updates, in the actors and in the driver."""
+    idle: float = 0.0
+    """Cores without work, most of all those that wait for the last block."""
+    transfer: float = 0.0
+    """The message on its way out, the updates on their way back, and everything else that Ray does."""
+
+
+@dataclass(frozen=True)
 class Updates:
     """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
 
@@ -77,6 +94,7 @@ class Updates:
     reports: list[Report]
     each: list[Vectors] = field(default_factory=list)
     retries: int = 0
+    seconds: Seconds = Seconds()
 
 
 def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:

@@ -24,9 +24,12 @@ class Layout:
         return sum(prod(shape) for shape in self.shapes)
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each named tensor as a view of `flat` [size]: writing to one writes to the other."""
-        pieces = flat.split([prod(shape) for shape in self.shapes])
-        return {name: piece.view(shape) for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)}
+        """Each named tensor as a view of `flat` [..., size]: writing to one writes to the other."""
+        pieces = flat.split([prod(shape) for shape in self.shapes], dim=-1)
+        return {
+            name: piece.view(*flat.shape[:-1], *shape)
+            for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
+        }
 
 
 class FlatModel:

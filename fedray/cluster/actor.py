@@ -3,6 +3,7 @@ them; in an actor that was forked they are there already."""
 
 import os
 import sys
+import time
 import warnings
 from dataclasses import dataclass, replace
 from typing import Any
@@ -52,8 +53,10 @@ class ClientActor:
         """`path` is the driver's sys.path: the user's own modules are found here where they are found there."""
         import torch
 
+        from fedray.client import settle_in
+
         sys.path += [folder for folder in path if folder not in sys.path]
-        torch.set_num_threads(1)
+        settle_in()
         # Arrays from the object store are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         context = ray.get_runtime_context()
@@ -97,13 +100,14 @@ class ClientActor:
         message: Vectors,
         *memories: Vectors,
     ) -> tuple[Any, ...]:
-        """Train clients; returns their reports, the rest of the Trained, and, where memories came, the new memories.
+        """Train clients; returns their reports and the call's seconds, the rest of the Trained, and the new memories.
 
         The parts are separate objects: the reports are small and tell of success, the vectors stay in the object
-        store until their turn, the memories never pass through the driver.
+        store until their turn, the memories, where there are any, never pass through the driver.
         """
         from fedray.client import train_block
 
+        began = time.perf_counter()
         enrolment = self.runs[run]
         trained, new = train_block(
             enrolment.trainer,
@@ -117,7 +121,8 @@ class ClientActor:
             summed,
         )
         reports = [replace(report, **self.place) for report in trained.reports]
-        return reports, Trained([], trained.sum, trained.each), *(new if memories else ())
+        vectors = Trained([], trained.sum, trained.each)
+        return (reports, time.perf_counter() - began), vectors, *(new if memories else ())
 
     def evaluate(self, run: str, state: Vectors, first: int, last: int) -> list[tuple[float, int]]:
         """Loss sums and right answers of the batches in test images first..last."""

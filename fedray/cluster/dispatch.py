@@ -36,6 +36,11 @@ class Slot:
     gone: bool = False
     why: str = ""
 
+    @property
+    def has_room(self) -> bool:
+        """Whether it can take another call now."""
+        return self.starting is None and len(self.tickets) < IN_FLIGHT
+
 
 @dataclass(eq=False)
 class Ticket:
@@ -51,10 +56,27 @@ class Ticket:
     error: Exception | None = None
 
 
+class Occupancy:
+    """How much of `lanes`, the calls that can run at once, was free between the first call's start and the last's end."""
+
+    def __init__(self, lanes: int = 1):
+        self.lanes, self.running, self.started = lanes, 0, False
+        self.free = 0.0  # lane-seconds
+        self.opened = self.changed = time.perf_counter()
+
+    def note(self, running: int) -> None:
+        """So many calls run from now on."""
+        now = time.perf_counter()
+        if self.started:
+            self.free += (now - self.changed) * max(0, self.lanes - self.running)
+        self.running, self.changed, self.started = running, now, True
+
+
 class Dispatcher:
-    """Hands tickets to slots and waits for them."""
+    """Hands tickets to slots and waits for them; at most `lanes` of the slots have calls at any time."""
 
     def __init__(self) -> None:
+        self.lanes, self.occupancy = 1, Occupancy()
         self.queue: list[Ticket] = []
         self.slots: list[Slot] = []  # those with calls in flight, or with an actor coming up
         self.retries = 0
@@ -99,7 +121,8 @@ class Dispatcher:
         waiting = []
         for ticket in self.queue:
             left = [slot for slot in ticket.slots if not slot.gone]
-            up = [slot for slot in left if slot.starting is None and len(slot.tickets) < IN_FLIGHT]
+            full = sum(bool(slot.tickets) for slot in self.slots) >= self.lanes
+            up = [slot for slot in left if slot.has_room and (slot.tickets or not full)]
             if not left:
                 ticket.done = True
                 ticket.error = ticket.error or LostActorError("no actor is left for a call, and none came up again")
@@ -114,6 +137,10 @@ class Dispatcher:
         ticket.refs = ticket.call(slot.handle)
         slot.tickets.append(ticket)
         self.watch(slot)
+        self.note()
+
+    def note(self) -> None:
+        self.occupancy.note(sum(bool(slot.tickets) for slot in self.slots))
 
     def watch(self, slot: Slot) -> None:
         """Wait for this slot's calls, or for its actor to come up, in the turns to come."""
@@ -147,12 +174,14 @@ class Dispatcher:
             ticket.error = error.cause if isinstance(error.cause, ClientError) else error
         except RayError as error:
             lost, slot.tickets = slot.tickets, []
+            self.note()
             slot.respawn(slot)
             for each in reversed(lost):  # they come first now, in their old order
                 self.again(each, error)
             return
         ticket.done = True
         slot.tickets.remove(ticket)
+        self.note()
 
     def settle_start(self, slot: Slot) -> None:
         try:

@@ -32,6 +32,7 @@ class Pool:
             self.known = True
             if trouble := self.nursery.trouble():
                 self.nursery, self.plainly = None, f"not forked ({trouble}), so each imports torch anew"
+        self.dispatcher.lanes = plan.lanes
         shape = (plan.num_cpus, plan.num_gpus)
         kept = [slot for slot in self.slots if shape == self.shape and not slot.gone][: plan.actors]
         self.give_up([slot for slot in self.slots if slot not in kept])

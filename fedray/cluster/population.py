@@ -1,7 +1,9 @@
 """The population as Ray actors: one for each client, or packed."""
 
 import itertools
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 import numpy as np
 import ray
 
-from fedray.cluster.dispatch import Slot, Ticket
+from fedray.cluster.dispatch import Occupancy, Slot, Ticket
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Trained, Updates, Vectors, blocks, gather, mean_of_batches
+from fedray.updates import Seconds, Trained, Updates, Vectors, blocks, gather, mean_of_batches
 
-EVALUATION_CALL = 2 * EVALUATION_BATCH  # images a call
+EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
 
 
 class RayPopulation:
@@ -64,6 +66,8 @@ class RayPopulation:
         self.enrol_at(slot, slot.handle)
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+        began = time.perf_counter()
+        occupancy = self.dispatcher.occupancy = Occupancy(self.plan.lanes)
         self.memory_refs.update(self.learned[1])
         sent = ray.put(message)
         remembers = algorithm.remembers
@@ -82,7 +86,9 @@ class RayPopulation:
                     learned.update(zip(clients, ticket.refs[2:], strict=True))
         self.learned = (t, learned)
         before, self.retried = self.retried, self.dispatcher.retries
-        return Updates(updates.sum, updates.reports, updates.each, self.retried - before)
+        called = sum(ticket.result[1] for block_tickets in tickets for ticket in block_tickets)
+        seconds = split(time.perf_counter() - began, occupancy, sum(r.seconds for r in updates.reports), called)
+        return replace(updates, retries=self.retried - before, seconds=seconds)
 
     def ticket(self, algorithm: Any, clients: list[int], message: Any, t: int, lr: float, remembers: bool) -> Ticket:
         summed = self.plan.packed and algorithm.linear
@@ -96,7 +102,7 @@ class RayPopulation:
         return Ticket(call, slots, cost=float(self.sizes[clients].sum()))
 
     def trained(self, ticket: Ticket) -> Trained:
-        reports = self.dispatcher.wait(ticket)
+        reports, _ = self.dispatcher.wait(ticket)
         vectors = self.dispatcher.fetch(ticket, 1)
         ticket.refs[:2] = [None, None]  # the object store may let go of them
         return Trained(reports, vectors.sum, vectors.each)
@@ -145,3 +151,14 @@ class RayPopulation:
             slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)
         self.data = self.rows_of_all = None
+
+
+def split(elapsed: float, occupancy: Occupancy, trained: float, called: float) -> Seconds:
+    """Where `elapsed` seconds of a cohort's training went.
+
+    The actors spent `trained` seconds on local training, all of them together, and `called` in the calls that it was
+    part of. What the driver did after the last call had ended was summing.
+    """
+    train, idle = trained / occupancy.lanes, occupancy.free / occupancy.lanes
+    aggregate = (called - trained) / occupancy.lanes + elapsed - (occupancy.changed - occupancy.opened)
+    return Seconds(train, aggregate, idle, transfer=elapsed - train - idle - aggregate)

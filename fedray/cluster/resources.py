@@ -62,12 +62,16 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all."""
+    """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all.
+
+    At most `lanes` of them work at a time: more than there are cores would only be in each other's way.
+    """
 
     actors: int
     clients_per_actor: int
     num_cpus: float
     num_gpus: float
+    lanes: int
 
     @property
     def packed(self) -> bool:
@@ -110,7 +114,8 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
         fit = min(room(cpus, num_cpus), room_on_gpus(capacity.gpus, num_gpus) if num_gpus else clients)
         actors = min(-(-clients // per_actor), max(1, fit))
     check_fit(actors, num_cpus, num_gpus, capacity)
-    return Plan(actors, per_actor, num_cpus, num_gpus)
+    lanes = actors if per_actor > 1 or num_gpus else min(actors, max(1, int(sum(cpus))))
+    return Plan(actors, per_actor, num_cpus, num_gpus, lanes)
 
 
 def will_fork(cluster: Cluster) -> bool:

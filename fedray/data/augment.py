@@ -14,8 +14,18 @@ def crop_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     [n, 3, h, w] on any device and is left as it was. One number is drawn per image, in order, so a batch that is cut in
     two and augmented with the same generator gives the same images.
     """
+    return crop_flip_as_drawn(images, draw_crop_flip(rng, len(images)))
+
+
+def draw_crop_flip(rng: np.random.Generator, n: int) -> np.ndarray:
+    """The number that decides the crop and the flip of each of n images."""
+    return rng.integers(0, SHIFTS * SHIFTS * 2, size=n)
+
+
+def crop_flip_as_drawn(images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+    """crop_flip of images whose numbers were drawn before [n]."""
     n, channels, height, width = images.shape
-    place, mirrored = np.divmod(rng.integers(0, SHIFTS * SHIFTS * 2, size=n), 2)
+    place, mirrored = np.divmod(drawn, 2)
     top, left = np.divmod(place, SHIFTS)
     padded = images.new_zeros(n, channels, height + 2 * PAD, width + 2 * PAD)
     padded[:, :, PAD : PAD + height, PAD : PAD + width] = images
