@@ -143,3 +143,4 @@ if __name__ == "__main__":
     from fedray.cluster import forkserver
 
     forkserver.serve(socket.socket(fileno=int(sys.argv[1])))
+    os._exit(0)  # what was imported for others needs no farewell
