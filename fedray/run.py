@@ -142,6 +142,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
             began = time.perf_counter()
             recorder.round(row, client_rows(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
             state, t = done.state, done.t
+            del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
             status = outcome(e.evaluation, recorder.rounds, e.rounds)
             if status:

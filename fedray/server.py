@@ -79,3 +79,4 @@ def play_rounds(
             bytes_down=len(members) * sum(vector.nbytes for vector in message.values()),
             seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
         )
+        del message, updates, mean  # several vectors, while the next round is played

@@ -101,6 +101,10 @@ def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
     """The cohort's updates from its blocks in order, each as one call's result or as one for each of its clients."""
     total, reports, each = Sum(), [], []
     for block in blocks_trained:
+        if len(block) == 1 and block[0].sum is not None:  # no need for a copy that is added to
+            reports += block[0].reports
+            total.add(block[0].sum)
+            continue
         subtotal = Sum()
         for trained in block:
             reports += trained.reports

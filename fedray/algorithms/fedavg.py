@@ -5,7 +5,8 @@ Decentralized Data", arXiv 1602.05629, Algorithm 1.
     server:     w_t+1 = w_t + server_lr * sum_k (n_k / n) (w_k - w_t)
 
 The paper's server_lr is 1. Every other algorithm is FedAvg with some of the hooks below replaced. Hooks are pure. On
-clients tensors are [..., P] and per-client scalars [..., 1]; on the server they are NumPy vectors [P].
+clients tensors are [..., P] and per-client scalars [..., 1], so that a hook written once, with reductions over the last
+dimension, serves one client (engine = plain) and many (fused); on the server they are NumPy vectors [P].
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class FedAvg:
 
     name: ClassVar[str] = "fedavg"
     linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum, so that blocks may be summed early
+    fusable: ClassVar[bool] = True
+    """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over leading
+    dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An algorithm
+    that says False trains in the plain engine only."""
 
     lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0, le=1e6)
     lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
@@ -96,9 +101,18 @@ class FedAvg:
         return grad
 
     def finish(
-        self, start: torch.Tensor, end: torch.Tensor, steps: int, lr: float, message: Tensors, memory: Tensors
+        self,
+        start: torch.Tensor,
+        end: torch.Tensor,
+        steps: int | torch.Tensor,
+        lr: float,
+        message: Tensors,
+        memory: Tensors,
     ) -> tuple[Tensors, Tensors]:
-        """The update (client minus server) after `steps` steps from start to end, and the client's new memory."""
+        """The update (client minus server) after `steps` steps from start to end, and the client's new memory.
+
+        `steps` is a number in the plain engine and a float32 tensor [C, 1] in the fused one.
+        """
         return {"params": end - start}, memory
 
     # On the server, after the clients.
@@ -119,11 +133,10 @@ class FedAvg:
         Buffers are statistics, not parameters: they move by the aggregated update itself. Only the textbook's `sum`
         scales them too, since a sum of m differences would carry them m times too far.
         """
+        step = np.float32(self.server_lr) * mean["params"]
+        step += state["params"]
         scale = self.server_lr if self.weighting == "sum" else 1.0
-        return {
-            "params": state["params"] + np.float32(self.server_lr) * mean["params"],
-            "buffers": state["buffers"] + np.float32(scale) * mean["buffers"],
-        }
+        return {"params": step, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"]}
 
     def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
         """What only this algorithm reports of a round, for the metrics table."""
