@@ -99,5 +99,5 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         places=places,
         others={name: value for name, value in tensors.items() if name not in places},
         normalises_by_batch=normalises_by_batch(module),
-        torch=Torch(torch.__version__, torch.backends.cpu.get_cpu_capability(), torch.cuda.device_count()),
+        torch=Torch(str(torch.__version__), torch.backends.cpu.get_cpu_capability(), torch.cuda.device_count()),
     )
