@@ -86,8 +86,9 @@ class Seconds:
 class Updates:
     """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
 
-    `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. `retries` counts the calls
-    that were made again because an actor was lost.
+    `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. The vectors of the sum are
+    large and used up by the aggregation, which makes the mean of them. `retries` counts the calls that were made again
+    because an actor was lost.
     """
 
     sum: Sum

@@ -6,6 +6,7 @@ The fork server is this process's only one, started when it is first asked for, 
 import atexit
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -80,7 +81,6 @@ class Nursery:
         self.path = f"{tempfile.mkdtemp(prefix='fedray-')}/nursery"
         env = {**os.environ, "RAY_JOB_ID": job, "RAY_RAYLET_PID": str(raylet)}
         self.connection = server.ask(forkserver.nursery, self.path, env).connection
-        self.ready: bool | None = None
 
     @property
     def runtime_env(self) -> dict[str, str]:
@@ -96,7 +96,9 @@ class Nursery:
         return "" if fine else str(error)
 
     def close(self) -> None:
+        """Fork no more; workers that there are live as long as their Ray."""
         self.connection.close()
+        shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
 @cache

@@ -36,6 +36,8 @@ def serve(driver: socket.socket) -> None:
             function, args = pickle.loads(request)
             if function is preload:
                 preload(*args)
+            elif function is nursery and _threads() > 1:
+                reply.sendall(pickle.dumps((False, RuntimeError(f"the fork server runs {_threads()} threads"))))
             elif os.fork() == 0:
                 driver.close()
                 _call(reply, function, args)
@@ -65,7 +67,7 @@ def _call(reply: socket.socket, function: Callable[..., Any], args: tuple[Any, .
 def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
     """Fork Ray's workers for the job that `env` names, asked for at the unix socket `path`, until the driver is gone.
 
-    Raises RuntimeError where threads run in here, since forking would not be safe.
+    Raises RuntimeError where threads run in here: what one of them has locked would stay locked in the children.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -74,9 +76,8 @@ def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
         os.environ.clear()
         os.environ.update(env)  # Ray reads its job when it is imported
         preload("ray._private.workers.default_worker", "fedray.cluster.actor")
-        threads = len(list(Path("/proc/self/task").iterdir()))
-        if threads > 1:
-            raise RuntimeError(f"the process to fork from runs {threads} threads")
+        if _threads() > 1:
+            raise RuntimeError(f"importing Ray has started {_threads() - 1} threads")
         driver.sendall(pickle.dumps((True, None)))
         while True:
             ready, _, _ = select.select([listener, driver], [], [])
@@ -89,6 +90,10 @@ def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
         with suppress(OSError):
             Path(path).parent.rmdir()
     os._exit(0)
+
+
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def _fork_worker(listener: socket.socket, driver: socket.socket) -> None:

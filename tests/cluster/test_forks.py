@@ -1,0 +1,113 @@
+"""What is forked from the fork server, and that it leaves nothing behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from fedray import models
+from fedray.cluster.forks import SHIM, ForkServer, Nursery, fork_server
+from fedray.cluster.resources import Cluster, Plan, will_fork
+from fedray.errors import BadInputError
+from fedray.models import Model
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
+
+QUICK = ["--data.dataset", "synthetic", "--data.train_examples", "400", "--data.test_examples", "100", "--rounds", "1"]
+
+
+@pytest.fixture
+def server():
+    server = ForkServer()
+    yield server
+    server.close()
+
+
+def test_the_driver_never_imports_torch(tmp_path):
+    """It takes seconds and 200 MB; a run with its actors, evaluation and final model does without it."""
+    code = (
+        "import sys\n"
+        "from fedray.__main__ import main\n"
+        f"main({[*QUICK, '--output.root', str(tmp_path)]!r})\n"
+        "assert 'torch' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(list(tmp_path.glob("unnamed/models/*"))) == 1
+
+
+def test_a_blueprint_from_there_is_the_one_made_here(server):
+    wanted = (Model(name="lenet5"), (3, 32, 32), 10, 3)
+    there, here = server.ask(models.blueprint, *wanted).result(), models.blueprint(*wanted)
+    assert (there.params == here.params).all()
+    assert (there.places, there.torch) == (here.places, here.torch)
+
+
+def test_an_error_there_is_raised_here(server):
+    with pytest.raises(BadInputError, match="Linux") as caught:
+        server.ask(will_fork, Cluster(forked=True, address="elsewhere:1")).result()
+    assert "Traceback" in caught.value.__notes__[0]
+    with pytest.raises(RuntimeError, match="ended without an answer"):
+        server.ask(os._exit, 1).result()
+    assert server.ask(will_fork, Cluster()).result()  # and it goes on
+
+
+def test_it_ends_with_its_driver_however_that_ends():
+    code = (
+        "from fedray.cluster.forks import fork_server\n"
+        "import time\n"
+        "print(fork_server().process.pid, flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as driver:
+        child = psutil.Process(int(driver.stdout.readline()))
+        driver.kill()
+    assert not psutil.wait_procs([child], timeout=20)[1]
+
+
+def test_no_workers_from_a_process_with_threads(tmp_path, monkeypatch):
+    """What a thread has locked when its process is forked stays locked in the child."""
+    Path(tmp_path, "starts_a_thread.py").write_text(
+        "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    server = ForkServer()
+    server.preload(["starts_a_thread"])
+    nursery = Nursery(server, "01000000", os.getpid())
+    assert nursery.trouble() == "the fork server runs 2 threads"
+    nursery.close()
+    server.close()
+
+
+def test_without_a_nursery_the_shim_becomes_the_worker(tmp_path):
+    worker = tmp_path / "worker.py"
+    worker.write_text("import sys, numpy\nprint(sys.argv[1:])\n")
+    command = [sys.executable, "-S", "-E", str(SHIM), str(tmp_path / "nowhere"), str(worker), "--id", "7"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("['--id', '7']\n", "")
+
+
+def test_a_lost_worker_takes_no_other_with_it(session):
+    """Ray ends the process group of a worker that it lost."""
+    slots = session.pool.provide(Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2))
+    lost, other = (psutil.Process(slot.where["pid"]) for slot in slots)
+    nursery = psutil.Process(lost.ppid())
+    assert nursery.ppid() == fork_server().process.pid
+    os.kill(lost.pid, signal.SIGKILL)
+    for _ in range(20):
+        time.sleep(0.1)
+        assert other.is_running()
+        assert nursery.is_running()
+    assert not lost.is_running()
+
+
+def test_forking_is_refused_where_it_cannot_be():
+    assert not will_fork(Cluster(address="auto"))
+    assert not will_fork(Cluster(forked=False))
+    with pytest.raises(BadInputError, match="cluster.address = local"):
+        will_fork(Cluster(forked=True, address="auto"))
