@@ -1,10 +1,10 @@
 """make bench: a round of fedray against the same SGD steps in bare PyTorch, alternating, and where the time goes.
 
-    python experiments/speed/rounds.py [cnn] [tiny] [--rounds 9] [--SETTING VALUE ...]
+    python experiments/speed/rounds.py [cnn] [tiny] [evaluate] [--rounds 9] [--SETTING VALUE ...]
 
 Timed is the whole round as a user's run plays it: sample, broadcast, train, gather, aggregate, record; evaluation
 apart. A round of bare.py follows each round of fedray in the same minute on the same cores, while the other waits, and
-the ratio is taken pair by pair. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
+the ratio is taken pair by pair. `evaluate` is an evaluation of the CNN on 10,000 images. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
 """
 
 import argparse
@@ -40,7 +40,8 @@ class Alternate(Watch):
 
     def round(self, job: Any, row: Any) -> None:
         ours = time.perf_counter() - self.resumed
-        assert (row["cohort_size"], row["num_examples"]) == (COHORT, COHORT * IMAGES)
+        if self.kind == "evaluate":
+            ours = row["seconds_evaluate"]
         self.seconds.append((ours, self.bare.round()))
         self.resumed = time.perf_counter()
 
@@ -61,26 +62,31 @@ def measure(kind: str, rounds: int, words: list[str]) -> None:
         "cohort": COHORT,
         "model": {"name": MODELS[kind]},
         "algorithm": {"lr": LR, "batch_size": BATCH, "weighting": "uniform"},
-        "evaluation": {"every": 10**6},
-        "data": {"dataset": "auto" if kind == "cnn" else "synthetic", "test_examples": 100},
+        "evaluation": {"every": 1 if kind == "evaluate" else 10**6},
+        "data": {"dataset": "synthetic" if kind == "tiny" else "auto", "test_examples": 100},
     }
+    if kind == "evaluate":
+        base |= {"cohort": 2, "data": {}}
     if kind == "tiny":
         jobs.load_data = noise  # type: ignore[assignment]
     watch = Alternate(kind, rounds)
     tables = run(experiment(base, words), watch)
     watch.bare.close()
-    steps = tables.clients.groupby("round")["steps"].sum()
-    assert set(steps) == {COHORT * IMAGES // BATCH}, steps
+    if kind != "evaluate":
+        work = tables.clients.groupby("round")[["steps", "num_examples"]].sum()
+        assert (work == [COHORT * IMAGES // BATCH, COHORT * IMAGES]).all(axis=None), work
     timed = watch.seconds[WARM_UP:-1]
     ours, bare = (np.array(column) for column in zip(*timed, strict=True))
     ratios = ours / bare
     print(
-        f"{kind:<6}bare {np.median(bare):.4f} s a round, fedray {np.median(ours):.4f} s, ratio {np.median(ratios):.3f} "
+        f"{kind:<9}bare {np.median(bare):.4f} s a round, fedray {np.median(ours):.4f} s, ratio {np.median(ratios):.3f} "
         f"(medians of {len(timed)} pairs, {ratios.min():.3f} to {ratios.max():.3f})"
     )
+    if kind == "evaluate":
+        return
     parts = {part: tables.rounds[f"seconds_{part}"].to_numpy()[WARM_UP:-1] for part in PARTS}
     parts["record"] = ours - sum(parts.values())
-    print("      " + ", ".join(f"{name} {np.median(values):.4f}" for name, values in parts.items()), flush=True)
+    print("         " + ", ".join(f"{name} {np.median(values):.4f}" for name, values in parts.items()), flush=True)
 
 
 def main() -> None:
