@@ -1,13 +1,13 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test check clean
+.PHONY: help setup data run test check bench bench-peers clean
 
 VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
 help:  ## list the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "make %-8s%s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | awk -F'\t' '{printf "make %-13s%s\n", $$1, $$2}'
 
 setup: $(INSTALLED)  ## make .venv and install fedray with everything it needs
 
@@ -38,6 +38,23 @@ check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+
+bench: $(INSTALLED)  ## measure speed and memory (10 minutes on a quiet machine)
+	@cd experiments/speed && for program in "rounds.py" "start.py" "actors.py" "population.py" "large.py" "balance.py" "precision.py"; do \
+		echo && echo "== $$program" && ../../$(VENV)/bin/python $$program || exit 1; done
+
+PEERS := $(VENV)/peers
+
+bench-peers: $(INSTALLED) $(PEERS)/flower $(PEERS)/pfl  ## measure Flower and pfl-research on the same rounds
+	@cd experiments/speed && ../../$(VENV)/bin/python rounds.py cnn tiny && cd peers && for kind in cnn tiny; do \
+		KIND=$$kind ../../../$(PEERS)/flower/bin/python flower.py 2>/dev/null | grep "^$$kind" && \
+		KIND=$$kind ../../../$(PEERS)/pfl/bin/python pfl_research.py 2>/dev/null | grep "^$$kind" || exit 1; done
+
+$(PEERS)/flower:
+	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet 'flwr[simulation]' torch && mv $@.new $@
+
+$(PEERS)/pfl:
+	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet 'pfl[pytorch]' torch && mv $@.new $@
 
 clean:  ## remove .venv and caches; results/ and data/ stay
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -65,7 +65,7 @@ def main(words: list[str]) -> None:
     print(f"  training {rounds['seconds_train'].median():.3f} s; in round 1 overhead was ", end="")
     print(f"{tables.rounds['seconds'].iloc[0] - tables.rounds['seconds_train'].iloc[0]:.3f} s")
     print(
-        f"  the driver grew by {vectors:.1f} model vectors of {watch.vector / 2**20:.0f} MiB; spilled: {watch.spilled} B"
+        f"  the driver grew by {vectors:.1f} model vectors of {watch.vector} bytes; {watch.spilled} bytes were spilled"
     )
 
 

@@ -4,7 +4,8 @@
 
 Timed is the whole round as a user's run plays it: sample, broadcast, train, gather, aggregate, record; evaluation
 apart. A round of bare.py follows each round of fedray in the same minute on the same cores, while the other waits, and
-the ratio is taken pair by pair. `evaluate` is an evaluation of the CNN on 10,000 images. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
+the ratio is taken pair by pair. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
+`evaluate` is an evaluation of the CNN on 10,000 images.
 """
 
 import argparse
