@@ -18,6 +18,7 @@ import torch.nn.functional as F
 
 from fedray.data.augment import crop_flip, normalise
 from fedray.errors import ClientError
+from fedray.fused import train_together
 from fedray.networks import build
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
@@ -65,18 +66,18 @@ class Trainer:
         `images` is uint8 [n, c, h, w], `labels` int64 [n]; nothing given is changed.
         """
         began = time.perf_counter()
-        flat, module = self.flat, self.flat.module
+        flat = self.flat
         received, remembered = self.tensors(message), self.tensors(memory)
         start = received["params"]
         flat.load(start, received["buffers"])
         if not remembered:
             remembered = algorithm.init_memory(start)
         velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
-        module.train()
+        flat.module.train()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
             for inputs, targets in self.batches(algorithm, client, images, labels, t):
-                loss = algorithm.loss(module(inputs), targets)
+                loss = algorithm.loss(self.output(inputs), targets)
                 grad = flat.gradient(loss)
                 with torch.no_grad():
                     direction = algorithm.correct(grad, flat.params, received, remembered, lr)
@@ -139,7 +140,7 @@ class Trainer:
             self.flat.module.eval()
             for first in range(0, len(labels), EVALUATION_BATCH):
                 batch = slice(first, first + EVALUATION_BATCH)
-                output = self.flat.module(self.inputs(torch.from_numpy(images[batch])))
+                output = self.output(self.inputs(torch.from_numpy(images[batch])))
                 targets = torch.from_numpy(labels[batch]).to(self.device)
                 loss = F.cross_entropy(output, targets, reduction="none").double().sum()
                 results.append((float(loss), int((output.argmax(1) == targets).sum())))
@@ -147,7 +148,15 @@ class Trainer:
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 images as the model's normalised float32 input, on the device."""
-        return normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
+        inputs = normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
+        return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.model.channels_last else inputs
+
+    def output(self, inputs: torch.Tensor) -> torch.Tensor:
+        """The model's float32 output [batch, classes]."""
+        if self.recipe.model.precision == "float32":
+            return self.flat.module(inputs)
+        with torch.autocast(self.device, torch.bfloat16):
+            return self.flat.module(inputs).float()
 
     def tensors(self, vectors: Vectors) -> dict[str, torch.Tensor]:
         return {name: torch.from_numpy(vector).to(self.device) for name, vector in vectors.items()}
@@ -171,6 +180,51 @@ def blamed_on(what: str) -> Iterator[None]:
         raise ClientError(f"{what}:\n{traceback.format_exc()}") from error
 
 
+def train_each(
+    trainer: Trainer,
+    algorithm: Any,
+    clients: Sequence[int],
+    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    message: Vectors,
+    memories: Sequence[Vectors],
+    t: int,
+    lr: float,
+) -> Iterator[tuple[Vectors, Vectors, Report]]:
+    """Train a block's clients one after another."""
+    for client, memory in zip(clients, memories, strict=True):
+        with blamed_on(f"client {client} failed in round {t}"):
+            trained = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
+        yield trained
+
+
+def train_fused(
+    trainer: Trainer,
+    algorithm: Any,
+    clients: Sequence[int],
+    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    message: Vectors,
+    memories: Sequence[Vectors],
+    t: int,
+    lr: float,
+) -> Iterator[tuple[Vectors, Vectors, Report]]:
+    """Train a block's clients as one program."""
+    named = ", ".join(map(str, clients))
+    blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
+    with blamed_on(f"{blamed} failed in round {t}"):
+        yield from train_together(
+            trainer.recipe,
+            trainer.flat.layout,
+            trainer.device,
+            algorithm,
+            clients,
+            map(shard, clients),
+            message,
+            memories,
+            t,
+            lr,
+        )
+
+
 def train_block(
     trainer: Trainer,
     algorithm: Any,
@@ -182,14 +236,13 @@ def train_block(
     lr: float,
     summed: bool,
 ) -> tuple[Trained, list[Vectors]]:
-    """Train a block's clients one after another: their updates, summed or each, and their new memories.
+    """Train a block's clients: their updates, summed or each, and their new memories.
 
     `shard` gives a client's images and labels. Whatever a client's code raises comes out as a ClientError.
     """
     total, each, reports, remembered = Sum(), [], [], []
-    for client, memory in zip(clients, memories, strict=True):
-        with blamed_on(f"client {client} failed in round {t}"):
-            vectors, memory, report = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
+    engine = train_fused if trainer.recipe.engine == "fused" else train_each
+    for vectors, memory, report in engine(trainer, algorithm, clients, shard, message, memories, t, lr):
         reports.append(report)
         remembered.append(memory)
         if summed:

@@ -98,9 +98,10 @@ def group_order(title: str) -> tuple[int, str]:
 
 def kind(field: Any) -> str:
     """What to write for a setting: INT, FLOAT, TEXT, true|false or its choices."""
-    types = [t for t in (get_args(field.annotation) or (field.annotation,)) if t is not type(None)]
-    if get_origin(field.annotation) is Literal:
-        return "|".join(map(str, get_args(field.annotation)))
+    literal = get_origin(field.annotation) is Literal
+    types = [t for t in (() if literal else get_args(field.annotation)) or (field.annotation,) if t is not type(None)]
+    if get_origin(types[0]) is Literal:
+        return "|".join(map(str, get_args(types[0])))
     return {int: "INT", float: "FLOAT", bool: "true|false"}.get(types[0], "TEXT")
 
 

@@ -12,15 +12,15 @@ import numpy as np
 from fedray.client import Trainer, settle_in, train_block
 from fedray.data import Dataset
 from fedray.recipe import Recipe
-from fedray.updates import Seconds, Trained, Updates, Vectors, blocks, gather, mean_of_batches
+from fedray.updates import Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
 
 
 class InProcessPopulation:
     """One trainer, all shards, one thread: the reference that the Ray population must equal bit for bit."""
 
-    def __init__(self, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int):
+    def __init__(self, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, blocks: int):
         settle_in()
-        self.dataset, self.shards, self.block_size = dataset, shards, block_size
+        self.dataset, self.shards, self.blocks = dataset, shards, blocks
         self.trainer = Trainer(recipe)
         self.remembered: dict[int, Vectors] = {}
         self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and what it changed
@@ -35,7 +35,7 @@ class InProcessPopulation:
         learned: dict[int, Vectors] = {}
 
         def trained() -> Iterator[list[Trained]]:
-            for block in blocks(cohort, self.block_size):
+            for block in cut(cohort, self.blocks):
                 memories = [self.remembered.get(client, {}) for client in block]
                 part, new = train_block(
                     self.trainer, algorithm, block, self.shard, message, memories, t, lr, summed=algorithm.linear

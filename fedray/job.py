@@ -114,7 +114,7 @@ class Job:
     def recipe(self) -> Recipe:
         e, d = self.experiment, self.dataset
         shape = d.train_images.shape[1:]
-        return Recipe(e.model, shape, len(d.classes), d.mean, d.std, e.data.augment, e.seed)
+        return Recipe(e.model, shape, len(d.classes), d.mean, d.std, e.data.augment, e.seed, str(e.engine))
 
     @cached_property
     def grouping(self) -> dict[str, Any]:

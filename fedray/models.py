@@ -1,13 +1,14 @@
 """The models by name, and what the driver knows of one. The networks themselves are in networks.py, since a driver
 with its clients in other processes has no use for torch, which takes seconds to import."""
 
+import dataclasses
 from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
 import numpy as np
 
-from fedray.settings import section, setting
+from fedray.settings import Auto, section, setting
 
 Shape = tuple[int, int, int]
 
@@ -22,6 +23,27 @@ class Model:
         "logistic (multinomial logistic regression), mlp (two hidden layers of 200, McMahan's 2NN), "
         "resnet18 (torchvision's, 11.2 M, with BatchNorm).",
     )
+    precision: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "Arithmetic of the forward and backward pass. bfloat16 is autocast: parameters and updates stay float32; it is "
+        "faster for large convolutions where the processor has it (AVX512-BF16, AMX).",
+    )
+    channels_last: Auto[bool] = setting(
+        None, "Memory format of images inside the network; auto: true for cnn, where it is faster."
+    )
+
+    def resolved(self) -> "Model":
+        """With "auto" replaced by its value: a rule on the model alone, since it changes the bits."""
+        if self.channels_last is not None:
+            return self
+        return dataclasses.replace(self, channels_last=self.name in CHANNELS_LAST)
+
+
+CHANNELS_LAST = ("cnn",)
+
+
+FUSED_ON_CPU = ("logistic", "mlp")
+"""The models that engine = fused can train, all of them stacks of Linear and ReLU: fused.py writes their gradients."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +71,12 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Torch:
-    """The torch that the clients run on: its version and build, the processor's instruction set, the number of GPUs."""
+    """The torch that the clients run on: its version and build, the processor's abilities, the number of GPUs."""
 
     version: str
     cpu_capability: str
+    bfloat16: bool
+    """Whether the processor computes in bfloat16, rather than emulate it."""
     gpus: int
 
 

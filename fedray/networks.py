@@ -99,5 +99,17 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         places=places,
         others={name: value for name, value in tensors.items() if name not in places},
         normalises_by_batch=normalises_by_batch(module),
-        torch=Torch(str(torch.__version__), torch.backends.cpu.get_cpu_capability(), torch.cuda.device_count()),
+        torch=Torch(
+            version=str(torch.__version__),
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            bfloat16=computes_in_bfloat16(),
+            gpus=torch.cuda.device_count(),
+        ),
     )
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this processor does (AVX512-BF16, AMX or Arm's BF16); where torch can't tell, yes."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    return any(value is True and "bf16" in name for name, value in torch.cpu.get_capabilities().items())

@@ -18,3 +18,4 @@ class Recipe:
     std: tuple[float, ...]
     augment: str
     seed: int
+    engine: str

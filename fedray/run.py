@@ -69,6 +69,9 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
                 raise BadInputError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
             with population(job, session) as (clients, where, device):
                 watch.begin(job, where)
+                bfloat16 = job.experiment.model.precision == "bfloat16" and device == "cpu"
+                if bfloat16 and not job.blueprint.torch.bfloat16:
+                    watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
                 if past:
                     watch.notice(past.notice)
                 status = play(job, clients, device, recorder, past, watch)
@@ -102,12 +105,12 @@ def population(job: Job, session: "Session | None") -> Iterator[tuple[Population
     if session is None:
         from fedray.in_process import InProcessPopulation
 
-        yield InProcessPopulation(job.dataset, job.shards, job.recipe, e.block_size or 1), "this process, no Ray", "cpu"
+        yield InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1), "this process, no Ray", "cpu"
         return
     from fedray.cluster.population import RayPopulation
 
     planned = plan(e.cluster, e.clients, session.capacity, job.needs)
-    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.block_size or 1)
+    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.blocks or 1)
     try:
         yield clients, describe(planned, e.clients, session), clients.device
     finally:
@@ -213,7 +216,7 @@ def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[fl
 
 
 def client_rows(done: Round) -> list[dict[str, Any]]:
-    rows = [dataclasses.asdict(report) for report in done.updates.reports]
+    rows = map(vars, done.updates.reports)
     return [{name: value for name, value in row.items() if name != "num_bytes"} for row in rows]
 
 

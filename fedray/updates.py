@@ -41,7 +41,9 @@ class Sum:
 
     def add_update(self, update: Vectors, weight: float) -> None:
         """Add one client's update; `update` is left as it is."""
-        self.add(Sum({name: vector * np.float32(weight) for name, vector in update.items()}, weight))
+        if weight != 1 or not self.vectors:
+            update = {name: vector * np.float32(weight) for name, vector in update.items()}
+        self.add(Sum(update, weight))
 
     def add(self, other: "Sum") -> None:
         """Add a sum; the first one is taken over (and copied only if it cannot be written to)."""
@@ -121,9 +123,10 @@ def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
     return Updates(total, reports, each)
 
 
-def blocks(cohort: list[int], size: int) -> list[list[int]]:
-    """The cohort cut into blocks of `size` consecutive positions; the last may be shorter."""
-    return [cohort[i : i + size] for i in range(0, len(cohort), size)]
+def cut(cohort: list[int], blocks: int) -> list[list[int]]:
+    """The cohort as that many blocks of consecutive positions, or as many as it has clients; sizes differ by one."""
+    count = min(blocks, len(cohort))
+    return [cohort[len(cohort) * i // count : len(cohort) * (i + 1) // count] for i in range(count)]
 
 
 def num_bytes(vectors: Vectors) -> int:

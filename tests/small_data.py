@@ -24,6 +24,8 @@ def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Datase
     )
 
 
-def make_recipe(dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3) -> Recipe:
+def make_recipe(
+    dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3, engine: str = "plain"
+) -> Recipe:
     shape = dataset.train_images.shape[1:]
-    return Recipe(Model(name=model), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed)
+    return Recipe(Model(name=model), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine)

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from fedray.algorithms.fedavg import FedAvg
 from fedray.command_line import options, read_command_line
+from fedray.data import Data
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment, compose, read_experiment
+from fedray.models import Model
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
 
@@ -93,6 +96,9 @@ def test_switches_auto_and_none():
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
+        (["--engine", "fusd"], ["engine = 'fusd'", "did you mean fused?"]),
+        (["--engine", "fused", "--model.name", "mlp", "--model.precision", "bfloat16"], ["computes in float32"]),
+        (["--engine", "fused"], ["engine = fused", "logistic and mlp", "model.name = lenet5"]),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(argv, parts):
@@ -138,11 +144,11 @@ def test_from_python_too():
 
 def test_everything_but_cluster_and_output_is_in_the_run_id():
     """Structural: every setting outside the two sections changes the id, none inside them does."""
-    base = Experiment(block_size=1)
+    base = Experiment(blocks=1)
     others = {
-        "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn",
+        "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "partition.name": "contiguous",
-        "block_size": 2, "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
+        "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
         if name in ("algorithm.name", "data.root") or (name.startswith("partition.") and name != "partition.name"):
@@ -156,7 +162,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
 
 def base_with(name, value):
     *section, key = name.split(".")
-    tree = {"block_size": 1}
+    tree = {"blocks": 1}
     (tree.setdefault(section[0], {}) if section else tree)[key] = value
     return compose(tree)
 
@@ -176,8 +182,28 @@ def test_resolving_leaves_nothing_automatic_in_the_run_id(monkeypatch, tmp_path)
     monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
     resolved = Experiment(cohort=10, clients=40).resolved()
     assert resolved.data.dataset == "synthetic"
-    assert resolved.block_size == 1
-    assert Experiment(cohort=33, clients=40).resolved().block_size == 3
+    assert (resolved.blocks, resolved.engine) == (16, "plain")
+    fused = {"clients": 10**4, "model": Model(name="logistic"), "data": Data(dataset="synthetic")}
+    assert [Experiment(cohort=m, **fused).resolved().blocks for m in (10, 50, 100, 1000)] == [2, 2, 4, 16]
+
+
+class OneByOne(FedAvg):
+    fusable = False
+
+
+def test_the_engine_follows_from_the_model_and_the_algorithm_unless_it_is_chosen(monkeypatch, tmp_path):
+    monkeypatch.setenv("FEDRAY_DATA", str(tmp_path))
+
+    def engine(model, **settings):
+        return Experiment(model=Model(name=model), **settings).resolved().engine
+
+    models = {name: engine(name) for name in ("lenet5", "cnn", "logistic", "mlp", "resnet18")}
+    assert [name for name, chosen in models.items() if chosen == "fused"] == ["logistic", "mlp"]
+    assert engine("logistic", engine="plain") == "plain"
+    assert engine("logistic", algorithm=OneByOne()) == "plain"
+    assert Experiment(model=Model(name="mlp", precision="bfloat16")).resolved().engine == "plain"
+    with pytest.raises(ValueError, match=r"engine = fused cannot train test_experiment.OneByOne"):
+        Experiment(model=Model(name="mlp"), algorithm=OneByOne(), engine="fused")
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -200,3 +226,4 @@ def test_help_explains_every_setting_with_default_and_range(capsys):
     assert "Learning rate of the clients' SGD in the first round. (default 0.05; > 0; <= 1000000.0)" in text
     assert "(rounds; default 20; >= 1)" in text
     assert "default auto" in text
+    assert "--engine plain|fused" in text

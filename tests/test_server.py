@@ -5,7 +5,7 @@ import pytest
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.server import sample_cohort
-from fedray.updates import Report, Sum, Trained, blocks, gather, mean_of_batches
+from fedray.updates import Report, Sum, Trained, cut, gather, mean_of_batches
 
 
 def test_cohorts_are_distinct_clients_and_a_pure_function_of_seed_and_round():
@@ -22,22 +22,24 @@ def test_full_participation_is_everybody():
     assert sample_cohort(0, 9, 7, 7) == list(range(7))
 
 
-def test_blocks_are_consecutive():
-    assert blocks([3, 5, 6, 8, 9], 2) == [[3, 5], [6, 8], [9]]
+def test_blocks_are_consecutive_and_even():
+    assert cut([3, 5, 6, 8, 9], 2) == [[3, 5], [6, 8, 9]]
+    assert cut([3, 5], 16) == [[3], [5]]
+    assert [len(block) for block in cut(list(range(50)), 16)].count(3) == 14
 
 
 def report(client, n):
     return Report(client=client, num_examples=n, steps=1, train_loss=1.0, update_norm=1.0, seconds=0.1, num_bytes=4)
 
 
-@pytest.mark.parametrize("size", [1, 2, 3, 7])
-def test_a_block_summed_by_an_actor_or_by_the_driver_is_the_same_bits(size):
+@pytest.mark.parametrize("count", [1, 2, 3, 7])
+def test_a_block_summed_by_an_actor_or_by_the_driver_is_the_same_bits(count):
     """Float32 addition is not associative: only the same order of the same operations gives the same bits."""
     rng, algorithm = np.random.default_rng(0), FedAvg()
     updates = [{"params": rng.normal(size=1000).astype(np.float32) * 10**e} for e in (3, -3, 0, 5, -1, 2, 0)]
     reports = [report(client, n) for client, n in enumerate((5, 3, 11, 2, 7, 1, 9))]
     summed, each = [], []
-    for block in blocks(list(range(7)), size):
+    for block in cut(list(range(7)), count):
         total = Sum()
         for client in block:
             total.add_update(updates[client], algorithm.weight(reports[client].num_examples))

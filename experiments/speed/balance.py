@@ -13,6 +13,7 @@ import numpy as np
 from settings import experiment
 
 from fedray.run import run
+from fedray.updates import cut
 
 BASE: dict[str, Any] = {
     "rounds": 20,
@@ -28,8 +29,10 @@ BASE: dict[str, Any] = {
 def main(words: list[str]) -> None:
     e = experiment(BASE, words)
     tables = run(e)
-    size = e.resolved().block_size or 1
-    place = np.arange(len(tables.clients)) % e.cohort // size
+    count = e.resolved().blocks or 1
+    # A cohort's blocks are its clients in order, cut as evenly as can be.
+    of_one = np.concatenate([np.full(len(b), i) for i, b in enumerate(cut(list(range(e.cohort)), count))])
+    place = np.tile(of_one, e.rounds)
     blocks = tables.clients.groupby([tables.clients["round"], place])["seconds"].sum()
     rounds = tables.rounds.set_index("round")[1:]  # the first one warms up
     lanes = tables.runs["actors"].iloc[0]
@@ -37,7 +40,7 @@ def main(words: list[str]) -> None:
     share = apart / (rounds["seconds"] - rounds["seconds_record"])
     longest = blocks.groupby(level=0).max()[1:]
     sizes = tables.population["num_examples"]
-    print(f"shards of {sizes.min()} to {sizes.max()} images, {lanes} actors, blocks of {size}, {len(rounds)} rounds")
+    print(f"shards of {sizes.min()} to {sizes.max()} images, {lanes} actors, {count} blocks, {len(rounds)} rounds")
     print(f"apart: median {share.median():.1%}, most {share.max():.1%} of a round")
     within = (share <= 0.1) | (apart <= longest)
     print(f"within 10 % or one block (median {longest.median():.2f} s): {within.sum()} of {len(rounds)} rounds")

@@ -32,9 +32,9 @@ class FedAvg:
     name: ClassVar[str] = "fedavg"
     linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum, so that blocks may be summed early
     fusable: ClassVar[bool] = True
-    """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over leading
-    dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An algorithm
-    that says False trains in the plain engine only."""
+    """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over
+    leading dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An
+    algorithm that says False trains in the plain engine only."""
 
     lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0, le=1e6)
     lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
@@ -122,10 +122,11 @@ class FedAvg:
         return float(num_examples) if self.weighting == "num_examples" else 1.0
 
     def aggregate(self, updates: Updates) -> Vectors:
-        """The cohort's update: its weighted mean, or, with weighting = "sum", the plain sum."""
-        if self.weighting == "sum":
-            return updates.sum.vectors
-        return {name: vector / np.float32(updates.sum.weight) for name, vector in updates.sum.vectors.items()}
+        """The cohort's update: its weighted mean, or, with weighting = "sum", the plain sum. Uses the sum up."""
+        if self.weighting != "sum":
+            for vector in updates.sum.vectors.values():
+                vector /= np.float32(updates.sum.weight)
+        return updates.sum.vectors
 
     def server_update(self, state: Vectors, mean: Vectors, participation: float) -> Vectors:
         """The state after the round, given the aggregated update and the share |S|/N of clients that took part.

@@ -57,7 +57,7 @@ class Ticket:
 
 
 class Occupancy:
-    """How much of `lanes`, the calls that can run at once, was free between the first call's start and the last's end."""
+    """How much of `lanes`, the calls that can run at once, was free from the first call's start to the last's end."""
 
     def __init__(self, lanes: int = 1):
         self.lanes, self.running, self.started = lanes, 0, False

@@ -16,8 +16,9 @@ from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Seconds, Trained, Updates, Vectors, blocks, gather, mean_of_batches
+from fedray.updates import Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
 
+BY_VALUE = 64 * 2**10  # bytes of a message that each call carries itself: a way through the object store costs 2 ms
 EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
 
 
@@ -26,11 +27,9 @@ class RayPopulation:
 
     ids = itertools.count()
 
-    def __init__(
-        self, pool: Pool, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, block_size: int
-    ):
+    def __init__(self, pool: Pool, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, blocks: int):
         self.run = f"run-{next(self.ids)}"
-        self.pool, self.plan, self.recipe, self.block_size = pool, plan, recipe, block_size
+        self.pool, self.plan, self.recipe, self.blocks = pool, plan, recipe, blocks
         self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
         self.memory_refs: dict[int, Any] = {}
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
@@ -69,9 +68,9 @@ class RayPopulation:
         began = time.perf_counter()
         occupancy = self.dispatcher.occupancy = Occupancy(self.plan.lanes)
         self.memory_refs.update(self.learned[1])
-        sent = ray.put(message)
+        sent = message if num_bytes(message) <= BY_VALUE else ray.put(message)
         remembers = algorithm.remembers
-        hands = blocks(cohort, self.block_size)
+        hands = cut(cohort, self.blocks)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
         tickets = [
             [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls]

@@ -1,5 +1,7 @@
 """Images on their way into a model: random crop and flip, and bytes to normalised floats; whole batches, no loops."""
 
+from functools import cache
+
 import numpy as np
 import torch
 
@@ -44,11 +46,16 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     `mean` and `std` hold c numbers for intensities in 0..1. One conversion and two passes in place are the
     fastest of the ways measured: 1.6 microseconds an image in batches of 32.
     """
+    scale, shift = scale_and_shift(mean, std, images.device)
+    return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+@cache
+def scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`1 / (255 std)` and `-mean / std` as float32 [c, 1, 1]; made once, since a small batch takes no longer."""
     channels = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
     scale = 1 / (255 * channels[1])
     shift = -channels[0] / channels[1]
-    return (
-        images.to(torch.float32)
-        .mul_(scale.to(images.device, torch.float32))
-        .add_(shift.to(images.device, torch.float32))
-    )
+    return scale.to(device, torch.float32), shift.to(device, torch.float32)

@@ -16,9 +16,9 @@ from fedray.server import play_rounds
 from fedray.updates import Sum, Updates
 
 
-def play(algorithm, dataset, shards, rounds, *, model="lenet5", cohort=None, augment="none", block_size=2):
-    recipe = make_recipe(dataset, model, augment)
-    population = InProcessPopulation(dataset, shards, recipe, block_size)
+def play(algorithm, dataset, shards, rounds, *, model="lenet5", cohort=None, blocks=2, engine="plain"):
+    recipe = make_recipe(dataset, model, engine=engine)
+    population = InProcessPopulation(dataset, shards, recipe, blocks)
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
     cohort = cohort or len(shards)
     done = list(
@@ -86,10 +86,11 @@ def test_steps_replace_epochs_and_drop_last_drops(dataset):
     assert sizes(epochs=2, batch_size=0) == [20, 20]
 
 
-def test_full_batch_single_step_is_gradient_descent_on_the_union(dataset):
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_full_batch_single_step_is_gradient_descent_on_the_union(dataset, engine):
     """Law 3, on logistic regression with unequal shards, weighted by examples: pooled gradient descent to 1e-5."""
     shards = [np.arange(0, 10), np.arange(10, 45), np.arange(45, 96)]
-    done, _ = play(FedAvg(lr=0.02, batch_size=0), dataset, shards, rounds=4, model="logistic")
+    done, _ = play(FedAvg(lr=0.02, batch_size=0), dataset, shards, rounds=4, model="logistic", engine=engine)
     module = fresh(dataset, "logistic")
     x, y = inputs(dataset, np.arange(96))
     for _ in range(4):
@@ -107,10 +108,12 @@ class SquaredError(FedAvg):
         return 0.5 * (output - F.one_hot(targets, output.shape[1])).square().sum(1).mean()
 
 
-def test_linear_regression_equals_the_closed_form_of_pooled_gradient_descent(dataset):
+@pytest.mark.parametrize("engine", ["plain", "fused"])
+def test_linear_regression_equals_the_closed_form_of_pooled_gradient_descent(dataset, engine):
     """w <- w - lr/n X'(Xw - Y) over all rows, in float64 NumPy."""
     shards = [np.arange(0, 30), np.arange(30, 50), np.arange(50, 96)]
-    done, _ = play(SquaredError(lr=5e-4, batch_size=0), dataset, shards, rounds=20, model="logistic")
+    algorithm = SquaredError(lr=5e-4, batch_size=0)
+    done, _ = play(algorithm, dataset, shards, rounds=20, model="logistic", engine=engine)
     x, y = inputs(dataset, np.arange(96))
     design = np.hstack([x.flatten(1).double().numpy(), np.ones((96, 1))])
     targets = np.eye(10)[y.numpy()]

@@ -23,9 +23,9 @@ from fedray.server import play_rounds
 SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]
 
 
-def on_ray(session, dataset, recipe, block_size=2, **settings):
+def on_ray(session, dataset, recipe, blocks=2, **settings):
     planned = plan(Cluster(**settings), len(SHARDS), session.capacity, Needs(250_000))
-    return RayPopulation(session.pool, planned, dataset, SHARDS, recipe, block_size)
+    return RayPopulation(session.pool, planned, dataset, SHARDS, recipe, blocks)
 
 
 def play(population, algorithm, recipe: Recipe, rounds=2, cohort=3):
@@ -54,17 +54,18 @@ class Counting(FedAvg):
 
 ALGORITHM = FedAvg(lr=0.05, momentum=0.9, batch_size=8)
 CASES = {
-    "lenet5": (ALGORITHM, "lenet5", "none"),
-    "dropout and augmentation": (ALGORITHM, "cnn", "crop-flip"),
-    "client memory": (Counting(lr=0.05, batch_size=8), "lenet5", "none"),
+    "lenet5": (ALGORITHM, {}),
+    "dropout and augmentation": (ALGORITHM, {"model": "cnn", "augment": "crop-flip"}),
+    "client memory": (Counting(lr=0.05, batch_size=8), {}),
+    "fused": (Counting(lr=0.05, batch_size=8, epochs=2), {"model": "mlp", "augment": "crop-flip", "engine": "fused"}),
 }
 
 
 @pytest.fixture(scope="module")
 def expected(dataset):
     def bits(case):
-        algorithm, model, augment = CASES[case]
-        recipe = make_recipe(dataset, model, augment)
+        algorithm, settings = CASES[case]
+        recipe = make_recipe(dataset, **settings)
         return play(InProcessPopulation(dataset, SHARDS, recipe, 2), algorithm, recipe)
 
     return {case: bits(case) for case in CASES}
@@ -72,8 +73,8 @@ def expected(dataset):
 
 @pytest.mark.parametrize("clients_per_actor", [4, 2, 1], ids=["1 actor", "2 actors", "an actor per client"])
 def test_any_number_of_actors_gives_the_bits_of_one_process(session, dataset, expected, clients_per_actor):
-    for case, (algorithm, model, augment) in CASES.items():
-        recipe = make_recipe(dataset, model, augment)
+    for case, (algorithm, settings) in CASES.items():
+        recipe = make_recipe(dataset, **settings)
         population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
         assert play(population, algorithm, recipe) == expected[case], case
         population.close()
@@ -118,8 +119,7 @@ def test_warm_actors_are_used_again_and_hold_nothing_of_the_last_run(session, da
 
 @pytest.mark.parametrize(("moment", "clients_per_actor"), [("idle", 2), ("training", 4), ("training", 1)])
 def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clients_per_actor):
-    _, model, augment = CASES["client memory"]
-    recipe = make_recipe(dataset, model, augment)
+    recipe = make_recipe(dataset)
     population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
     pids = [row["pid"] for row in rows_of(population)]
     retries = []
