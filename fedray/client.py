@@ -94,7 +94,7 @@ class Trainer:
         with torch.no_grad():
             update, remembered = algorithm.finish(start, flat.params, steps, lr, received, remembered)
             update = {**update, "buffers": flat.buffers - received["buffers"]}
-            norm = float(torch.linalg.vector_norm(update["params"], dtype=torch.float64))
+            norm = float(torch.linalg.vector_norm(update["params"]))
         vectors = self.arrays(update)
         if vectors["params"].shape != message["params"].shape:
             raise ValueError(

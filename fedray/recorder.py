@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -162,17 +162,15 @@ class Recorder:
                 raise
             path.unlink(missing_ok=True)
 
-    def round(self, round_row: Row, client_rows: Iterable[Row], metric_rows: Iterable[Row] = ()) -> None:
+    def round(self, round_row: Row, clients: Content, metrics: Content = ()) -> None:
         """Record one round: it is on disk when this returns, and in Parquet some seconds later.
 
-        Client and metric rows need not repeat the round. A value of a wrong type raises before anything is written.
+        Clients and metrics need not repeat the round. A value of a wrong type raises before anything is written.
         """
-        t = {"round": round_row["round"]}
-        line = {
-            "rounds": to_columns("rounds", [round_row]),
-            "clients": to_columns("clients", ({**t, **row} for row in client_rows)),
-            "metrics": to_columns("metrics", ({**t, **row} for row in metric_rows)),
-        }
+        line = {"rounds": to_columns("rounds", [round_row])}
+        for table, content in (("clients", clients), ("metrics", metrics)):
+            line[table] = to_columns(table, content)
+            line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
         self._take(line)
         # Not "ab": a journal that somebody removed must not come back without its header.
         with self._journal.open("r+b") as journal:

@@ -19,7 +19,7 @@ from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.server import Population, Round, play_rounds
-from fedray.updates import Vectors, mean_loss
+from fedray.updates import Report, Vectors, mean_loss
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
@@ -143,7 +143,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
             row["seconds"] = time.perf_counter() - began
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
-            recorder.round(row, client_rows(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
+            recorder.round(row, client_columns(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -215,9 +215,9 @@ def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[fl
     }
 
 
-def client_rows(done: Round) -> list[dict[str, Any]]:
-    rows = map(vars, done.updates.reports)
-    return [{name: value for name, value in row.items() if name != "num_bytes"} for row in rows]
+def client_columns(done: Round) -> dict[str, list[Any]]:
+    names = [field.name for field in dataclasses.fields(Report) if field.name != "num_bytes"]
+    return {name: [getattr(report, name) for report in done.updates.reports] for name in names}
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -99,10 +99,14 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _plain(value) for name, value in row.items()}
 
 
-def to_columns(table: str, rows: Iterable[Mapping[str, Any]]) -> Columns:
-    """Rows as columns; a value that a row does not give is null, one that the table does not have is a ValueError."""
+def to_columns(table: str, content: Content) -> Columns:
+    """All columns as plain values; what is not given is null, what the table does not have is a ValueError."""
+    if isinstance(content, Mapping):
+        _check_names(table, content)
+        nulls = [None] * len(next(iter(content.values()), ()))
+        return {name: [_plain(v) for v in content[name]] if name in content else list(nulls) for name in OWN[table]}
     columns: Columns = {name: [] for name in OWN[table]}
-    for row in rows:
+    for row in content:
         _check_names(table, row)
         for name, values in columns.items():
             values.append(_plain(row.get(name)))

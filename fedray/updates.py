@@ -66,6 +66,11 @@ class Trained:
     sum: Sum | None = None
     each: list[Vectors] = field(default_factory=list)
 
+    @property
+    def num_bytes(self) -> int:
+        """The size of all its vectors."""
+        return sum(num_bytes(vectors) for vectors in ([self.sum.vectors] if self.sum else self.each))
+
 
 @dataclass(frozen=True)
 class Seconds:

@@ -47,10 +47,11 @@ class FlatModel:
         self.params = torch.zeros(self.layout.size, device=device)
         self.grads = torch.zeros(self.layout.size, device=device)
         self.buffers = torch.zeros(self.buffer_layout.size, device=device)
-        views, grads = self.layout.views(self.params), self.layout.views(self.grads)
+        self.trainable = list(trainable.values())
+        views = self.layout.views(self.params)
         for name, parameter in trainable.items():
             views[name].copy_(parameter.detach())
-            parameter.data, parameter.grad = views[name], grads[name]
+            parameter.data = views[name]
         for name, view in self.buffer_layout.views(self.buffers).items():
             view.copy_(floating[name])
             owner, _, leaf = name.rpartition(".")
@@ -64,6 +65,5 @@ class FlatModel:
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of `loss` as a flat vector [P]; it is overwritten by the next call."""
-        self.grads.zero_()
-        loss.backward()
-        return self.grads
+        grads = torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)
+        return torch.cat([grad.reshape(-1) for grad in grads], out=self.grads)

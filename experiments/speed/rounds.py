@@ -1,10 +1,10 @@
 """make bench: a round of fedray against the same SGD steps in bare PyTorch, alternating, and where the time goes.
 
-    python experiments/speed/rounds.py [cnn] [tiny] [evaluate] [--rounds 9] [--SETTING VALUE ...]
+    python experiments/speed/rounds.py [cnn] [tiny] [evaluate] [--turns 7] [--SETTING VALUE ...]
 
 Timed is the whole round as a user's run plays it: sample, broadcast, train, gather, aggregate, record; evaluation
-apart. A round of bare.py follows each round of fedray in the same minute on the same cores, while the other waits, and
-the ratio is taken pair by pair. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
+apart. bare.py and fedray take turns on the same cores, a few rounds each (of tiny 20), while the other waits; a ratio
+is that of two turns' medians. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
 `evaluate` is an evaluation of the CNN on 10,000 images.
 """
 
@@ -23,16 +23,19 @@ from fedray import job as jobs
 from fedray.data import Dataset
 from fedray.run import Watch, run
 
+LOAD_DATA = jobs.load_data
 WARM_UP = 2
+TURN = {"cnn": 2, "tiny": 20, "evaluate": 1}  # rounds
 PARTS = ("train", "transfer", "aggregate", "idle")
 
 
 class Alternate(Watch):
-    """A round of bare.py after each round of fedray."""
+    """A turn of bare.py after each turn of fedray."""
 
-    def __init__(self, kind: str, rounds: int):
-        self.kind, self.rounds = kind, rounds
-        self.seconds: list[tuple[float, float]] = []
+    def __init__(self, kind: str):
+        self.kind = kind
+        self.ours: list[float] = []
+        self.turns: list[tuple[float, float]] = []  # the medians of both
 
     def begin(self, job: Any, where: str) -> None:
         self.bare = Bare(self.kind)
@@ -43,7 +46,10 @@ class Alternate(Watch):
         ours = time.perf_counter() - self.resumed
         if self.kind == "evaluate":
             ours = row["seconds_evaluate"]
-        self.seconds.append((ours, self.bare.round()))
+        self.ours.append(ours)
+        if row["round"] > WARM_UP and (row["round"] - WARM_UP) % TURN[self.kind] == 0:
+            bare = [self.bare.round() for _ in range(TURN[self.kind])]
+            self.turns.append((np.median(self.ours[-TURN[self.kind] :]), np.median(bare)))
         self.resumed = time.perf_counter()
 
 
@@ -56,7 +62,8 @@ def noise(_: Any, fingerprint: str) -> Dataset:
     )
 
 
-def measure(kind: str, rounds: int, words: list[str]) -> None:
+def measure(kind: str, turns: int, words: list[str]) -> None:
+    rounds = turns * TURN[kind]
     base: dict[str, Any] = {
         "rounds": rounds + WARM_UP + 1,  # the last one is evaluated
         "clients": CLIENTS,
@@ -68,37 +75,35 @@ def measure(kind: str, rounds: int, words: list[str]) -> None:
     }
     if kind == "evaluate":
         base |= {"cohort": 2, "data": {}}
-    if kind == "tiny":
-        jobs.load_data = noise  # type: ignore[assignment]
-    watch = Alternate(kind, rounds)
+    jobs.load_data = noise if kind == "tiny" else LOAD_DATA  # type: ignore[assignment]
+    watch = Alternate(kind)
     tables = run(experiment(base, words), watch)
     watch.bare.close()
     if kind != "evaluate":
         work = tables.clients.groupby("round")[["steps", "num_examples"]].sum()
         assert (work == [COHORT * IMAGES // BATCH, COHORT * IMAGES]).all(axis=None), work
-    timed = watch.seconds[WARM_UP:-1]
-    ours, bare = (np.array(column) for column in zip(*timed, strict=True))
-    ratios = ours / bare
+    timed, bare = (np.array(column) for column in zip(*watch.turns, strict=True))
+    ratios = timed / bare
     print(
-        f"{kind:<9}bare {np.median(bare):.4f} s a round, fedray {np.median(ours):.4f} s, ratio {np.median(ratios):.3f} "
-        f"(medians of {len(timed)} pairs, {ratios.min():.3f} to {ratios.max():.3f})"
+        f"{kind:<9}bare {np.median(bare):.4f} s a round, fedray {np.median(timed):.4f} s, ratio {np.median(ratios):.3f}"
+        f" (medians of {turns} turns of {TURN[kind]}, {ratios.min():.3f} to {ratios.max():.3f})"
     )
     if kind == "evaluate":
         return
     parts = {part: tables.rounds[f"seconds_{part}"].to_numpy()[WARM_UP:-1] for part in PARTS}
-    parts["record"] = ours - sum(parts.values())
+    parts["record"] = np.array(watch.ours)[WARM_UP:-1] - sum(parts.values())
     print("         " + ", ".join(f"{name} {np.median(values):.4f}" for name, values in parts.items()), flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("kinds", nargs="*", choices=[[], *MODELS], default=[])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--turns", type=int, default=7)
     given, rest = parser.parse_known_args()
     versions = ", ".join(f"{name} {version(name)}" for name in ("fedray", "torch", "ray"))
     print(f"{CORES} cores, Python {platform.python_version()}, {versions}")
     for kind in given.kinds or MODELS:
-        measure(kind, given.rounds, rest)
+        measure(kind, given.turns, rest)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ An actor has at most one call running and one waiting. Whatever order calls are 
 order that the caller asks for, so it never changes a bit.
 """
 
+import pickle
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -169,7 +170,8 @@ class Dispatcher:
         if ticket not in slot.tickets:
             return  # lost in this same turn with another call of its actor
         try:
-            ticket.result = ray.get(ticket.refs[0])
+            result = ray.get(ticket.refs[0])
+            ticket.result = pickle.loads(result) if isinstance(result, bytes) else result
         except RayTaskError as error:
             ticket.error = error.cause if isinstance(error.cause, ClientError) else error
         except RayError as error:

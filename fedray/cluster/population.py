@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fedray.cluster.actor import BY_VALUE
 from fedray.cluster.dispatch import Occupancy, Slot, Ticket
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
@@ -18,7 +19,6 @@ from fedray.data import Dataset
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
 
-BY_VALUE = 64 * 2**10  # bytes of a message that each call carries itself: a way through the object store costs 2 ms
 EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
 
 
@@ -68,13 +68,13 @@ class RayPopulation:
         began = time.perf_counter()
         occupancy = self.dispatcher.occupancy = Occupancy(self.plan.lanes)
         self.memory_refs.update(self.learned[1])
-        sent = message if num_bytes(message) <= BY_VALUE else ray.put(message)
-        remembers = algorithm.remembers
+        orders = (algorithm, message)
+        sent = ray.cloudpickle.dumps(orders, protocol=5) if num_bytes(message) <= BY_VALUE else ray.put(orders)
+        summed, remembers = self.plan.packed and algorithm.linear, algorithm.remembers
         hands = cut(cohort, self.blocks)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
         tickets = [
-            [self.ticket(algorithm, clients, sent, t, lr, remembers) for clients in block_calls]
-            for block_calls in calls
+            [self.ticket(clients, sent, t, lr, summed, remembers) for clients in block_calls] for block_calls in calls
         ]
         self.dispatcher.submit([ticket for block_tickets in tickets for ticket in block_tickets])
         updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
@@ -85,24 +85,23 @@ class RayPopulation:
                     learned.update(zip(clients, ticket.refs[2:], strict=True))
         self.learned = (t, learned)
         before, self.retried = self.retried, self.dispatcher.retries
-        called = sum(ticket.result[1] for block_tickets in tickets for ticket in block_tickets)
+        called = sum(ticket.result[2] for block_tickets in tickets for ticket in block_tickets)
         seconds = split(time.perf_counter() - began, occupancy, sum(r.seconds for r in updates.reports), called)
         return replace(updates, retries=self.retried - before, seconds=seconds)
 
-    def ticket(self, algorithm: Any, clients: list[int], message: Any, t: int, lr: float, remembers: bool) -> Ticket:
-        summed = self.plan.packed and algorithm.linear
+    def ticket(self, clients: list[int], orders: Any, t: int, lr: float, summed: bool, remembers: bool) -> Ticket:
         memories = [self.memory_refs.get(client, {}) for client in clients] if remembers else []
 
         def call(actor: Any) -> list[Any]:
             train = actor.train.options(num_returns=2 + len(memories))
-            return list(train.remote(self.run, algorithm, clients, summed, t, lr, message, *memories))
+            return list(train.remote(self.run, orders, clients, summed, t, lr, *memories))
 
         slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
         return Ticket(call, slots, cost=float(self.sizes[clients].sum()))
 
     def trained(self, ticket: Ticket) -> Trained:
-        reports, _ = self.dispatcher.wait(ticket)
-        vectors = self.dispatcher.fetch(ticket, 1)
+        reports, vectors, _ = self.dispatcher.wait(ticket)
+        vectors = vectors or self.dispatcher.fetch(ticket, 1)
         ticket.refs[:2] = [None, None]  # the object store may let go of them
         return Trained(reports, vectors.sum, vectors.each)
 

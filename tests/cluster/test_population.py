@@ -255,7 +255,7 @@ def test_actors_that_do_not_come_up_in_time_are_given_up(session):
 
 def test_packed_clients_are_spread_over_all_actors(session, dataset):
     """Four clients on three actors: every actor is in the table."""
-    planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25)
+    planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25, lanes=3)
     population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
     rows = rows_of(population)
     assert len({row["actor"] for row in rows}) == 3
