@@ -7,15 +7,15 @@ from fedray.models import Model
 from fedray.recipe import Recipe
 
 
-def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Dataset:
+def make_dataset(train: int = 96, test: int = 1100, classes: int = 10, side: int = 32) -> Dataset:
     """Random images with random labels: enough for anything that compares bits."""
     rng = np.random.default_rng(7)
     return Dataset(
         name="noise",
         format="generated",
-        train_images=rng.integers(0, 256, (train, 3, 32, 32), dtype=np.uint8),
+        train_images=rng.integers(0, 256, (train, 3, side, side), dtype=np.uint8),
         train_labels=rng.integers(0, classes, train),
-        test_images=rng.integers(0, 256, (test, 3, 32, 32), dtype=np.uint8),
+        test_images=rng.integers(0, 256, (test, 3, side, side), dtype=np.uint8),
         test_labels=rng.integers(0, classes, test),
         mean=(0.5, 0.4, 0.45),
         std=(0.25, 0.2, 0.3),
@@ -25,7 +25,7 @@ def make_dataset(train: int = 96, test: int = 1100, classes: int = 10) -> Datase
 
 
 def make_recipe(
-    dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3, engine: str = "plain"
+    dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3, engine: str = "plain", **settings
 ) -> Recipe:
     shape = dataset.train_images.shape[1:]
-    return Recipe(Model(name=model), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine)
+    return Recipe(Model(name=model, **settings), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine)

@@ -61,7 +61,7 @@ def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
     lines = out.splitlines()
     assert lines[0].startswith("data      synthetic (generated), 50,000 training and 10,000 test images")
     assert any(line.startswith("actors    10 Ray actors, one for each client, ") for line in lines)
-    known = r"(data|clients|model|run|actors|status|accuracy|loss|results) |round +\d+/10  accuracy |$"
+    known = r"(data|clients|model|run|actors|status|accuracy|loss|time|results) |round +\d+/10  accuracy |$"
     assert all(re.match(known, line) for line in lines), out
     rounds = pd.read_parquet(tmp_path / "results/quickstart/rounds")
     assert rounds["test_accuracy"].iloc[-1] >= 0.6
@@ -100,7 +100,7 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_nothing_is_said(tmp_path):
     status, out, err = finish(process)
     assert (status, err) == (0, "")
     assert all(
-        line.startswith(("round", "status", "data", "accuracy", "loss", "results", "model"))
+        line.startswith(("round", "status", "data", "accuracy", "loss", "time", "results", "model"))
         for line in out.split("\n")
         if line
     )

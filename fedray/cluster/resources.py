@@ -14,6 +14,7 @@ from fedray.settings import Auto, section, setting
 
 PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
 FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
+MOST_AUTOMATIC = 100  # clients that get an actor each unasked: starting one takes 0.4 s
 GPU_CONTEXT_BYTES = 500 * 2**20  # a CUDA context in host memory, of which each process needs its own
 SMALLEST_SHARE = 0.0001  # of a CPU or GPU, the least that Ray counts
 
@@ -30,7 +31,9 @@ class Cluster:
         "A Ray of the run's own (local), or an existing cluster: its host:port, or auto for the one running here.",
     )
     clients_per_actor: Auto[int] = setting(
-        None, "1: an actor for each client; more: clients packed into actors; auto: 1 while that fits in memory.", ge=1
+        None,
+        "1: an actor for each client; more: clients packed into actors; auto: 1 for up to 100 that fit in memory.",
+        ge=1,
     )
     cpus: Auto[int] = setting(None, "CPUs of the local Ray; auto: the cores of this machine.", unit="cores", ge=1)
     gpus: Auto[int] = setting(None, "GPUs of the local Ray; auto: those of this machine.", unit="GPUs", ge=0)
@@ -97,7 +100,7 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
         # A process holds parameters, gradients, momentum and the update.
         process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
         need = clients * (process + 4 * needs.model + (GPU_CONTEXT_BYTES if gpus else 0))
-        fits = need + needs.shards + needs.object_store <= 0.8 * capacity.memory
+        fits = clients <= MOST_AUTOMATIC and need + needs.shards + needs.object_store <= 0.8 * capacity.memory
         per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
         actors = clients

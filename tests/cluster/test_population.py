@@ -4,16 +4,17 @@ import os
 import signal
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_data import make_recipe
+from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, Needs, Plan, plan
+from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, plan
 from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.in_process import InProcessPopulation
 from fedray.networks import build, initial_vectors
@@ -78,6 +79,60 @@ def test_any_number_of_actors_gives_the_bits_of_one_process(session, dataset, ex
         population = on_ray(session, dataset, recipe, clients_per_actor=clients_per_actor)
         assert play(population, algorithm, recipe) == expected[case], case
         population.close()
+
+
+@pytest.mark.parametrize("clients_per_actor", [2, 1])
+def test_small_vectors_travel_with_the_calls(session, clients_per_actor):
+    """A model of 1,930 parameters: neither message nor updates go through the object store."""
+    tiny = make_dataset(side=8)
+    recipe = make_recipe(tiny, "logistic")
+    here = play(InProcessPopulation(tiny, SHARDS, recipe, 2), ALGORITHM, recipe)
+    population = on_ray(session, tiny, recipe, clients_per_actor=clients_per_actor)
+    assert play(population, ALGORITHM, recipe) == here
+    population.close()
+
+
+class Timed(FedAvg):
+    """Remembers when it was last trained, from when to when."""
+
+    def init_memory(self, params):
+        return {"span": torch.zeros(2, dtype=torch.float64)}
+
+    def finish(self, start, end, steps, lr, message, memory):
+        began = time.perf_counter()
+        time.sleep(0.1)
+        return {"params": end - start}, {"span": torch.tensor([began, time.perf_counter()], dtype=torch.float64)}
+
+
+@pytest.mark.parametrize(("cpus", "overlaps"), [(1, False), (2, True)])
+def test_no_more_actors_work_at_a_time_than_there_are_cores(session, dataset, cpus, overlaps):
+    planned = plan(Cluster(clients_per_actor=1), 4, Capacity((float(cpus),), 0, 1e12), Needs(0))
+    assert (planned.actors, planned.lanes) == (4, cpus)
+    population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
+    start = Timed().init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
+    updates = population.train(Timed(batch_size=8), [0, 1, 2, 3], start, 1, 0.01)
+    spans = sorted(tuple(memory["span"]) for _, memory in population.memories(1))
+    assert any(first[1] > second[0] for first, second in pairwise(spans)) == overlaps
+    most = max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
+    assert most == cpus
+    assert updates.seconds.train >= 4 * 0.1 / cpus
+    population.close()
+
+
+def test_the_seconds_of_a_cohort_say_where_they_went(session, dataset):
+    """Shards of 21 and 40 images on two actors, a step an image: one waits for the other for nearly half of its time."""
+    population = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
+    slow = Slow(batch_size=1)
+    start = slow.init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
+    began = time.perf_counter()
+    seconds = population.train(slow, [0, 2], start, 1, 0.01).seconds
+    elapsed = time.perf_counter() - began
+    assert seconds.train + seconds.idle + seconds.transfer + seconds.aggregate == pytest.approx(elapsed, abs=0.01)
+    assert seconds.train == pytest.approx(61 * 0.03 / 2, rel=0.5)
+    assert seconds.idle == pytest.approx(19 * 0.03 / 2, rel=0.5)
+    assert 0 <= seconds.aggregate < 0.1
+    assert 0 < seconds.transfer < 0.3
+    population.close()
 
 
 def rows_of(population):

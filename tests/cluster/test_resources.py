@@ -16,9 +16,11 @@ def planned(clients, capacity=LAPTOP, model_bytes=SMALL, **settings):
 
 
 def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
-    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0)
-    assert not planned(40).packed
-    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0)
+    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0, lanes=2)
+    assert not planned(100).packed
+    assert planned(101, Capacity((2.0,), 0, 1e12)).packed  # it would take a minute to start them
+    assert planned(60, forked=False).packed
+    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, lanes=2)
 
 
 def test_auto_counts_the_model_too():

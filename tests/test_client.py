@@ -1,0 +1,66 @@
+"""Arithmetic that a setting chooses: precision and memory format; and the blueprint that the driver has of a model."""
+
+import numpy as np
+import pytest
+import torch
+from small_data import make_recipe
+
+from fedray import models
+from fedray.algorithms.fedavg import FedAvg
+from fedray.client import Trainer
+from fedray.experiment import compose
+from fedray.models import Model
+from fedray.networks import BUILDERS, build, initial_vectors
+
+
+def after_one_client(dataset, **settings):
+    """The update of a client, and the evaluation of the model that it started from."""
+    trainer = Trainer(make_recipe(dataset, "cnn", **settings))
+    params, buffers = initial_vectors(build(Model(name="cnn"), (3, 32, 32), 10, 3))
+    message = {"params": params, "buffers": buffers}
+    algorithm = FedAvg(lr=0.05, batch_size=16)
+    vectors, _, report = trainer.train(
+        algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, algorithm.lr
+    )
+    batches = trainer.evaluate(message, dataset.test_images, dataset.test_labels)
+    return vectors["params"], report.train_loss, sum(loss for loss, _ in batches) / len(dataset.test_labels)
+
+
+def test_channels_last_is_the_same_but_for_rounding(dataset):
+    (update, *losses), (other, *others) = (after_one_client(dataset, channels_last=last) for last in (False, True))
+    assert not np.array_equal(update, other)  # it does choose another arithmetic
+    np.testing.assert_allclose(other, update, rtol=1e-3, atol=1e-6)
+    assert others == pytest.approx(losses, rel=1e-5)
+
+
+def test_bfloat16_is_near_and_keeps_float32_updates(dataset):
+    """bfloat16 has 8 significant bits, so a step is off by about one in a hundred."""
+    update, *losses = after_one_client(dataset)
+    other, *others = after_one_client(dataset, precision="bfloat16")
+    assert other.dtype == np.float32
+    assert others == pytest.approx(losses, rel=1e-2)
+    assert others != pytest.approx(losses, rel=1e-6)
+    cosine = other @ update / np.linalg.norm(update) / np.linalg.norm(other)
+    assert 0.99 < cosine < 0.99999
+
+
+def test_channels_last_is_a_rule_on_the_model():
+    tree = {"data": {"dataset": "synthetic"}}
+    for name in BUILDERS:
+        assert compose({**tree, "model": {"name": name}}).resolved().model.channels_last == (name == "cnn")
+    kept = compose({**tree, "model": {"name": "cnn", "channels_last": False}}).resolved()
+    assert kept.model.channels_last is False
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
+    blueprint = models.blueprint(Model(name=name), (3, 32, 32), 10, 4)
+    module = build(Model(name=name), (3, 32, 32), 10, 4)
+    state = blueprint.state_dict(blueprint.params + 1, blueprint.buffers + 2)
+    wanted = module.state_dict()
+    assert state.keys() == wanted.keys()
+    trained = {key for key, _ in module.named_parameters()}
+    for key, tensor in wanted.items():
+        more = 1 if key in trained else 2 if tensor.is_floating_point() else 0
+        torch.testing.assert_close(torch.from_numpy(state[key]), tensor + more, rtol=0, atol=0)
+    assert blueprint.normalises_by_batch == (name == "resnet18")
