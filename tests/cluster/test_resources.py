@@ -61,10 +61,11 @@ def test_a_share_always_fits_and_no_noticeably_larger_one_does(wholes, parts):
 
 
 def test_packing_makes_as_many_actors_as_fit():
-    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0)
-    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0)
+    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0, lanes=2)
+    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0, lanes=1)
     assert planned(100, clients_per_actor=10).actors == 2
-    assert planned(100, clients_per_actor=10, cpus_per_actor=0.25).actors == 8
+    oversubscribed = planned(100, clients_per_actor=10, cpus_per_actor=0.25)
+    assert oversubscribed.actors == oversubscribed.lanes == 8
     assert planned(8, Capacity((16.0,), 1, 1e12), clients_per_actor=2, gpus_per_client=0.25).actors == 2
 
 

@@ -46,7 +46,7 @@ def test_an_existing_cluster_is_joined_used_on_every_node_and_left_running(clust
     assert "3 Ray actors, one for each client, 0.5 CPU" in out
     assert all(psutil.pid_exists(p.process.pid) for n in cluster.list_all_nodes() for p in n.all_processes["raylet"])
     lines = fedray("--output.name", "own", folder=tmp_path, HOME=str(tmp_path)).splitlines()
-    known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "results")
+    known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "time", "results")
     assert all(line.split()[0] in known for line in lines if line), lines  # nothing of Ray's, also in a new home
     joined, own = (results.load(name, tmp_path / "results") for name in ("joined", "own"))
     assert joined.population["node"].nunique() == 2
