@@ -39,16 +39,18 @@ check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-bench: $(INSTALLED)  ## measure speed and memory (10 minutes on a quiet machine)
-	@cd experiments/speed && for program in "rounds.py" "start.py" "actors.py" "population.py" "large.py" "balance.py" "precision.py"; do \
-		echo && echo "== $$program" && ../../$(VENV)/bin/python $$program || exit 1; done
+bench: $(INSTALLED)  ## measure speed and memory: ten minutes on a machine with nothing else to do
+	@for program in rounds start actors population large balance precision; do \
+		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
 
 PEERS := $(VENV)/peers
 
 bench-peers: $(INSTALLED) $(PEERS)/flower $(PEERS)/pfl  ## measure Flower and pfl-research on the same rounds
-	@cd experiments/speed && ../../$(VENV)/bin/python rounds.py cnn tiny && cd peers && for kind in cnn tiny; do \
-		KIND=$$kind ../../../$(PEERS)/flower/bin/python flower.py 2>/dev/null | grep "^$$kind" && \
-		KIND=$$kind ../../../$(PEERS)/pfl/bin/python pfl_research.py 2>/dev/null | grep "^$$kind" || exit 1; done
+	@$(VENV)/bin/python experiments/speed/rounds.py cnn tiny
+	@$(VENV)/bin/python experiments/speed/start.py
+	@export PYTHONPATH=experiments/speed/peers; for KIND in cnn tiny; do export KIND; \
+		$(PEERS)/flower/bin/python experiments/speed/peers/flower.py 2>&1 | grep "^$$KIND" || exit 1; \
+		$(PEERS)/pfl/bin/python experiments/speed/peers/pfl_research.py 2>&1 | grep "^$$KIND" || exit 1; done
 
 $(PEERS)/flower:
 	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet 'flwr[simulation]' torch && mv $@.new $@

@@ -6,6 +6,7 @@ The fork server is this process's only one, started when it is first asked for, 
 import atexit
 import os
 import pickle
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from typing import Any
 
 from fedray.cluster import forkserver
 
+READY_SECONDS = 60.0  # for a nursery to import Ray
 SHIM = Path(__file__).with_name("shim.py")
 
 
@@ -71,7 +73,11 @@ class ForkServer:
     def close(self) -> None:
         """End it; the children that it has left end by themselves."""
         self.socket.close()
-        self.process.wait()
+        try:
+            self.process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
 
 
 class Nursery:
@@ -85,10 +91,11 @@ class Nursery:
     @property
     def runtime_env(self) -> dict[str, str]:
         """What an actor's options say to have its process forked here."""
-        return {"py_executable": f"{sys.executable} -S -E {SHIM} {self.path}"}
+        return {"py_executable": shlex.join([sys.executable, "-S", "-E", str(SHIM), self.path])}
 
     def trouble(self) -> str:
         """Why nothing can be forked here, once that is known; empty when all is well."""
+        self.connection.settimeout(READY_SECONDS)
         try:
             fine, error = pickle.loads(self.connection.recv(1 << 16))
         except (EOFError, OSError, pickle.UnpicklingError) as failure:

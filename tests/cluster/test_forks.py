@@ -111,3 +111,17 @@ def test_forking_is_refused_where_it_cannot_be():
     assert not will_fork(Cluster(forked=False))
     with pytest.raises(BadInputError, match="cluster.address = local"):
         will_fork(Cluster(forked=True, address="auto"))
+
+
+def test_without_its_nursery_a_lost_actor_comes_back_as_a_plain_process(session):
+    """The last test here: the session forks no more after it."""
+    planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2)
+    lost, other = (psutil.Process(slot.where["pid"]) for slot in session.pool.provide(planned))
+    nursery = psutil.Process(lost.ppid())
+    for process in (nursery, lost):
+        process.kill()
+    again = {slot.where["pid"] for slot in session.pool.provide(planned)}
+    assert other.pid in again
+    assert lost.pid not in again
+    (new,) = again - {other.pid}
+    assert psutil.Process(new).ppid() != fork_server().process.pid

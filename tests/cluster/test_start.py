@@ -43,7 +43,7 @@ def cluster():
 
 def test_an_existing_cluster_is_joined_used_on_every_node_and_left_running(cluster, tmp_path):
     out = fedray("--cluster.address", cluster.address, "--output.name", "joined", folder=tmp_path)
-    assert "3 Ray actors, one for each client, 0.5 CPU" in out
+    assert "3 Ray actors, one for each client, 0.5 CPU and no GPU here each; each imports torch anew" in out
     assert all(psutil.pid_exists(p.process.pid) for n in cluster.list_all_nodes() for p in n.all_processes["raylet"])
     lines = fedray("--output.name", "own", folder=tmp_path, HOME=str(tmp_path)).splitlines()
     known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "time", "results")
