@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
+IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, when one starts
 SHIM_TIMEOUT = 10.0  # seconds for a shim that has connected to say what it wants
 
 
@@ -75,7 +76,7 @@ def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
         listener.listen(4096)
         os.environ.clear()
         os.environ.update(env)  # Ray reads its job when it is imported
-        preload("ray._private.workers.default_worker", "fedray.cluster.actor")
+        preload("ray._private.workers.default_worker", "fedray.cluster.actor", *IMPORTED_BY_WORKERS)
         if _threads() > 1:
             raise RuntimeError(f"importing Ray has started {_threads() - 1} threads")
         driver.sendall(pickle.dumps((True, None)))
