@@ -76,6 +76,7 @@ def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
         listener.listen(4096)
         os.environ.clear()
         os.environ.update(env)  # Ray reads its job when it is imported
+        os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow would start one when it is imported
         preload("ray._private.workers.default_worker", "fedray.cluster.actor", *IMPORTED_BY_WORKERS)
         if _threads() > 1:
             raise RuntimeError(f"importing Ray has started {_threads() - 1} threads")
