@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fedray.algorithms.fedavg import FedAvg
 from fedray.data.augment import crop_flip, normalise
 from fedray.errors import ClientError
 from fedray.fused import train_together
@@ -74,10 +75,18 @@ class Trainer:
             remembered = algorithm.init_memory(start)
         velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         flat.module.train()
+        # Where nothing corrects the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
+        corrected = type(algorithm).correct is not FedAvg.correct
+        plainly = not (corrected or algorithm.weight_decay or algorithm.momentum)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
             for inputs, targets in self.batches(algorithm, client, images, labels, t):
                 loss = algorithm.loss(self.output(inputs), targets)
+                losses += loss.detach().double() * len(targets)
+                seen, steps = seen + len(targets), steps + 1
+                if plainly:
+                    flat.descend(loss, lr)
+                    continue
                 grad = flat.gradient(loss)
                 with torch.no_grad():
                     direction = algorithm.correct(grad, flat.params, received, remembered, lr)
@@ -89,8 +98,6 @@ class Trainer:
                         )
                         direction = velocity
                     flat.params.add_(direction, alpha=-lr)
-                    losses += loss.detach().double() * len(targets)
-                seen, steps = seen + len(targets), steps + 1
         with torch.no_grad():
             update, remembered = algorithm.finish(start, flat.params, steps, lr, received, remembered)
             update = {**update, "buffers": flat.buffers - received["buffers"]}

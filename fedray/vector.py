@@ -47,7 +47,7 @@ class FlatModel:
         self.params = torch.zeros(self.layout.size, device=device)
         self.grads = torch.zeros(self.layout.size, device=device)
         self.buffers = torch.zeros(self.buffer_layout.size, device=device)
-        self.trainable = list(trainable.values())
+        self.trainable: list[torch.Tensor] = list(trainable.values())
         views = self.layout.views(self.params)
         for name, parameter in trainable.items():
             views[name].copy_(parameter.detach())
@@ -65,5 +65,14 @@ class FlatModel:
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of `loss` as a flat vector [P]; it is overwritten by the next call."""
-        grads = torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)
-        return torch.cat([grad.reshape(-1) for grad in grads], out=self.grads)
+        return torch.cat([grad.reshape(-1) for grad in self.gradients(loss)], out=self.grads)
+
+    def descend(self, loss: torch.Tensor, lr: float) -> None:
+        """A step of plain SGD, params -= lr * gradient(loss), to the bit, without making the gradient a flat vector."""
+        grads = self.gradients(loss)
+        with torch.no_grad():
+            torch._foreach_add_(self.trainable, list(grads), alpha=-lr)
+
+    def gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The gradient of `loss` with respect to each parameter in the layout's order."""
+        return torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)

@@ -47,6 +47,26 @@ def test_bfloat16_is_near_and_keeps_float32_updates(dataset):
     assert 0.99 < cosine < 0.99999
 
 
+class Uncorrected(FedAvg):
+    """Corrects nothing, but the engine cannot know."""
+
+    def correct(self, grad, params, message, memory, lr):
+        return grad
+
+
+@pytest.mark.parametrize("model", ["lenet5", "cnn", "logistic", "resnet18"])
+def test_a_step_without_a_flat_gradient_is_the_same_bits(dataset, model):
+    def update(algorithm):
+        trainer = Trainer(make_recipe(dataset, model, channels_last=model == "cnn"))
+        params, buffers = initial_vectors(build(Model(name=model), (3, 32, 32), 10, 3))
+        message = {"params": params, "buffers": buffers}
+        return trainer.train(algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, 0.05)[0]
+
+    one, other = update(FedAvg(batch_size=16)), update(Uncorrected(batch_size=16))
+    assert one["params"].tobytes() == other["params"].tobytes()
+    assert one["buffers"].tobytes() == other["buffers"].tobytes()
+
+
 def test_channels_last_is_a_rule_on_the_model():
     tree = {"data": {"dataset": "synthetic"}}
     for name in BUILDERS:

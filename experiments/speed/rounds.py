@@ -25,6 +25,7 @@ from fedray.run import Watch, run
 
 LOAD_DATA = jobs.load_data
 WARM_UP = 2
+PARAMETERS = {"cnn": 1_626_442, "tiny": 7_850}
 TURN = {"cnn": 2, "tiny": 20, "evaluate": 1}  # rounds
 PARTS = ("train", "transfer", "aggregate", "idle")
 
@@ -81,6 +82,7 @@ def measure(kind: str, turns: int, words: list[str]) -> None:
     watch.bare.close()
     if kind != "evaluate":
         work = tables.clients.groupby("round")[["steps", "num_examples"]].sum()
+        assert tables.runs["num_params"].tolist() == [PARAMETERS[kind]]
         assert (work == [COHORT * IMAGES // BATCH, COHORT * IMAGES]).all(axis=None), work
     timed, bare = (np.array(column) for column in zip(*watch.turns, strict=True))
     ratios = timed / bare
