@@ -28,4 +28,6 @@ def make_recipe(
     dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3, engine: str = "plain", **settings
 ) -> Recipe:
     shape = dataset.train_images.shape[1:]
-    return Recipe(Model(name=model, **settings), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine)
+    return Recipe(
+        Model(name=model, **settings), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine
+    )

@@ -4,6 +4,8 @@
 
 Counted from the start of this program to the end of a round in which every client trains lenet5 (62 k parameters) on
 its 500 images. Memory is the proportional set size, in which what processes share is divided among them.
+
+2026-11-22, 2 cores: up after 34.8 s, all trained after 44.7 s, 40.9 MB each.
 """
 
 import sys

@@ -4,6 +4,8 @@
 
 Apart is how much longer the last actor worked than the average one, as a share of the round's training; the round's
 longest block is what it could not be less than by cutting the work better.
+
+2026-11-22, 2 cores: shards of 1 to 2,257 images; apart by 1.6 % of a round, 4.8 % at most.
 """
 
 import sys

