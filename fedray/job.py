@@ -12,7 +12,7 @@ import numpy as np
 
 import fedray
 from fedray import data, models, results
-from fedray.cluster.forks import fork_server
+from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
 from fedray.data.partitions import label_counts, partition_id
@@ -75,15 +75,20 @@ class Job:
         check_batches(self.experiment.algorithm, sizes, self.blueprint.normalises_by_batch)
 
     @cached_property
+    def fork_server(self) -> ForkServer | None:
+        """Where torch is imported; None where that has to be here."""
+        cluster = self.experiment.cluster
+        return fork_server() if cluster.backend == "ray" and will_fork(cluster) else None
+
+    @cached_property
     def blueprint_asked(self) -> Callable[[], Blueprint]:
         """Have the model built where torch is: the call that waits for it, to be made when it is needed."""
         e, r = self.experiment, self.recipe
         wanted = (r.model, r.shape, r.classes, r.seed)
-        server = fork_server() if e.cluster.backend == "ray" and will_fork(e.cluster) else None
-        if server is None:
+        if self.fork_server is None:
             return partial(models.blueprint, *wanted)
-        server.preload(models.PRELOADED.get(e.model.name, ()))
-        return server.ask(models.blueprint, *wanted).result
+        self.fork_server.preload(models.PRELOADED.get(e.model.name, ()))
+        return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
     def blueprint(self) -> Blueprint:

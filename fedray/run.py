@@ -58,8 +58,9 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
         if output.save_model and not job.model.exists():
             watch.notice("its model was not kept; remove its file in runs/ to run it again")
         return results.load(output.name, output.root, job.run)
+    job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
     job.check_split()
-    job.blueprint_asked  # noqa: B018  while torch is being imported elsewhere, Ray starts
+    job.blueprint_asked  # noqa: B018
     watch.prepare(job)
     with nullcontext(session) if session else shared_session(job.experiment.cluster) as session:
         job.check_shards()
