@@ -1,9 +1,11 @@
 """What a run writes: a journal while it goes, Parquet tables for pandas. The only file that writes tables.
 
-A round goes to the journal first (one line, forced to disk), so what was reported survives `kill -9`. Parquet cannot be
-appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point: once it carries a
-final status the tables are complete and the journal goes; until then the journal is the truth, and `load` reads it. The
-population, which can be large and does not change, is written before the journal, so that where that is the other is.
+A round goes to the journal first (one line), so what was reported survives `kill -9`; the line is forced to disk once a
+second at most, since that takes a part of a millisecond, so a crash of the machine costs no more than that second.
+Parquet cannot be appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point:
+once it carries a final status the tables are complete and the journal goes; until then the journal is the truth, and
+`load` reads it. The population, which can be large and never changes, is written before the journal, so that where that
+is the other is.
 """
 
 import fcntl
@@ -45,6 +47,7 @@ from fedray.tables import (
 STATUSES = ("running", "interrupted", "failed", *FINAL_STATUSES)
 
 Row = Mapping[str, Any]
+SYNC_SECONDS = 1.0
 
 
 @section
@@ -84,7 +87,7 @@ class Recorder:
         self._later: list[dict[str, Any]] = []
         self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
         self._flush_seconds = flush_seconds
-        self._next_flush = 0.0
+        self._next_flush = self._next_sync = 0.0
 
     @classmethod
     def resume(
@@ -176,8 +179,10 @@ class Recorder:
         with self._journal.open("r+b") as journal:
             journal.seek(0, os.SEEK_END)
             journal.write(_encode(line))
-            journal.flush()
-            os.fsync(journal.fileno())
+            journal.flush()  # from here on it outlives this process, however that ends
+            if time.monotonic() >= self._next_sync:
+                os.fsync(journal.fileno())  # and a crash of the machine
+                self._next_sync = time.monotonic() + SYNC_SECONDS
         if time.monotonic() >= self._next_flush:
             self._flush()
 

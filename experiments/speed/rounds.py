@@ -7,7 +7,8 @@ apart. bare.py and fedray take turns on the same cores, a few rounds each (of ti
 is that of two turns' medians. That both make 250 steps on 2,500 images is asserted from fedray's own tables.
 `evaluate` is an evaluation of the CNN on 10,000 images.
 
-2026-11-22, 2 cores: cnn 1.01 times bare.py (0.95 to 1.05 in seven turns), tiny 0.72 (0.71 to 0.86), evaluate 0.46.
+2026-11-22, 2 cores: cnn 1.01 times bare.py (0.95 to 1.05 in seven turns), tiny 0.75 (three
+runs: 0.72, 0.75 and 0.79), evaluate 0.46.
 """
 
 import argparse
