@@ -16,7 +16,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedray.algorithms.fedavg import FedAvg
 from fedray.data.augment import crop_flip, normalise
 from fedray.errors import ClientError
 from fedray.fused import train_together
@@ -76,8 +75,7 @@ class Trainer:
         velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
         flat.module.train()
         # Where nothing corrects the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
-        corrected = type(algorithm).correct is not FedAvg.correct
-        plainly = not (corrected or algorithm.weight_decay or algorithm.momentum)
+        plainly = not (algorithm.corrects or algorithm.weight_decay or algorithm.momentum)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
             for inputs, targets in self.batches(algorithm, client, images, labels, t):
@@ -187,51 +185,6 @@ def blamed_on(what: str) -> Iterator[None]:
         raise ClientError(f"{what}:\n{traceback.format_exc()}") from error
 
 
-def train_each(
-    trainer: Trainer,
-    algorithm: Any,
-    clients: Sequence[int],
-    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    message: Vectors,
-    memories: Sequence[Vectors],
-    t: int,
-    lr: float,
-) -> Iterator[tuple[Vectors, Vectors, Report]]:
-    """Train a block's clients one after another."""
-    for client, memory in zip(clients, memories, strict=True):
-        with blamed_on(f"client {client} failed in round {t}"):
-            trained = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
-        yield trained
-
-
-def train_fused(
-    trainer: Trainer,
-    algorithm: Any,
-    clients: Sequence[int],
-    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    message: Vectors,
-    memories: Sequence[Vectors],
-    t: int,
-    lr: float,
-) -> Iterator[tuple[Vectors, Vectors, Report]]:
-    """Train a block's clients as one program."""
-    named = ", ".join(map(str, clients))
-    blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
-    with blamed_on(f"{blamed} failed in round {t}"):
-        yield from train_together(
-            trainer.recipe,
-            trainer.flat.layout,
-            trainer.device,
-            algorithm,
-            clients,
-            map(shard, clients),
-            message,
-            memories,
-            t,
-            lr,
-        )
-
-
 def train_block(
     trainer: Trainer,
     algorithm: Any,
@@ -247,9 +200,22 @@ def train_block(
 
     `shard` gives a client's images and labels. Whatever a client's code raises comes out as a ClientError.
     """
+
+    def one_by_one() -> Iterator[tuple[Vectors, Vectors, Report]]:
+        for client, memory in zip(clients, memories, strict=True):
+            with blamed_on(f"client {client} failed in round {t}"):
+                trained = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
+            yield trained
+
+    def together() -> Iterator[tuple[Vectors, Vectors, Report]]:
+        named = ", ".join(map(str, clients))
+        blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
+        model = (trainer.recipe, trainer.flat.layout, trainer.device)
+        with blamed_on(f"{blamed} failed in round {t}"):
+            yield from train_together(*model, algorithm, clients, map(shard, clients), message, memories, t, lr)
+
     total, each, reports, remembered = Sum(), [], [], []
-    engine = train_fused if trainer.recipe.engine == "fused" else train_each
-    for vectors, memory, report in engine(trainer, algorithm, clients, shard, message, memories, t, lr):
+    for vectors, memory, report in together() if trainer.recipe.engine == "fused" else one_by_one():
         reports.append(report)
         remembered.append(memory)
         if summed:

@@ -20,12 +20,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.algorithms.fedavg import FedAvg, Tensors
 from fedray.data.augment import crop_flip_as_drawn, draw_crop_flip, normalise
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
 from fedray.updates import Report, Vectors, num_bytes
-from fedray.vector import Layout
+from fedray.vector import Layout, Tensors
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]  # the weights [C, out, in] and biases [C, out] of each Linear
 Results = dict[int, tuple[Vectors, Vectors, float, float]]  # by place: update, memory, mean loss, norm of the update
@@ -187,11 +186,11 @@ def differentiate(
     """The losses [active] of a step; their gradients with respect to `layers` are written into `slopes`."""
     inputs, output = forward(layers, batches.inputs(step, active))
     targets = batches.targets[step, :active]
-    if type(algorithm).loss is FedAvg.loss:
-        loss, slope = cross_entropy(output, targets, batches.weights[step, :active])
-    else:
+    if algorithm.has_own_loss:
         loss, slope = loss_of_hook(algorithm, output.transpose(1, 2), targets, batches.sizes[step, :active])
         slope = slope.transpose(1, 2)
+    else:
+        loss, slope = cross_entropy(output, targets, batches.weights[step, :active])
     backward(layers, slopes, inputs, slope)
     return loss
 

@@ -29,7 +29,7 @@ class Watch:
     """Who wants to see a run as it goes; this one looks away."""
 
     def prepare(self, job: Job) -> None:
-        """The run's data, shards and model were found to be good, and its actors are about to start."""
+        """The run's data and shards were found to be good, and its actors are about to start."""
 
     def begin(self, job: Job, where: str) -> None:
         """The run is about to play its rounds; `where` says on what."""
@@ -48,7 +48,7 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
     """Run an experiment, or what is left of it, and return the tables of this run alone.
 
     A finished run is not repeated. Without a `session` a Ray of its own is started and shut down.
-    Raises BadInputError before anything starts, ClientError when the clients' code fails.
+    Raises BadInputError before anything is on disk, ClientError when the clients' code fails.
     """
     job, watch = Job(experiment), watch or Watch()
     output = job.experiment.output

@@ -11,6 +11,8 @@ from math import prod
 import torch
 from torch import nn
 
+Tensors = dict[str, torch.Tensor]
+
 
 @dataclass(frozen=True)
 class Layout:

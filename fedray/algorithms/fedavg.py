@@ -62,6 +62,16 @@ class FedAvg:
         """Whether clients keep a memory between rounds: those of an algorithm with an `init_memory` of its own."""
         return type(self).init_memory is not FedAvg.init_memory
 
+    @property
+    def corrects(self) -> bool:
+        """Whether clients descend along something else than the gradient: those with a `correct` of its own."""
+        return type(self).correct is not FedAvg.correct
+
+    @property
+    def has_own_loss(self) -> bool:
+        """Whether the loss is another than the cross-entropy."""
+        return type(self).loss is not FedAvg.loss
+
     def learning_rate(self, t: int, rounds: int) -> float:
         """The clients' learning rate in round t of 1..rounds."""
         if self.lr_schedule == "cosine":

@@ -102,19 +102,24 @@ def _fork_worker(listener: socket.socket, driver: socket.socket) -> None:
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(SHIM_TIMEOUT)
-        try:
+        request, child = b"", None
+        fds: list[int] = []
+        with suppress(OSError):  # the shim was killed or is stuck, or no process can be made: there are others to serve
             request, fds, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
-        except TimeoutError:
-            return
-        if os.fork() == 0:
-            listener.close()
-            driver.close()
-            argv, env, folder = pickle.loads(request)
-            _become_worker(argv, env, folder, fds)
+            child = os.fork() if request else None
+        if child == 0:
+            try:
+                listener.close()
+                driver.close()
+                argv, env, folder = pickle.loads(request)
+                _become_worker(argv, env, folder, fds)
+            finally:
+                os._exit(1)  # never back into the nursery's own loop
         for fd in fds:
             os.close(fd)
-        with suppress(OSError):
-            connection.sendall(b"forked")
+        if child:
+            with suppress(OSError):
+                connection.sendall(b"forked")
 
 
 def _become_worker(argv: list[str], env: Mapping[str, str], folder: str, fds: list[int]) -> NoReturn:

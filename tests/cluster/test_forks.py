@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -111,6 +112,25 @@ def test_forking_is_refused_where_it_cannot_be():
     assert not will_fork(Cluster(forked=False))
     with pytest.raises(BadInputError, match="cluster.address = local"):
         will_fork(Cluster(forked=True, address="auto"))
+
+
+def test_a_shim_that_dies_or_talks_nonsense_does_no_harm(session):
+    planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2)
+    nursery = psutil.Process(psutil.Process(session.pool.provide(planned)[0].where["pid"]).ppid())
+    path = session.pool.nursery.path
+    for said in (None, b"nonsense"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as shim:
+            shim.connect(path)
+            if said:
+                shim.sendall(said)
+        time.sleep(0.5)
+        assert nursery.is_running()
+        assert Path(path).exists()
+    lost = session.pool.slots[0].where["pid"]
+    os.kill(lost, signal.SIGKILL)
+    again = [psutil.Process(slot.where["pid"]) for slot in session.pool.provide(planned)]
+    assert lost not in [process.pid for process in again]
+    assert {process.ppid() for process in again} == {nursery.pid}  # it goes on forking
 
 
 def test_without_its_nursery_a_lost_actor_comes_back_as_a_plain_process(session):
