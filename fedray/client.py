@@ -5,25 +5,28 @@ The engine owns the loop; an algorithm fills its hooks (`loss`, `correct`, `fini
 """
 
 import ctypes
+import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from fedray.data.augment import crop_flip, normalise
 from fedray.errors import ClientError
 from fedray.fused import train_together
-from fedray.networks import build
+from fedray.networks import build, names_of
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Report, Sum, Trained, Vectors, num_bytes
-from fedray.vector import FlatModel
+from fedray.updates import Report, Sum, Trained, Vectors, mean_of_batches, num_bytes
+from fedray.vector import FlatModel, Tensors
 
 
 def settle_in() -> None:
@@ -41,6 +44,102 @@ def settle_in() -> None:
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h
+FINE_TUNING = 2**32  # the first epoch of training that is part of an evaluation, which no round comes to
+
+
+class Client:
+    """One client in one round, as the hooks that replace its local training, or follow it, see it.
+
+    The tensors that it gives are overwritten by its next call.
+    """
+
+    def __init__(
+        self,
+        trainer: "Trainer",
+        algorithm: Any,
+        number: int,
+        images: np.ndarray,
+        labels: np.ndarray,
+        message: Tensors,
+        memory: Tensors,
+        t: int,
+        lr: float,
+        first_epoch: int = 0,
+    ):
+        self.trainer, self.algorithm, self.number = trainer, algorithm, number
+        self.images, self.labels, self.message, self.memory, self.t, self.lr = images, labels, message, memory, t, lr
+        self.epoch = first_epoch
+        self.steps, self.train_loss = 0, math.nan
+        """Of the first `descend`."""
+
+    def descend(
+        self, start: Tensors, correct: Callable[..., torch.Tensor] | None, epochs: int | None = None
+    ) -> tuple[Tensors, int]:
+        """Local SGD from the model `start`: the model, as {"params": [P], "buffers": [B]}, after so many steps.
+
+        `correct` is a hook like FedAvg.correct; None descends along the gradient itself. `epochs` is for a number of
+        its own instead of the algorithm's epochs or steps. A client that descends again sees its images in an order
+        of their own.
+        """
+        trainer, algorithm, flat = self.trainer, self.algorithm, self.trainer.flat
+        flat.load(start["params"], start["buffers"])
+        flat.module.train()
+        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=trainer.device), 0, 0
+        # Where nothing corrects the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
+        plainly = not (correct or algorithm.weight_decay or algorithm.momentum)
+        references = trainer.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
+        for inputs, targets in self.batches(epochs):
+            if algorithm.compares:
+                output, features = trainer.output_and_features(flat.module, inputs)
+            else:
+                output = trainer.output(flat.module, inputs)
+            loss = algorithm.loss(output, targets)
+            losses += loss.detach().double() * len(targets)
+            if algorithm.compares:
+                rivals = {name: trainer.features(model, inputs) for name, model in references.items()}
+                loss = loss + algorithm.penalty(features, rivals)
+            seen, steps = seen + len(targets), steps + 1
+            if plainly:
+                flat.descend(loss, self.lr)
+                continue
+            direction = flat.gradient(loss)
+            with torch.no_grad():
+                if correct:
+                    direction = correct(direction, flat.params, self.message, self.memory, self.lr)
+                if algorithm.weight_decay:
+                    direction = direction.add(flat.params, alpha=algorithm.weight_decay)
+                if algorithm.momentum:
+                    velocity = (
+                        direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
+                    )
+                    direction = velocity
+                flat.params.add_(direction, alpha=-self.lr)
+        if not self.steps:
+            self.steps, self.train_loss = steps, float(losses) / seen
+        return {"params": flat.params, "buffers": flat.buffers}, steps
+
+    def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The batches of a `descend`; those of the next one are drawn anew."""
+        first, per_epoch = self.epoch, epoch_steps(self.algorithm, len(self.labels))
+        steps = epochs * per_epoch if epochs else self.algorithm.steps or self.algorithm.epochs * per_epoch
+        self.epoch += -(-steps // per_epoch)
+        return self.trainer.batches(self.algorithm, self.number, self.images, self.labels, self.t, first, steps)
+
+    def gradient(self, at: Tensors) -> torch.Tensor:
+        """The gradient [P] of the mean loss over the shard at the model `at`, its images as they are."""
+        flat, trainer, n = self.trainer.flat, self.trainer, len(self.labels)
+        flat.load(at["params"], at["buffers"])
+        flat.module.train()
+        size = self.algorithm.batch_size or n
+        used = n - n % size if self.algorithm.drop_last else n
+        total = torch.zeros_like(flat.params)
+        for first in range(0, used, size):
+            batch = slice(first, min(first + size, used))
+            inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
+            targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
+            loss = self.algorithm.loss(trainer.output(flat.module, inputs), targets)
+            total.add_(flat.gradient(loss), alpha=len(targets) / used)
+        return total
 
 
 class Trainer:
@@ -48,7 +147,21 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
-        self.flat = FlatModel(build(recipe.model, recipe.shape, recipe.classes, recipe.seed), device)
+        self.flat = self.build()
+        self.rivals: dict[str, FlatModel] = {}
+        self.own_parts: dict[Any, OwnPart] = {}
+
+    def build(self) -> FlatModel:
+        """The recipe's model at its initial parameters."""
+        return FlatModel(
+            build(self.recipe.model, self.recipe.shape, self.recipe.classes, self.recipe.seed), self.device
+        )
+
+    @cached_property
+    def initial(self) -> Tensors:
+        """The model that every run of this recipe starts from."""
+        flat = self.build()
+        return {"params": flat.params, "buffers": flat.buffers}
 
     def train(
         self,
@@ -66,65 +179,75 @@ class Trainer:
         `images` is uint8 [n, c, h, w], `labels` int64 [n]; nothing given is changed.
         """
         began = time.perf_counter()
-        flat = self.flat
-        received, remembered = self.tensors(message), self.tensors(memory)
-        start = received["params"]
-        flat.load(start, received["buffers"])
-        if not remembered:
-            remembered = algorithm.init_memory(start)
-        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=self.device), 0, 0
-        flat.module.train()
-        # Where nothing corrects the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
-        plainly = not (algorithm.corrects or algorithm.weight_decay or algorithm.momentum)
+        received, remembered, own = self.receive(algorithm, message, memory)
+        here = Client(self, algorithm, client, images, labels, received, remembered, t, lr)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
-            for inputs, targets in self.batches(algorithm, client, images, labels, t):
-                loss = algorithm.loss(self.output(inputs), targets)
-                losses += loss.detach().double() * len(targets)
-                seen, steps = seen + len(targets), steps + 1
-                if plainly:
-                    flat.descend(loss, lr)
-                    continue
-                grad = flat.gradient(loss)
-                with torch.no_grad():
-                    direction = algorithm.correct(grad, flat.params, received, remembered, lr)
-                    if algorithm.weight_decay:
-                        direction = direction.add(flat.params, alpha=algorithm.weight_decay)
-                    if algorithm.momentum:
-                        velocity = (
-                            direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
-                        )
-                        direction = velocity
-                    flat.params.add_(direction, alpha=-lr)
-        with torch.no_grad():
-            update, remembered = algorithm.finish(start, flat.params, steps, lr, received, remembered)
-            update = {**update, "buffers": flat.buffers - received["buffers"]}
-            norm = float(torch.linalg.vector_norm(update["params"]))
-        vectors = self.arrays(update)
+            update, remembered = algorithm.local_round(here, received, remembered, lr)
+        if own:
+            update, kept = own.split(received, update)
+            remembered = {**remembered, **kept}
+        vectors, new_memory = self.arrays(update), self.arrays(remembered)
         if vectors["params"].shape != message["params"].shape:
             raise ValueError(
                 f'finish() gave an update "params" of shape {vectors["params"].shape}, not {message["params"].shape}'
             )
+        unsent = own.num_bytes if own else 0
         report = Report(
             client=client,
             num_examples=len(labels),
-            steps=steps,
-            train_loss=float(losses) / seen,
-            update_norm=norm,
+            steps=here.steps,
+            train_loss=here.train_loss,
+            update_norm=float(torch.linalg.vector_norm(update["params"])),
             seconds=time.perf_counter() - began,
-            num_bytes=num_bytes(vectors),
+            bytes_down=num_bytes(message) - unsent,
+            bytes_up=num_bytes(vectors) - unsent,
         )
-        return vectors, self.arrays(remembered), report
+        return vectors, new_memory, report
+
+    def receive(self, algorithm: Any, message: Vectors, memory: Vectors) -> tuple[Tensors, Tensors, "OwnPart | None"]:
+        """A message and a memory as tensors: the client's own part in place, and the memory made, if it has none."""
+        received, remembered = self.tensors(message), self.tensors(memory)
+        own = self.own_part(algorithm)
+        if algorithm.remembers and not remembered:
+            remembered = algorithm.init_memory(self.initial["params"], self.initial["buffers"])
+            remembered = {**remembered, **(own.of(self.initial) if own else {})}
+        return own.join(received, remembered) if own else received, remembered, own
+
+    def own_part(self, algorithm: Any) -> "OwnPart | None":
+        """Where the part of the model lies that stays at the clients; None where there is none."""
+        if not algorithm.personalises:
+            return None
+        if algorithm not in self.own_parts:
+            names, norms = names_of(self.flat.module)
+            self.own_parts[algorithm] = OwnPart(self.flat, set(algorithm.personal(names, norms)))
+        return self.own_parts[algorithm]
+
+    def references(self, models: dict[str, Tensors]) -> dict[str, nn.Module]:
+        """Modules in evaluation mode with the given parameters and buffers."""
+        for name, model in models.items():
+            if name not in self.rivals:
+                self.rivals[name] = self.build()
+                self.rivals[name].module.eval()
+            self.rivals[name].load(model["params"], model["buffers"])
+        return {name: self.rivals[name].module for name in models}
 
     def batches(
-        self, algorithm: Any, client: int, images: np.ndarray, labels: np.ndarray, t: int
+        self,
+        algorithm: Any,
+        client: int,
+        images: np.ndarray,
+        labels: np.ndarray,
+        t: int,
+        first_epoch: int = 0,
+        steps: int | None = None,
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The round's batches, normalised: reshuffled and augmented anew each epoch."""
+        """The round's batches, normalised, reshuffled and augmented anew each epoch; `steps` of them, if given."""
         seed, n = self.recipe.seed, len(labels)
         size = algorithm.batch_size or n
         ends = n - n % size if algorithm.drop_last else n
-        remaining = algorithm.steps or algorithm.epochs * -(-ends // size)
-        epoch = 0
+        remaining = steps or algorithm.steps or algorithm.epochs * epoch_steps(algorithm, n)
+        epoch = first_epoch
         while remaining:
             order = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
             pixels, targets = torch.from_numpy(images[order]), torch.from_numpy(labels[order])
@@ -138,14 +261,40 @@ class Trainer:
 
     def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
         """The sum of the cross-entropies and the number of right answers, for each batch of EVALUATION_BATCH images."""
+        with blamed_on("evaluation failed"):
+            return self.measure(self.tensors(message), images, labels)
+
+    def evaluate_client(
+        self,
+        algorithm: Any,
+        client: int,
+        shard: tuple[np.ndarray, np.ndarray],
+        test: tuple[np.ndarray, np.ndarray],
+        message: Vectors,
+        memory: Vectors,
+        t: int,
+        lr: float,
+    ) -> tuple[float, float]:
+        """Mean cross-entropy and accuracy of the model that a client would use, on images and labels of its own.
+
+        `message` is the broadcast of the state after round t.
+        """
+        received, remembered, _ = self.receive(algorithm, message, memory)
+        here = Client(self, algorithm, client, *shard, received, remembered, t, lr, first_epoch=FINE_TUNING)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))
+            model = algorithm.own_model(here, received, remembered, lr)
+        return mean_of_batches(self.measure(model, *test), len(test[1]))
+
+    def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
+        """What `evaluate` gives, for a model {"params", "buffers"}."""
         results = []
-        with blamed_on("evaluation failed"), torch.inference_mode():
-            received = self.tensors(message)
-            self.flat.load(received["params"], received["buffers"])
+        with torch.inference_mode():
+            self.flat.load(model["params"], model["buffers"])
             self.flat.module.eval()
             for first in range(0, len(labels), EVALUATION_BATCH):
                 batch = slice(first, first + EVALUATION_BATCH)
-                output = self.output(self.inputs(torch.from_numpy(images[batch])))
+                output = self.output(self.flat.module, self.inputs(torch.from_numpy(images[batch])))
                 targets = torch.from_numpy(labels[batch]).to(self.device)
                 loss = F.cross_entropy(output, targets, reduction="none").double().sum()
                 results.append((float(loss), int((output.argmax(1) == targets).sum())))
@@ -156,17 +305,31 @@ class Trainer:
         inputs = normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
         return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.model.channels_last else inputs
 
-    def output(self, inputs: torch.Tensor) -> torch.Tensor:
+    def output(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         """The model's float32 output [batch, classes]."""
         if self.recipe.model.precision == "float32":
-            return self.flat.module(inputs)
+            return module(inputs)
         with torch.autocast(self.device, torch.bfloat16):
-            return self.flat.module(inputs).float()
+            return module(inputs).float()
 
-    def tensors(self, vectors: Vectors) -> dict[str, torch.Tensor]:
+    def output_and_features(self, module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The output, and the features [batch, d], the input of the last Linear layer."""
+        last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
+        seen: list[torch.Tensor] = []
+        handle = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        try:
+            return self.output(module, inputs), seen[0].float()
+        finally:
+            handle.remove()
+
+    @torch.no_grad()
+    def features(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
+        return self.output_and_features(module, inputs)[1]
+
+    def tensors(self, vectors: Vectors) -> Tensors:
         return {name: torch.from_numpy(vector).to(self.device) for name, vector in vectors.items()}
 
-    def arrays(self, tensors: dict[str, torch.Tensor]) -> Vectors:
+    def arrays(self, tensors: Tensors) -> Vectors:
         """As NumPy arrays that share no memory with the model, which the next client overwrites."""
         flat = (self.flat.params, self.flat.grads, self.flat.buffers)
         mine = {vector.untyped_storage().data_ptr() for vector in flat}
@@ -174,6 +337,38 @@ class Trainer:
             name: (tensor.clone() if tensor.untyped_storage().data_ptr() in mine else tensor).cpu().numpy()
             for name, tensor in tensors.items()
         }
+
+
+class OwnPart:
+    """The part of a model that stays at each client: where it lies in params and buffers."""
+
+    def __init__(self, flat: FlatModel, names: Collection[str]):
+        device = flat.params.device
+        self.places = {
+            "params": torch.from_numpy(flat.layout.places(names)).to(device),
+            "buffers": torch.from_numpy(flat.buffer_layout.places(names)).to(device),
+        }
+        self.num_bytes = 4 * sum(len(places) for places in self.places.values())
+
+    def of(self, model: Tensors) -> Tensors:
+        """The part of a model, as a client remembers it."""
+        return {f"own_{name}": model[name][places] for name, places in self.places.items()}
+
+    def join(self, message: Tensors, memory: Tensors) -> Tensors:
+        """The message with the client's own part in place."""
+        joined = {name: message[name].index_copy(0, at, memory[f"own_{name}"]) for name, at in self.places.items()}
+        return {**message, **joined}
+
+    def split(self, start: Tensors, update: Tensors) -> tuple[Tensors, Tensors]:
+        """The update with 0 in the client's own part, and that part after the update, which is kept."""
+        sent = {name: update[name].index_fill(0, places, 0.0) for name, places in self.places.items()}
+        return {**update, **sent}, self.of({name: start[name] + update[name] for name in self.places})
+
+
+def epoch_steps(algorithm: Any, n: int) -> int:
+    """The batches of an epoch over n examples."""
+    size = algorithm.batch_size or n
+    return n // size if algorithm.drop_last else -(-n // size)
 
 
 @contextmanager
@@ -210,7 +405,8 @@ def train_block(
     def together() -> Iterator[tuple[Vectors, Vectors, Report]]:
         named = ", ".join(map(str, clients))
         blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
-        model = (trainer.recipe, trainer.flat.layout, trainer.device)
+        initial = trainer.initial if algorithm.remembers else None
+        model = (trainer.recipe, trainer.flat.layout, trainer.device, initial)
         with blamed_on(f"{blamed} failed in round {t}"):
             yield from train_together(*model, algorithm, clients, map(shard, clients), message, memories, t, lr)
 

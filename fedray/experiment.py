@@ -94,8 +94,8 @@ class Experiment:
             return f"can train {' and '.join(FUSED_ON_CPU)}, not model.name = {self.model.name}"
         if self.model.precision != "float32":
             return f"computes in float32, not in model.precision = {self.model.precision}"
-        if not self.algorithm.fusable:
-            return f"cannot train {self.chosen_name('algorithm')}, which says of itself that it is not fusable"
+        if self.algorithm.unfusable:
+            return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"
         return ""
 
     def settings(self) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def train_together(
     recipe: Recipe,
     layout: Layout,
     device: str,
+    initial: Tensors | None,
     algorithm: Any,
     clients: Sequence[int],
     shards: Iterable[tuple[np.ndarray, np.ndarray]],
@@ -64,7 +65,8 @@ def train_together(
 ) -> Iterator[tuple[Vectors, Vectors, Report]]:
     """Each client's update, new memory and report, in the order of `clients`; what Trainer.train gives for one.
 
-    Clients that were trained together share the time it took in proportion to their steps.
+    `initial` is the model that memories begin with. Clients that were trained together share the time it took in
+    proportion to their steps.
     """
     shares = (
         cut(algorithm, place, client, *shard, memory)
@@ -74,7 +76,7 @@ def train_together(
         began = time.perf_counter()
         results: Results = {}
         for _, group in groupby(sorted(portion, key=lambda s: (s.width, -s.steps)), key=attrgetter("width")):
-            results |= train_group(recipe, layout, device, algorithm, list(group), message, t, lr)
+            results |= train_group(recipe, layout, device, initial, algorithm, list(group), message, t, lr)
         seconds_a_step = (time.perf_counter() - began) / sum(share.steps for share in portion)
         for share in portion:
             update, memory, train_loss, update_norm = results[share.place]
@@ -85,7 +87,8 @@ def train_together(
                 train_loss=train_loss,
                 update_norm=update_norm,
                 seconds=seconds_a_step * share.steps,
-                num_bytes=num_bytes(update),
+                bytes_down=num_bytes(message),
+                bytes_up=num_bytes(update),
             )
             yield update, memory, report
 
@@ -121,6 +124,7 @@ def train_group(
     recipe: Recipe,
     layout: Layout,
     device: str,
+    initial: Tensors | None,
     algorithm: Any,
     shares: list[Share],
     message: Vectors,
@@ -131,7 +135,7 @@ def train_group(
     count = len(shares)
     received = {name: torch.from_numpy(vector).to(device) for name, vector in message.items()}
     start = received["params"].expand(count, -1)
-    remembered = stack_memories(algorithm, shares, start)
+    remembered = stack_memories(algorithm, shares, initial, device)
     batches = Batches(recipe, shares, t, device)
     end, losses = descend(layout, algorithm, batches, received, remembered, lr)
     steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(device)
@@ -307,13 +311,15 @@ def loss_of_hook(
     return loss, slope
 
 
-def stack_memories(algorithm: Any, shares: list[Share], start: torch.Tensor) -> Tensors:
+def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None, device: str) -> Tensors:
     """The clients' memories as tensors [C, ...], new for those that have none."""
-    blank = {} if all(s.memory for s in shares) else rows_of(algorithm.init_memory(start), len(shares))
-    memories = [s.memory or {name: rows[i] for name, rows in blank.items()} for i, s in enumerate(shares)]
-    return {
-        name: torch.from_numpy(np.stack([memory[name] for memory in memories])).to(start.device) for name in memories[0]
-    }
+    if initial is None:
+        return {}
+    blank: Vectors = {}
+    if not all(share.memory for share in shares):
+        blank = {name: tensor.cpu().numpy() for name, tensor in algorithm.init_memory(**initial).items()}
+    memories = [share.memory or blank for share in shares]
+    return {name: torch.from_numpy(np.stack([memory[name] for memory in memories])).to(device) for name in memories[0]}
 
 
 def rows_of(tensors: Tensors, count: int) -> Vectors:

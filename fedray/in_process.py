@@ -29,6 +29,10 @@ class InProcessPopulation:
     def __len__(self) -> int:
         return len(self.shards)
 
+    @property
+    def sizes(self) -> np.ndarray:
+        return np.array([len(rows) for rows in self.shards])
+
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         began = time.perf_counter()
         self.remembered.update(self.learned[1])
@@ -59,8 +63,7 @@ class InProcessPopulation:
     def rows(self) -> dict[str, Any]:
         n = len(self)
         place = {name: [value] * n for name, value in self.place.items()}
-        sizes = [len(rows) for rows in self.shards]
-        return {"client": range(n), **place, "num_cpus": [0.0] * n, "num_gpus": [0.0] * n, "num_examples": sizes}
+        return {"client": range(n), **place, "num_cpus": [0.0] * n, "num_gpus": [0.0] * n, "num_examples": self.sizes}
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned

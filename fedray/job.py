@@ -70,9 +70,10 @@ class Job:
         self.shards  # noqa: B018
 
     def check_shards(self) -> None:
-        """Raise BadInputError where a shard does not suit the model or the batch size."""
+        """Raise BadInputError where a shard or the algorithm does not suit the model, or the batch size a shard."""
         sizes = [len(shard) for shard in self.shards]
-        check_batches(self.experiment.algorithm, sizes, self.blueprint.normalises_by_batch)
+        check_batches(self.experiment.algorithm, sizes, bool(self.blueprint.norms))
+        self.experiment.algorithm.personal(self.blueprint.names, self.blueprint.norms)
 
     @cached_property
     def fork_server(self) -> ForkServer | None:

@@ -56,8 +56,10 @@ class Blueprint:
     """In the vectors' order, each tensor's name: the vector that holds it ("params" or "buffers") and its shape."""
     others: dict[str, np.ndarray]
     """What is in neither vector and stays as it was built: integer buffers and frozen parameters."""
-    normalises_by_batch: bool
-    """Whether a training step fails on a batch of one image, as BatchNorm does."""
+    names: list[str]
+    """The names of all parameters and buffers in the vectors, in the model's own order."""
+    norms: list[str]
+    """Those of them that belong to BatchNorm layers, with which a training step fails on a batch of one image."""
     torch: "Torch"
 
     def state_dict(self, params: np.ndarray, buffers: np.ndarray) -> dict[str, np.ndarray]:

@@ -77,15 +77,19 @@ def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     return flat.params.numpy(), flat.buffers.numpy()
 
 
-def normalises_by_batch(module: nn.Module) -> bool:
-    """Whether a training step fails on a batch of one image, as BatchNorm does."""
-    return any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in module.modules())
+def names_of(module: nn.Module) -> tuple[list[str], list[str]]:
+    """The names of trainable parameters and floating-point buffers, in the module's order, and of those in BatchNorm."""
+    frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
+    names = [name for name, x in module.state_dict().items() if x.is_floating_point() and name not in frozen]
+    norms = [name for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return names, [name for name in names if name.rpartition(".")[0] in norms]
 
 
 def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
     """What the driver needs to know of the model that `build` gives."""
     module = build(model, shape, classes, seed)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    names, norms = names_of(module)
     flat = FlatModel(module)
     layouts = {"params": flat.layout, "buffers": flat.buffer_layout}
     places = {
@@ -98,7 +102,8 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         buffers=flat.buffers.numpy(),
         places=places,
         others={name: value for name, value in tensors.items() if name not in places},
-        normalises_by_batch=normalises_by_batch(module),
+        names=names,
+        norms=norms,
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),

@@ -3,10 +3,13 @@
 Evaluation, recording, checkpoints and early stopping are the body of the caller's `for`.
 """
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
+
+import numpy as np
 
 from fedray.randomness import generator
 from fedray.updates import Seconds, Updates, Vectors
@@ -17,6 +20,10 @@ class Population(Protocol):
 
     def __len__(self) -> int:
         """N."""
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many examples each client holds: int64 [N]."""
 
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order."""
@@ -47,7 +54,6 @@ class Round:
     updates: Updates
     mean: Vectors
     state: Vectors
-    bytes_down: int
     seconds: Seconds
 
 
@@ -61,6 +67,7 @@ def play_rounds(
     algorithm: Any, population: Population, state: Vectors, *, ts: Sequence[int], rounds: int, cohort: int, seed: int
 ) -> Iterator[Round]:
     """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`."""
+    all_weights = math.fsum(algorithm.weight(n) for n in population.sizes.tolist())
     for t in ts:
         members = sample_cohort(seed, t, len(population), cohort)
         lr = algorithm.learning_rate(t, rounds)
@@ -68,7 +75,8 @@ def play_rounds(
         updates = population.train(algorithm, members, message, t, lr)
         trained = time.perf_counter()
         mean = algorithm.aggregate(updates)
-        state = algorithm.server_update(state, mean, len(updates.reports) / len(population))
+        participation = math.fsum(algorithm.weight(report.num_examples) for report in updates.reports) / all_weights
+        state = algorithm.server_update(state, mean, participation)
         yield Round(
             t=t,
             cohort=members,
@@ -76,7 +84,6 @@ def play_rounds(
             updates=updates,
             mean=mean,
             state=state,
-            bytes_down=len(members) * sum(vector.nbytes for vector in message.values()),
             seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
         )
         del message, updates, mean  # several vectors, while the next round is played

@@ -17,7 +17,7 @@ Vectors = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Report:
-    """What one client did in one round; `seconds` is its local training, `num_bytes` the size of its update."""
+    """What one client did in one round; `seconds` is its local training, bytes are those that it received and sent."""
 
     client: int
     num_examples: int
@@ -25,7 +25,8 @@ class Report:
     train_loss: float
     update_norm: float
     seconds: float
-    num_bytes: int
+    bytes_down: int
+    bytes_up: int
     status: str = "ok"
     actor: str = ""
     node: str = ""

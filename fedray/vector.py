@@ -5,9 +5,11 @@ floating-point buffer (BatchNorm statistics). Parameters that are frozen and buf
 module keeps them as they were built.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from math import prod
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -24,6 +26,11 @@ class Layout:
     @property
     def size(self) -> int:
         return sum(prod(shape) for shape in self.shapes)
+
+    def places(self, names: Collection[str]) -> np.ndarray:
+        """The positions of the named tensors' elements in the flat vector, in order: int64."""
+        sizes = [prod(shape) for shape in self.shapes]
+        return np.flatnonzero(np.repeat([name in names for name in self.names], sizes))
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
         """Each named tensor as a view of `flat` [..., size]: writing to one writes to the other."""

@@ -1,7 +1,10 @@
 """Small real things that many tests are made of."""
 
+from typing import Any, Literal, get_args, get_origin
+
 import numpy as np
 
+from fedray.algorithms.fedavg import FedAvg
 from fedray.data import Dataset
 from fedray.models import Model
 from fedray.recipe import Recipe
@@ -31,3 +34,14 @@ def make_recipe(
     return Recipe(
         Model(name=model, **settings), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine
     )
+
+
+def make_algorithm(kind: type[FedAvg], **settings) -> FedAvg:
+    """An algorithm with these settings, but for those that it has only one value of."""
+    fields: dict[str, Any] = kind.__pydantic_fields__
+    return kind(**{name: value for name, value in settings.items() if not has_one_value(fields[name].annotation)})
+
+
+def has_one_value(annotation: Any) -> bool:
+    """Whether a setting of this type is fixed, as batch_size is by FedSGD."""
+    return annotation is type(None) or (get_origin(annotation) is Literal and len(get_args(annotation)) == 1)

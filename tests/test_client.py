@@ -86,4 +86,4 @@ def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
     for key, tensor in wanted.items():
         more = 1 if key in trained else 2 if tensor.is_floating_point() else 0
         torch.testing.assert_close(torch.from_numpy(state[key]), tensor + more, rtol=0, atol=0)
-    assert blueprint.normalises_by_batch == (name == "resnet18")
+    assert bool(blueprint.norms) == (name == "resnet18")

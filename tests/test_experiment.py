@@ -4,12 +4,15 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from small_data import has_one_value
 
+from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.command_line import options, read_command_line
 from fedray.data import Data
+from fedray.data.partitions import PARTITIONS
 from fedray.errors import BadInputError
-from fedray.experiment import Experiment, compose, read_experiment
+from fedray.experiment import CHOSEN, Experiment, all_settings, compose, read_experiment
 from fedray.models import Model
 
 EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
@@ -147,17 +150,39 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     base = Experiment(blocks=1)
     others = {
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
-        "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "partition.name": "contiguous",
         "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("algorithm.name", "data.root") or (name.startswith("partition.") and name != "partition.name"):
+        if name == "data.root" or name.startswith(("algorithm.", "partition.")):
             continue
-        value = others[name] if name in others else another(field)
-        changed = base_with(name, value)
+        changed = base_with(name, others[name] if name in others else another(field))
         same = changed.run_id("f") == base.run_id("f")
         assert same == name.startswith(("cluster.", "output.")), name
     assert base.run_id("f") != base.run_id("g")
+
+
+def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
+    others = {
+        "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "algorithm.server_optimizer": "yogi",
+        "algorithm.option": "I",
+    }  # fmt: skip
+    ids = set()
+    for section, classes in CHOSEN.items():
+        for choice in classes:
+            ids.add(base := compose({section: {"name": choice}}).run_id("f"))
+            for name, field in all_settings({section: {"name": choice}}):
+                if not name.startswith(f"{section}.") or field is None or has_one_value(field.annotation):
+                    continue
+                if choice in ("fedadagrad", "fedadam", "fedyogi") and name in FOR_SGD:
+                    continue
+                tree = {section: {"name": choice, name.partition(".")[2]: others.get(name) or another(field)}}
+                if name == "algorithm.server_nesterov":
+                    tree[section]["server_momentum"] = 0.9
+                assert compose(tree).run_id("f") != base, (choice, name)
+    assert len(ids) == len(ALGORITHMS) + len(PARTITIONS) - 1  # the defaults of both are one experiment
+
+
+FOR_SGD = ("algorithm.server_momentum", "algorithm.server_nesterov")
 
 
 def base_with(name, value):
@@ -172,7 +197,7 @@ def another(field):
     if field.annotation is bool:
         return not field.default
     if isinstance(field.default, float):
-        return field.default * 0.9 + 0.01
+        return field.default * 0.7 + 0.013
     if isinstance(field.default, str):
         return "other"
     return (field.default or 99) + 1

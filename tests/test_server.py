@@ -29,7 +29,9 @@ def test_blocks_are_consecutive_and_even():
 
 
 def report(client, n):
-    return Report(client=client, num_examples=n, steps=1, train_loss=1.0, update_norm=1.0, seconds=0.1, num_bytes=4)
+    return Report(
+        client=client, num_examples=n, steps=1, train_loss=1.0, update_norm=1.0, seconds=0.1, bytes_down=4, bytes_up=4
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])

@@ -12,17 +12,29 @@ dimension, serves one client (engine = plain) and many (fused); on the server th
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
+from fedray.algorithms import server_optimizer
+from fedray.errors import BadInputError
 from fedray.settings import Maybe, section, setting
 from fedray.updates import Updates, Vectors
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
-Tensors = dict[str, "torch.Tensor"]
+    from fedray.client import Client
+
+Tensors = dict[str, "Tensor"]
+Steps: TypeAlias = "int | Tensor"
+Both = tuple[Tensors, Tensors]  # an update and a memory
+
+
+def mean_weighting() -> Any:
+    """The setting `weighting` of algorithms that need the mean of the updates, and so exclude their sum."""
+    return setting("num_examples", "Weights of the updates: by shard size, or all the same.")
 
 
 @section
@@ -34,7 +46,8 @@ class FedAvg:
     fusable: ClassVar[bool] = True
     """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over
     leading dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An
-    algorithm that says False trains in the plain engine only."""
+    algorithm that says False trains in the plain engine only, as does one with a `local_round`, `penalty` or
+    `personal` of its own."""
 
     lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0, le=1e6)
     lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
@@ -56,11 +69,57 @@ class FedAvg:
         "where server_lr is its lambda).",
     )
     server_lr: float = setting(1.0, "Step of the server along the aggregated update.", gt=0, le=1e6)
+    server_optimizer: Literal["sgd", "adagrad", "adam", "yogi"] = setting(
+        "sgd", "What the server does with the aggregated update, its pseudo-gradient (Reddi et al. 2021, Algorithm 2)."
+    )
+    server_momentum: float = setting(0.0, "Momentum of the server's sgd.", ge=0, lt=1)
+    server_nesterov: bool = setting(False, "Whether that momentum is Nesterov's.")
+    server_beta1: float = setting(0.9, "Decay of the first moment of adagrad, adam and yogi.", ge=0, lt=1)
+    server_beta2: float = setting(0.99, "Decay of the second moment of adam and yogi.", ge=0, le=1)
+    server_tau: float = setting(
+        1e-3, "Adaptivity of adagrad, adam and yogi: added to the root of the second moment.", gt=0, le=1e6
+    )
+
+    def __post_init__(self) -> None:
+        if self.server_momentum and self.server_optimizer != "sgd":
+            raise BadInputError(
+                f"algorithm.server_momentum = {self.server_momentum:g} is for server_optimizer = sgd; "
+                f"that of {self.server_optimizer} is algorithm.server_beta1"
+            )
+        if self.server_nesterov and not self.server_momentum:
+            raise BadInputError("algorithm.server_nesterov = true needs an algorithm.server_momentum above 0")
 
     @property
     def remembers(self) -> bool:
-        """Whether clients keep a memory between rounds: those of an algorithm with an `init_memory` of its own."""
-        return type(self).init_memory is not FedAvg.init_memory
+        """Whether clients keep a memory between rounds: one of the algorithm's own, or their part of the model."""
+        return type(self).init_memory is not FedAvg.init_memory or self.personalises
+
+    @property
+    def personalises(self) -> bool:
+        """Whether a part of the model stays at each client, so that there is no global model to evaluate."""
+        return type(self).personal is not FedAvg.personal
+
+    @property
+    def has_own_models(self) -> bool:
+        """Whether a client would use another model than the server's, so that it should be evaluated for each."""
+        return self.personalises or type(self).own_model is not FedAvg.own_model
+
+    @property
+    def compares(self) -> bool:
+        """Whether the loss has a `penalty` on the batch's features."""
+        return type(self).penalty is not FedAvg.penalty
+
+    @property
+    def unfusable(self) -> str:
+        """Why the fused engine cannot train this, to follow the algorithm's name; empty if it can."""
+        replaced = {
+            name: getattr(type(self), name) is not getattr(FedAvg, name)
+            for name in ("local_round", "penalty", "personal")
+        }
+        if not self.fusable:
+            return "which says of itself that it is not fusable"
+        own = next((name for name, own in replaced.items() if own), "")
+        return f"whose `{own}` needs one client at a time" if own else ""
 
     @property
     def corrects(self) -> bool:
@@ -86,7 +145,7 @@ class FedAvg:
 
     def init(self, params: np.ndarray, buffers: np.ndarray) -> Vectors:
         """The server's state before round 1, from the model's params [P] and buffers [B]."""
-        return {"params": params, "buffers": buffers}
+        return {"params": params, "buffers": buffers, **server_optimizer.init(self, params)}
 
     def broadcast(self, state: Vectors, t: int) -> Vectors:
         """The message of round t, which every client of the cohort gets; "params" and "buffers" are always in it."""
@@ -94,36 +153,61 @@ class FedAvg:
 
     # On a client.
 
-    def init_memory(self, params: torch.Tensor) -> Tensors:
-        """What a client remembers before its first round, given vectors like params [P]; nothing for FedAvg."""
+    def init_memory(self, params: Tensor, buffers: Tensor) -> Tensors:
+        """What a client remembers before its first round, given the initial params [P] and buffers [B]; nothing here.
+
+        Every later memory has the same names and shapes.
+        """
         return {}
 
-    def loss(self, output: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
+        """The names of the parameters and buffers that stay at the client, out of all `names` in the model's order.
+
+        `norms` are those of them that belong to BatchNorm layers. The client starts its rounds with its own values in
+        the message, what it sends is 0 there, and its bytes count only the rest.
+        """
+        return ()
+
+    def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
+        """What a client does in a round, local SGD and `finish`: its update and its new memory."""
+        end, steps = client.descend(message, self.correct if self.corrects else None)
+        update, memory = self.finish(message["params"], end["params"], steps, lr, message, memory)
+        return {**update, "buffers": end["buffers"] - message["buffers"]}, memory
+
+    def loss(self, output: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of a batch, from the model's output [batch, classes] and targets [batch]."""
         import torch.nn.functional as F  # here, because the driver does without torch
 
         return F.cross_entropy(output, targets)
 
-    def correct(
-        self, grad: torch.Tensor, params: torch.Tensor, message: Tensors, memory: Tensors, lr: float
-    ) -> torch.Tensor:
+    def references(self, message: Tensors, memory: Tensors) -> dict[str, Tensors]:
+        """Models, as {"params", "buffers"}, whose features `penalty` is given beside those of the model in training."""
+        return {}
+
+    def penalty(self, features: Tensor, references: Tensors) -> Tensor:
+        """What is added to a batch's loss, given its features [batch, d] by the model and by each of `references`.
+
+        Features are what the model's last Linear layer gets; references are in evaluation mode and have no gradient.
+        """
+        raise NotImplementedError
+
+    def correct(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
         """The direction to descend, given the gradient of the loss at params; all [..., P]."""
         return grad
 
-    def finish(
-        self,
-        start: torch.Tensor,
-        end: torch.Tensor,
-        steps: int | torch.Tensor,
-        lr: float,
-        message: Tensors,
-        memory: Tensors,
-    ) -> tuple[Tensors, Tensors]:
+    def finish(self, start: Tensor, end: Tensor, steps: Steps, lr: float, message: Tensors, memory: Tensors) -> Both:
         """The update (client minus server) after `steps` steps from start to end, and the client's new memory.
 
         `steps` is a number in the plain engine and a float32 tensor [C, 1] in the fused one.
         """
         return {"params": end - start}, memory
+
+    def own_model(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Tensors:
+        """The model that a client would use, {"params", "buffers"}, which the evaluation of each client measures.
+
+        Given the message of the state after a round, with the client's personal part in place.
+        """
+        return {"params": message["params"], "buffers": message["buffers"]}
 
     # On the server, after the clients.
 
@@ -139,15 +223,17 @@ class FedAvg:
         return updates.sum.vectors
 
     def server_update(self, state: Vectors, mean: Vectors, participation: float) -> Vectors:
-        """The state after the round, given the aggregated update and the share |S|/N of clients that took part.
+        """The state after the round, given the aggregated update and the share of clients that took part.
 
-        Buffers are statistics, not parameters: they move by the aggregated update itself. Only the textbook's `sum`
-        scales them too, since a sum of m differences would carry them m times too far.
+        That share is |S|/N where all clients weigh the same, and otherwise the cohort's share of all weights. Buffers
+        are statistics, not parameters: they move by the aggregated update itself. Only the textbook's `sum` scales
+        them too, since a sum of m differences would carry them m times too far.
         """
-        step = np.float32(self.server_lr) * mean["params"]
-        step += state["params"]
+        direction, moments = server_optimizer.direction(self, state, mean["params"])
+        params = np.float32(self.server_lr) * direction
+        params += state["params"]
         scale = self.server_lr if self.weighting == "sum" else 1.0
-        return {"params": step, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"]}
+        return {"params": params, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"], **moments}
 
     def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
         """What only this algorithm reports of a round, for the metrics table."""

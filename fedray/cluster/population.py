@@ -35,7 +35,7 @@ class RayPopulation:
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
         self.data: Any = pool.share(dataset)
         self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
-        self.sizes = np.array([len(shard) for shard in shards])
+        self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
         self.ends = np.cumsum(self.sizes)
         self.slots = list(pool.provide(plan))
         for slot in self.slots:

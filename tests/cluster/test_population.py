@@ -45,7 +45,7 @@ def play(population, algorithm, recipe: Recipe, rounds=2, cohort=3):
 class Counting(FedAvg):
     """An algorithm with client memory: its update is scaled by how often the client has been asked."""
 
-    def init_memory(self, params):
+    def init_memory(self, params, buffers):
         return {"times": torch.zeros(1)}
 
     def finish(self, start, end, steps, lr, message, memory):
@@ -95,7 +95,7 @@ def test_small_vectors_travel_with_the_calls(session, clients_per_actor):
 class Timed(FedAvg):
     """Remembers when it was last trained, from when to when."""
 
-    def init_memory(self, params):
+    def init_memory(self, params, buffers):
         return {"span": torch.zeros(2, dtype=torch.float64)}
 
     def finish(self, start, end, steps, lr, message, memory):

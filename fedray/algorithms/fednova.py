@@ -1,0 +1,49 @@
+"""FedNova: Wang, Liu, Liang, Joshi, Poor 2020, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated
+Optimization", arXiv 2007.07481, section 4. Clients that make more steps must not count for more:
+
+    client k:   d_k = (w_t - w_k) / (lr |a_k|_1)
+    server:     w_t+1 = w_t - server_lr * tau_eff * sum_k p_k lr d_k,      p_k = n_k / n
+
+|a_k|_1 is the number of effective steps (effective_steps.py): tau_k for plain local SGD, more with momentum, less with
+a proximal term mu. tau_eff is the mean of the |a_k|_1 of the momentum alone, so that mu slows clients down, as in the
+authors' code (github.com/JYWa/FedNova), which for mu > 0 takes the mean of the tau_k.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from fedray.algorithms.effective_steps import effective_steps
+from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, mean_weighting
+from fedray.settings import section, setting
+from fedray.updates import Updates, Vectors
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@section
+class FedNova(FedAvg):
+    """FedAvg of normalised updates, for unequal local steps (Wang et al. 2020)."""
+
+    name: ClassVar[str] = "fednova"
+
+    mu: float = setting(0.0, "Strength of the proximal term of the clients; 0 for none.", ge=0, le=1e6)
+    weighting: Literal["num_examples", "uniform"] = mean_weighting()
+
+    def correct(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
+        return grad + self.mu * (params - message["params"]) if self.mu else grad
+
+    def finish(self, start: Tensor, end: Tensor, steps: Steps, lr: float, message: Tensors, memory: Tensors) -> Both:
+        far = effective_steps(steps, self.momentum)
+        slowed = effective_steps(steps, self.momentum, lr * self.mu) if self.mu else far
+        return {"params": (end - start) / slowed, "tau": far + end.new_zeros(*end.shape[:-1], 1)}, memory
+
+    def aggregate(self, updates: Updates) -> Vectors:
+        mean = super().aggregate(updates)
+        mean["params"] *= mean["tau"]
+        return mean
+
+    def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
+        """tau_eff, in steps."""
+        return {"tau_eff": float(updates.sum.vectors["tau"][0])}

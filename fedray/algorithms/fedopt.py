@@ -1,0 +1,40 @@
+"""FedAdagrad, FedAdam, FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan 2021, "Adaptive
+Federated Optimization", arXiv 2003.00295, Algorithm 2: FedAvg with an adaptive server optimizer (server_optimizer.py
+has the equations). The defaults are the paper's: beta1 = 0.9 and beta2 = 0.99, no momentum for Adagrad, tau = 1e-3.
+"""
+
+from typing import ClassVar, Literal
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.settings import section, setting
+
+
+@section
+class FedAdagrad(FedAvg):
+    """FedAvg with Adagrad on the server (Reddi et al. 2021)."""
+
+    name: ClassVar[str] = "fedadagrad"
+
+    server_optimizer: Literal["adagrad"] = setting("adagrad", "Always adagrad.")
+    server_lr: float = setting(0.1, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)
+    server_beta1: float = setting(0.0, "Decay of the first moment.", ge=0, lt=1)
+
+
+@section
+class FedAdam(FedAvg):
+    """FedAvg with Adam on the server (Reddi et al. 2021)."""
+
+    name: ClassVar[str] = "fedadam"
+
+    server_optimizer: Literal["adam"] = setting("adam", "Always adam.")
+    server_lr: float = setting(0.01, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)
+
+
+@section
+class FedYogi(FedAvg):
+    """FedAvg with Yogi on the server (Reddi et al. 2021)."""
+
+    name: ClassVar[str] = "fedyogi"
+
+    server_optimizer: Literal["yogi"] = setting("yogi", "Always yogi.")
+    server_lr: float = setting(0.01, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)

@@ -1,0 +1,41 @@
+"""FedPer: Arivazhagan, Aggarwal, Singh, Choudhary 2019, "Federated Learning with Personalization Layers", arXiv
+1912.00818: FedAvg of the base layers; the personalisation layers, the last ones, stay at the clients. Both are trained
+together, as in the paper.
+"""
+
+from collections.abc import Collection, Sequence
+from fnmatch import fnmatchcase
+from typing import ClassVar
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.errors import BadInputError
+from fedray.settings import section, setting
+
+
+@section
+class FedPer(FedAvg):
+    """FedAvg with personal layers (Arivazhagan et al. 2019)."""
+
+    name: ClassVar[str] = "fedper"
+
+    personal_layers: str = setting(
+        "last",
+        "The parameters and buffers that stay at the clients, by name: patterns separated by commas, for example "
+        "'fc.*,layer4.*'; last is the model's last layer.",
+    )
+
+    def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
+        patterns = [pattern.strip() for pattern in self.personal_layers.split(",")]
+        if patterns == ["last"]:
+            patterns = [names_of_last_layer(names)]
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                raise BadInputError(
+                    f"algorithm.personal_layers: nothing in the model is called {pattern!r}; it has {', '.join(names)}"
+                )
+        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+
+
+def names_of_last_layer(names: Sequence[str]) -> str:
+    """A pattern for the parameters of the layer that comes last in the model's own order."""
+    return names[-1].rpartition(".")[0] + ".*"

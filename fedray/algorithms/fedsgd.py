@@ -1,0 +1,22 @@
+"""FedSGD: McMahan et al. 2017, arXiv 1602.05629, section 2: FedAvg with E = 1 and B = the whole shard.
+
+    client k:   g_k = grad F_k(w_t)        server:   w_t+1 = w_t - server_lr * lr * sum_k (n_k / n) g_k
+
+so that a round of all clients is one step of gradient descent on the union of their shards.
+"""
+
+from typing import ClassVar, Literal
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.settings import section, setting
+
+
+@section
+class FedSGD(FedAvg):
+    """Federated SGD (McMahan et al. 2017): one step on the whole shard."""
+
+    name: ClassVar[str] = "fedsgd"
+
+    epochs: Literal[1] = setting(1, "Always 1.")
+    steps: None = setting(None, "Always none.")
+    batch_size: Literal[0] = setting(0, "Always 0, the whole shard.")

@@ -1,0 +1,19 @@
+"""Local training only: no client sends or receives anything, each trains its own model on its shard; the baseline that
+every personalised algorithm has to beat. The server's model stays as it was initialised and is not evaluated.
+"""
+
+from collections.abc import Collection, Sequence
+from typing import ClassVar
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.settings import section
+
+
+@section
+class Local(FedAvg):
+    """Every client trains alone."""
+
+    name: ClassVar[str] = "local"
+
+    def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
+        return names
