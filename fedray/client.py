@@ -25,7 +25,7 @@ from fedray.fused import train_together
 from fedray.networks import build, names_of
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Report, Sum, Trained, Vectors, mean_of_batches, num_bytes
+from fedray.updates import Report, Scores, Sum, Trained, Vectors, mean_of_batches, num_bytes
 from fedray.vector import FlatModel, Tensors
 
 
@@ -274,8 +274,8 @@ class Trainer:
         memory: Vectors,
         t: int,
         lr: float,
-    ) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy of the model that a client would use, on images and labels of its own.
+    ) -> Scores:
+        """How the model that a client would use does on images and labels of its own.
 
         `message` is the broadcast of the state after round t.
         """
@@ -284,7 +284,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))
             model = algorithm.own_model(here, received, remembered, lr)
-        return mean_of_batches(self.measure(model, *test), len(test[1]))
+        loss, accuracy = mean_of_batches(self.measure(model, *test), len(test[1]))
+        return len(test[1]), loss, accuracy
 
     def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
         """What `evaluate` gives, for a model {"params", "buffers"}."""
@@ -419,3 +420,24 @@ def train_block(
         else:
             each.append(vectors)
     return Trained(reports, sum=total if summed else None, each=each), remembered
+
+
+def evaluate_block(
+    trainer: Trainer,
+    algorithm: Any,
+    clients: Sequence[int],
+    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    test: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    message: Vectors,
+    memories: Sequence[Vectors],
+    t: int,
+    lr: float,
+) -> list[Scores]:
+    """Evaluate clients, each on images and labels that `test` gives."""
+    results = []
+    for client, memory in zip(clients, memories, strict=True):
+        with blamed_on(f"client {client} failed in its evaluation after round {t}"):
+            results.append(
+                trainer.evaluate_client(algorithm, client, shard(client), test(client), message, memory, t, lr)
+            )
+    return results

@@ -63,6 +63,8 @@ class ConsoleWatch(Watch):
         line = f"{self.label}round {t:>{len(str(rounds))}}/{rounds}"
         if row["test_accuracy"] is not None:
             line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
+        if row["client_accuracy"] is not None:
+            line += f"  clients {row['client_accuracy']:.4f}"
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
@@ -85,12 +87,15 @@ class ConsoleWatch(Watch):
         output = job.experiment.output
         tables = results.load(output.name, output.root, job.run)
         row = tables.runs.iloc[0]
-        best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
         self.console.print()
         self.say("status", f"{row['status']} after {row['rounds_done']} rounds in {row['seconds']:.1f} s")
         self.say("data", describe_format(row["dataset"], row["data_format"]))
-        self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
-        self.say("loss", f"{row['final_test_loss']:.4f}")
+        if not math.isnan(row["final_test_accuracy"]):
+            best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
+            self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
+            self.say("loss", f"{row['final_test_loss']:.4f}")
+        if not math.isnan(row["final_client_accuracy"]):
+            self.say("clients", describe_clients(tables.rounds.dropna(subset="client_accuracy").iloc[-1].to_dict()))
         self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
         self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
         if job.model.exists():
@@ -119,9 +124,13 @@ class SweepWatch(ConsoleWatch):
         self.close()
         output = job.experiment.output
         row = results.load(output.name, output.root, job.run).runs.iloc[0]
-        accuracy = f"accuracy {row['final_test_accuracy']:.4f}, best {row['best_test_accuracy']:.4f}"
-        rounds = f"{row['rounds_done']} rounds in {row['seconds']:.1f} s"
-        self.console.print(f"{self.label}{status}: {accuracy}, {rounds}", markup=False)
+        said = []
+        if not math.isnan(row["final_test_accuracy"]):
+            said.append(f"accuracy {row['final_test_accuracy']:.4f}, best {row['best_test_accuracy']:.4f}")
+        if not math.isnan(row["final_client_accuracy"]):
+            said.append(f"clients {row['final_client_accuracy']:.4f}")
+        said.append(f"{row['rounds_done']} rounds in {row['seconds']:.1f} s")
+        self.console.print(f"{self.label}{status}: {', '.join(said)}", markup=False)
 
 
 def describe_data(job: Job) -> str:
@@ -135,6 +144,14 @@ def describe_data(job: Job) -> str:
 def describe_format(name: str, stored_as: str) -> str:
     """As numbers from it should be quoted: cifar10 (jpeg) is not quite cifar10."""
     return f"{name} ({stored_as})" if stored_as in ("jpeg", "generated") else name
+
+
+def describe_clients(row: Mapping[Any, float]) -> str:
+    """How the clients did on test images of their own, from a row of the rounds table."""
+    return (
+        f"{row['client_accuracy']:.4f} on test images of their own "
+        f"(10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f})"
+    )
 
 
 def describe_time(sums: Mapping[Any, float]) -> str:

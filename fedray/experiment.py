@@ -31,13 +31,32 @@ from fedray.settings import Auto, Maybe, section, setting
 
 @section
 class Evaluation:
-    """When the global model is evaluated on the test set, and when that ends the run."""
+    """When the server's model is evaluated on the test set, and each client's on its own; when that ends the run."""
 
     every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
     target_accuracy: Maybe[float] = setting(None, "Stop once the test accuracy is at least this.", gt=0, le=1)
     patience: Maybe[int] = setting(
         None, "Stop after so many rounds without a better test accuracy.", unit="rounds", ge=1
     )
+    clients_every: Auto[int] = setting(
+        None,
+        "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
+        "after the last; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
+        unit="rounds",
+        ge=0,
+    )
+    client_examples: Auto[int] = setting(
+        None,
+        "Test images of a client; auto: as many as the test set has for each client, and 10 to 1000.",
+        unit="images",
+        ge=1,
+    )
+
+    def resolved(self, own_models: bool) -> "Evaluation":
+        """With `clients_every` decided, given whether clients have models of their own."""
+        if self.clients_every is not None:
+            return self
+        return dataclasses.replace(self, clients_every=self.every if own_models else 0)
 
 
 @section
@@ -85,6 +104,7 @@ class Experiment:
             model=self.model.resolved(),
             blocks=self.blocks or (min(16, max(2, self.cohort // 25)) if engine == "fused" else 16),
             engine=engine,
+            evaluation=self.evaluation.resolved(self.algorithm.has_own_models),
         )
 
     @property

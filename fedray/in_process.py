@@ -9,18 +9,26 @@ from typing import Any
 
 import numpy as np
 
-from fedray.client import Trainer, settle_in, train_block
+from fedray.client import Trainer, evaluate_block, settle_in, train_block
 from fedray.data import Dataset
 from fedray.recipe import Recipe
-from fedray.updates import Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
+from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
 
 
 class InProcessPopulation:
     """One trainer, all shards, one thread: the reference that the Ray population must equal bit for bit."""
 
-    def __init__(self, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, blocks: int):
+    def __init__(
+        self,
+        dataset: Dataset,
+        shards: list[np.ndarray],
+        recipe: Recipe,
+        blocks: int,
+        own_tests: list[np.ndarray] | None = None,
+    ):
+        """`own_tests` are the rows of the test set on which each client is evaluated."""
         settle_in()
-        self.dataset, self.shards, self.blocks = dataset, shards, blocks
+        self.dataset, self.shards, self.blocks, self.own_tests = dataset, shards, blocks, own_tests or []
         self.trainer = Trainer(recipe)
         self.remembered: dict[int, Vectors] = {}
         self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and what it changed
@@ -59,6 +67,21 @@ class InProcessPopulation:
     def evaluate(self, state: Vectors) -> tuple[float, float]:
         images, labels = self.dataset.test_images, self.dataset.test_labels
         return mean_of_batches(self.trainer.evaluate(state, images, labels), len(labels))
+
+    def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
+        memories = dict(self.memories(t))
+        images, labels = self.dataset.test_images, self.dataset.test_labels
+        return evaluate_block(
+            self.trainer,
+            algorithm,
+            range(len(self)),
+            self.shard,
+            lambda client: (images[self.own_tests[client]], labels[self.own_tests[client]]),
+            message,
+            [memories.get(client, {}) for client in range(len(self))],
+            t,
+            lr,
+        )
 
     def rows(self) -> dict[str, Any]:
         n = len(self)

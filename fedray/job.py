@@ -15,6 +15,7 @@ from fedray import data, models, results
 from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
+from fedray.data.own_tests import draw_own_tests
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
@@ -65,9 +66,24 @@ class Job:
         e = self.experiment
         return e.partition.split(self.dataset.train_labels, e.clients, e.seed)
 
+    @cached_property
+    def own_tests(self) -> list[np.ndarray] | None:
+        """The rows of the test set on which each client is evaluated; None where that is never."""
+        e, labels = self.experiment, self.dataset.test_labels
+        if not e.evaluation.clients_every:
+            return None
+        counts = label_counts(self.shards, self.dataset.train_labels, len(self.dataset.classes))
+        size = e.evaluation.client_examples or min(1000, max(10, len(labels) // e.clients))
+        return draw_own_tests(counts, labels, size, e.seed)
+
     def check_split(self) -> None:
         """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
         self.shards  # noqa: B018
+        if any(len(rows) == 0 for rows in self.own_tests or ()):
+            raise BadInputError(
+                "the test set has no image of the labels of some client, which so cannot be evaluated; use more of "
+                "data.test_examples, or evaluation.clients_every = 0"
+            )
 
     def check_shards(self) -> None:
         """Raise BadInputError where a shard or the algorithm does not suit the model, or the batch size a shard."""

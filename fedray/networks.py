@@ -78,7 +78,7 @@ def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
 
 
 def names_of(module: nn.Module) -> tuple[list[str], list[str]]:
-    """The names of trainable parameters and floating-point buffers, in the module's order, and of those in BatchNorm."""
+    """The names of all trainable parameters and floating-point buffers, in the module's order; those in BatchNorm."""
     frozen = {name for name, p in module.named_parameters() if not p.requires_grad}
     names = [name for name, x in module.state_dict().items() if x.is_floating_point() and name not in frozen]
     norms = [name for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

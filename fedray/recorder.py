@@ -165,13 +165,13 @@ class Recorder:
                 raise
             path.unlink(missing_ok=True)
 
-    def round(self, round_row: Row, clients: Content, metrics: Content = ()) -> None:
+    def round(self, round_row: Row, clients: Content, metrics: Content = (), evaluations: Content = ()) -> None:
         """Record one round: it is on disk when this returns, and in Parquet some seconds later.
 
-        Clients and metrics need not repeat the round. A value of a wrong type raises before anything is written.
+        Only the row need say which round. A value of a wrong type raises before anything is written.
         """
         line = {"rounds": to_columns("rounds", [round_row])}
-        for table, content in (("clients", clients), ("metrics", metrics)):
+        for table, content in (("clients", clients), ("metrics", metrics), ("evaluations", evaluations)):
             line[table] = to_columns(table, content)
             line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
         self._take(line)

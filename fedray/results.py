@@ -31,6 +31,7 @@ class Results:
     population: "pd.DataFrame"
     partitions: "pd.DataFrame"
     metrics: "pd.DataFrame"
+    evaluations: "pd.DataFrame"
 
 
 def load(name: str, root: str | Path = "results", run: str | None = None) -> Results:

@@ -1,6 +1,6 @@
 """A run goes on where its checkpoint was written: what is saved, given back, and must match."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,19 +14,21 @@ from fedray.updates import Vectors
 
 def save(job: Job, state: Vectors, t: int, clients: Population) -> None:
     """A checkpoint of everything that round t + 1 starts from."""
-    arrays = {f"state/{name}": vector for name, vector in state.items()}
-    for client, memory in clients.memories(t):
-        arrays |= {f"memory/{client}/{name}": vector for name, vector in memory.items()}
-    checkpoint.save(job.checkpoint, arrays, {"run": job.run, "round": t, **identity(job), **job.versions})
+    meta = {"run": job.run, "round": t, **identity(job), **job.versions}
+    trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
+    checkpoint.save(job.checkpoint, state, meta, clients.memories(t), at_most=trained)
 
 
 @dataclass(frozen=True)
 class Past:
-    """What a checkpoint holds: the server's state and the clients' memories after round t, and a sentence about it."""
+    """What a checkpoint holds: the server's state and the clients' memories after round t, and a sentence about it.
+
+    The memories are read from the file as they are asked for, so they can be asked for once.
+    """
 
     t: int
     state: Vectors
-    memories: dict[int, Vectors]
+    memories: Iterator[tuple[int, Vectors]]
     notice: str
 
 
@@ -34,18 +36,9 @@ def read_past(job: Job) -> Past | None:
     """The run's past, None where it has none; BadInputError where its checkpoint is damaged or another experiment's."""
     if not job.checkpoint.exists():
         return None
-    arrays, meta = checkpoint.load(job.checkpoint)
+    state, meta, memories = checkpoint.load(job.checkpoint)
     mine = identity(job)
     theirs = {name: meta.get(name) for name in mine}
-    state: Vectors = {}
-    memories: dict[int, Vectors] = {}
-    for name, array in arrays.items():
-        kind, _, key = name.partition("/")
-        if kind == "state":
-            state[key] = array
-        else:
-            client, _, key = key.partition("/")
-            memories.setdefault(int(client), {})[key] = array
     first = job.experiment.algorithm.init(*job.vectors)
     if mine != theirs or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in first.items()}:
         raise BadInputError(

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -106,12 +106,16 @@ def population(job: Job, session: "Session | None") -> Iterator[tuple[Population
     if session is None:
         from fedray.in_process import InProcessPopulation
 
-        yield InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1), "this process, no Ray", "cpu"
+        yield (
+            InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests),
+            "this process, no Ray",
+            "cpu",
+        )
         return
     from fedray.cluster.population import RayPopulation
 
     planned = plan(e.cluster, e.clients, session.capacity, job.needs)
-    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.blocks or 1)
+    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
     try:
         yield clients, describe(planned, e.clients, session), clients.device
     finally:
@@ -129,8 +133,9 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     """Play the rounds that are left, record each, and return the run's final status."""
     e, output = job.experiment, job.experiment.output
     state, t = (past.state, past.t) if past else (e.algorithm.init(*job.vectors), 0)
-    for client, memory in past.memories.items() if past else ():
+    for client, memory in past.memories if past else ():
         clients.remember(client, memory)
+        del memory  # before the next one is read
     rows = clients.rows()
     recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
     saved = t
@@ -140,11 +145,12 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
         settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
-            row = round_row(done, e, clients.evaluate)
+            row, evaluations = evaluated(done, e, clients)
             row["seconds"] = time.perf_counter() - began
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
-            recorder.round(row, client_columns(done), metric_rows(e.algorithm.metrics(done.state, done.updates)))
+            metrics = metric_rows(e.algorithm.metrics(done.state, done.updates))
+            recorder.round(row, client_columns(done), metrics, evaluations)
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -170,6 +176,14 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     return status or "finished"
 
 
+EVALUATED = (
+    "test_loss",
+    "test_accuracy",
+    "client_loss",
+    "client_accuracy",
+    "client_accuracy_p10",
+    "client_accuracy_std",
+)
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 
 
@@ -177,47 +191,72 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
     """The final status after these rows of the rounds table, a function of them alone; None while the run goes on."""
     if not rounds:
         return None
-    last, evaluated = rounds[-1], [row for row in rounds if row["test_accuracy"] is not None]
-    numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0)
+    last, scores = rounds[-1], {row["round"]: score for row in rounds if (score := accuracy(row)) is not None}
+    numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0, last["client_loss"] or 0.0)
     if not all(math.isfinite(number) for number in numbers):
         return "diverged"
-    if evaluated and last is evaluated[-1]:
-        if evaluation.target_accuracy and last["test_accuracy"] >= evaluation.target_accuracy:
+    if last["round"] in scores:
+        if evaluation.target_accuracy and scores[last["round"]] >= evaluation.target_accuracy:
             return "reached_target"
-        best = max(evaluated, key=lambda row: row["test_accuracy"])  # the first of equals
-        if evaluation.patience and last["round"] - best["round"] >= evaluation.patience:
+        best = max(scores, key=lambda t: scores[t])  # the first of equals
+        if evaluation.patience and last["round"] - best >= evaluation.patience:
             return "no_improvement"
     return "finished" if last["round"] >= planned else None
 
 
-def round_row(done: Round, e: Experiment, evaluate: Callable[[Vectors], tuple[float, float]]) -> dict[str, Any]:
-    """The round's row of the rounds table, evaluated when it is due; `seconds` is still to come."""
-    loss = accuracy = seconds_evaluate = None
-    if done.t % e.evaluation.every == 0 or done.t == e.rounds:
-        began = time.perf_counter()
-        loss, accuracy = evaluate(done.state)
-        seconds_evaluate = time.perf_counter() - began
+def accuracy(row: Mapping[str, Any]) -> float | None:
+    """The accuracy that a round is judged by: the server's model's or, where there is none, the clients' mean."""
+    score = row["test_accuracy"]
+    return row["client_accuracy"] if score is None else score
+
+
+def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The round's row of the rounds table, but for its `seconds`, and the columns of the evaluations table.
+
+    Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
+    """
+    began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
+    due = {every for every in (evaluation.every, evaluation.clients_every or 0) if every}
+    due = {every for every in due if done.t % every == 0 or done.t == e.rounds}
+    if evaluation.every in due and not e.algorithm.personalises:
+        row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
+    columns: dict[str, Any] = {}
+    if evaluation.clients_every in due:
+        message = e.algorithm.broadcast(done.state, done.t)
+        counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
+        row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
+        row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
+        columns = {
+            "client": range(len(clients)),
+            "test_examples": counts,
+            "test_loss": losses,
+            "test_accuracy": accuracies,
+        }
+    row["seconds_evaluate"] = time.perf_counter() - began if due else None
+    return row, columns
+
+
+def round_row(done: Round) -> dict[str, Any]:
+    """What a round's training gives of its row of the rounds table."""
     reports = done.updates.reports
     return {
         "round": done.t,
         "round_lr": done.lr,
-        "test_loss": loss,
-        "test_accuracy": accuracy,
+        **dict.fromkeys(EVALUATED),
         "train_loss": mean_loss(reports),
         "cohort_size": len(done.cohort),
         "num_examples": sum(report.num_examples for report in reports),
         "update_norm": norm(done.mean["params"]),
-        "bytes_down": done.bytes_down,
-        "bytes_up": sum(report.num_bytes for report in reports),
+        "bytes_down": sum(report.bytes_down for report in reports),
+        "bytes_up": sum(report.bytes_up for report in reports),
         "retries": done.updates.retries,
         **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
-        "seconds_evaluate": seconds_evaluate,
         "finished_at": int(time.time() * 1000),
     }
 
 
 def client_columns(done: Round) -> dict[str, list[Any]]:
-    names = [field.name for field in dataclasses.fields(Report) if field.name != "num_bytes"]
+    names = [field.name for field in dataclasses.fields(Report) if not field.name.startswith("bytes")]
     return {name: [getattr(report, name) for report in done.updates.reports] for name in names}
 
 

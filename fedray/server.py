@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from fedray.randomness import generator
-from fedray.updates import Seconds, Updates, Vectors
+from fedray.updates import Scores, Seconds, Updates, Vectors
 
 
 class Population(Protocol):
@@ -30,6 +30,12 @@ class Population(Protocol):
 
     def evaluate(self, state: Vectors) -> tuple[float, float]:
         """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole test set."""
+
+    def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
+        """How the model that each client would use does on test examples of its own.
+
+        `message` is the broadcast of the state after round t. For populations that were given such examples.
+        """
 
     def rows(self) -> dict[str, Any]:
         """The columns of the population table, a client a row."""

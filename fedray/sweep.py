@@ -4,6 +4,7 @@ The product of the lists in the file's [grid], each axis the dotted name of a se
 """
 
 import itertools
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -131,15 +132,27 @@ def summary(jobs: Sequence[Job], axes: Sequence[str]) -> Table:
         (row,) = results.load(job.folder.name, job.folder.parent, job.run).runs.to_dict("records") or [{}]
         groups.setdefault(tuple(str(settings.get(axis)) for axis in axes), []).append(row)
     table = Table(box=None, pad_edge=False)
-    for heading in (*axes, "runs", "final accuracy", "best accuracy", "rounds", "seconds"):
+    shown = [name for name in ACCURACIES if any(is_number(row.get(name)) for rows in groups.values() for row in rows)]
+    for heading in (*axes, "runs", *(ACCURACIES[name] for name in shown), "rounds", "seconds"):
         table.add_column(heading, justify="left" if heading in axes else "right")
     for key, rows in groups.items():
         done = [row for row in rows if row.get("status") in results.FINAL_STATUSES]
         runs = str(len(rows)) if len(done) == len(rows) else f"{len(done)} of {len(rows)}"
-        spread = [mean_and_std([row[name] for row in done]) for name in ("final_test_accuracy", "best_test_accuracy")]
+        spread = [mean_and_std([row[name] for row in done if is_number(row[name])]) for name in shown]
         means = [f"{mean(row[name] for row in done):.4g}" if done else "" for name in ("rounds_done", "seconds")]
         table.add_row(*key, runs, *spread, *means)
     return table
+
+
+ACCURACIES = {
+    "final_test_accuracy": "final accuracy",
+    "best_test_accuracy": "best accuracy",
+    "final_client_accuracy": "clients' accuracy",
+}
+
+
+def is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def mean_and_std(values: Sequence[float]) -> str:

@@ -37,6 +37,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("rounds_planned", "rounds_done"), INT),
         **dict.fromkeys(("final_test_accuracy", "final_test_loss", "best_test_accuracy"), FLOAT),
         "best_round": INT,
+        **dict.fromkeys(("final_client_accuracy", "best_client_accuracy"), FLOAT),
         "seconds": FLOAT,
         **dict.fromkeys(("num_params", "num_buffers"), LONG),
         "actors": INT,
@@ -47,7 +48,8 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     },
     "rounds": {
         "round": INT,
-        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "train_loss"), FLOAT),
+        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "client_loss", "client_accuracy"), FLOAT),
+        **dict.fromkeys(("client_accuracy_p10", "client_accuracy_std", "train_loss"), FLOAT),
         "cohort_size": INT,
         "num_examples": LONG,
         "update_norm": FLOAT,
@@ -72,13 +74,18 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("num_cpus", "num_gpus"), FLOAT),
         "num_examples": LONG,
     },
+    "evaluations": {
+        **dict.fromkeys(("round", "client"), INT),
+        "test_examples": LONG,
+        **dict.fromkeys(("test_loss", "test_accuracy"), FLOAT),
+    },
     "metrics": {"round": INT, "name": STRING, "value": FLOAT},
     "partitions": {"partition_id": STRING, "client": INT, "label": INT, "label_name": STRING, "count": LONG},
 }
 """The columns of each table that are its own: all of them for `partitions`, which runs share."""
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
-BY_ROUND = ("rounds", "clients", "metrics")
+BY_ROUND = ("rounds", "clients", "metrics", "evaluations")
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 
@@ -148,6 +155,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     last = evaluated[-1] if evaluated else {}
     numbers = [row for row in evaluated if not math.isnan(row["test_accuracy"])]
     best = max(numbers, key=lambda row: row["test_accuracy"], default={})
+    clients = [row["client_accuracy"] for row in rounds if row["client_accuracy"] is not None]
     return {
         "rounds_done": len(rounds),
         "seconds": sum(row["seconds"] or 0.0 for row in rounds),
@@ -155,6 +163,8 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "final_test_loss": last.get("test_loss"),
         "best_test_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
+        "final_client_accuracy": clients[-1] if clients else None,
+        "best_client_accuracy": max(clients, default=None),
     }
 
 

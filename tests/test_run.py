@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import weakref
 
 import numpy as np
 import pandas as pd
@@ -122,7 +123,7 @@ def test_what_ends_a_run_is_its_status(tmp_path, changes, status, rounds_done):
 def test_patience_counts_from_the_first_of_equal_bests():
     evaluation = compose({"evaluation": {"patience": 2}}).evaluation
     rows = [
-        {"round": t, "test_accuracy": a, "test_loss": 1.0, "train_loss": 1.0, "update_norm": 1.0}
+        {"round": t, "test_accuracy": a, "test_loss": 1.0, "client_loss": None, "train_loss": 1.0, "update_norm": 1.0}
         for t, a in enumerate((0.1, 0.3, 0.3, 0.2), 1)
     ]
     assert [outcome(evaluation, rows[:n], 9) for n in range(5)] == [None, None, None, None, "no_improvement"]
@@ -295,7 +296,7 @@ def test_an_interrupted_run_goes_on_to_the_same_tables(tmp_path, rounds):
 class Remembering(FedAvg):
     """Its updates depend on what the clients remember, so a lost memory would show."""
 
-    def init_memory(self, params):
+    def init_memory(self, params, buffers):
         return {"times": torch.zeros(1), "drift": torch.zeros_like(params)}
 
     def correct(self, grad, params, message, memory, lr):
@@ -305,9 +306,23 @@ class Remembering(FedAvg):
         return {"params": end - start}, {"times": memory["times"] + 1, "drift": memory["drift"] + (end - start)}
 
 
-def test_client_memory_survives_an_interrupt(tmp_path):
+def test_client_memory_survives_an_interrupt(tmp_path, monkeypatch):
     def experiment(root):
         return dataclasses.replace(small(root), algorithm=Remembering(batch_size=10))
+
+    given = []
+
+    def remember(self, client, memory):
+        assert all(vector() is None for vector in given)  # the last client's are let go of
+        given.extend(weakref.ref(vector) for vector in memory.values())
+        original(self, client, {name: vector.copy() for name, vector in memory.items()})
+
+    original = InProcessPopulation.remember
+    monkeypatch.setattr(InProcessPopulation, "remember", remember)
+
+    class LettingGo(Watch):
+        def round(self, job, row):
+            assert all(vector() is None for vector in given)
 
     class Stopping(Watch):
         def round(self, job, row):
@@ -316,7 +331,8 @@ def test_client_memory_survives_an_interrupt(tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         run(experiment(tmp_path / "a"), Stopping())
-    resumed, undisturbed = run(experiment(tmp_path / "a")), run(experiment(tmp_path / "b"))
+    resumed, undisturbed = run(experiment(tmp_path / "a"), LettingGo()), run(experiment(tmp_path / "b"))
+    assert len(given) == 2 * 4  # all clients have trained in three rounds
     assert_same_tables(resumed, undisturbed)
     plain = run(dataclasses.replace(small(tmp_path / "c"), algorithm=FedAvg(batch_size=10)))
     losses = [tables.rounds["train_loss"].tolist() for tables in (plain, undisturbed)]
@@ -343,11 +359,9 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
     with pytest.raises(KeyboardInterrupt):
         run(experiment(tmp_path / "a"))
     monkeypatch.undo()
-    arrays, meta = checkpoint.load(Job(experiment(tmp_path / "a")).checkpoint)
+    _, meta, memories = checkpoint.load(Job(experiment(tmp_path / "a")).checkpoint)
     assert meta["round"] == 3
-    assert (
-        sum(float(array[0]) for name, array in arrays.items() if name.endswith("/times")) == 9
-    )  # 3 rounds of 3 clients
+    assert sum(memory["times"].item() for _, memory in memories) == 9  # 3 rounds of 3 clients
     assert_same_tables(run(experiment(tmp_path / "a")), run(experiment(tmp_path / "b")))
 
 
@@ -375,7 +389,7 @@ def test_a_checkpoint_of_another_experiment_is_refused_and_nothing_is_written(tm
 def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     stopped_after(tmp_path, 3)
     job = Job(small(tmp_path))
-    arrays, meta = checkpoint.load(job.checkpoint)
+    arrays, meta, _ = checkpoint.load(job.checkpoint)
     checkpoint.save(job.checkpoint, arrays, meta | {"data": "something else"})
     with pytest.raises(BadInputError, match="other data"):
         run(job.experiment)

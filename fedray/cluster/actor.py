@@ -6,6 +6,7 @@ import pickle
 import sys
 import time
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import ray
 
 from fedray.recipe import Recipe
-from fedray.updates import Trained, Vectors
+from fedray.updates import Scores, Trained, Vectors
 
 
 @dataclass(frozen=True)
@@ -31,25 +32,43 @@ BY_VALUE = 64 * 2**10
 here, since Ray takes 0.4 ms longer for arrays than for bytes."""
 
 
+@dataclass(frozen=True)
+class Rows:
+    """The rows of several clients in one array, one client's after another's: client k's end before ends[k]."""
+
+    rows: np.ndarray
+    ends: np.ndarray
+
+    def of(self, place: int) -> np.ndarray:
+        return self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]
+
+
+def join_rows(parts: list[np.ndarray]) -> Rows:
+    """As Rows, in this order."""
+    return Rows(np.concatenate(parts), np.cumsum([len(part) for part in parts]))
+
+
 class Enrolment:
     """What an actor holds for one run: a trainer, the node's data, and its own client's shard or everybody's rows."""
 
     def __init__(
-        self, recipe: Recipe, data: NodeData, rows: np.ndarray, ends: np.ndarray, own: int | None, device: str
+        self, recipe: Recipe, data: NodeData, shards: "Rows", own_tests: "Rows | None", own: int | None, device: str
     ):
         from fedray.client import Trainer
 
-        self.trainer, self.data, self.rows, self.ends = Trainer(recipe, device), data, rows, ends
-        self.own = {own: self.copy(rows)} if own is not None else {}
+        self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
+        self.own = {own: self.copy(shards.of(0))} if own is not None else {}
 
     def copy(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.data.train_images[rows], self.data.train_labels[rows]
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
-        if self.own:
-            return self.own[client]
-        first = self.ends[client - 1] if client else 0
-        return self.copy(self.rows[first : self.ends[client]])
+        return self.own[client] if self.own else self.copy(self.shards.of(client))
+
+    def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+        assert self.own_tests is not None
+        rows = self.own_tests.of(0 if self.own else client)
+        return self.data.test_images[rows], self.data.test_labels[rows]
 
 
 class ClientActor:
@@ -80,13 +99,14 @@ class ClientActor:
         return {**self.place, "device": self.device}
 
     def enrol(
-        self, run: str, recipe: Recipe, data: NodeData, rows: np.ndarray, ends: np.ndarray, own: int | None
+        self, run: str, recipe: Recipe, data: NodeData, shards: Rows, own_tests: Rows | None, own: int | None
     ) -> None:
-        """Take part in a run: with the shard `own` copied here, or, where it is None, with the rows of all clients.
+        """Take part in a run: with the shard of the client `own` copied here, or, where it is None, with everybody's.
 
-        Client k's rows are rows[ends[k - 1]:ends[k]]; with `own`, `rows` is that client's alone.
+        `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated; with
+        `own`, those of that client alone.
         """
-        self.runs[run] = Enrolment(recipe, data, rows, ends, own, self.device)
+        self.runs[run] = Enrolment(recipe, data, shards, own_tests, own, self.device)
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)
@@ -138,3 +158,15 @@ class ClientActor:
         enrolment = self.runs[run]
         data = enrolment.data
         return enrolment.trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last])
+
+    def evaluate_clients(
+        self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
+    ) -> list[Scores]:
+        """How the model that each client would use does on test images of its own; `orders` as in `train`."""
+        from fedray.client import evaluate_block
+
+        enrolment = self.runs[run]
+        algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders
+        known: Sequence[Vectors] = memories or [{}] * len(clients)
+        shard, test = enrolment.shard, enrolment.test
+        return evaluate_block(enrolment.trainer, algorithm, clients, shard, test, message, known, t, lr)

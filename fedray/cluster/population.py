@@ -1,23 +1,27 @@
 """The population as Ray actors: one for each client, or packed."""
 
+import ctypes
 import itertools
+import mmap
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 
-from fedray.cluster.actor import BY_VALUE
+from fedray.cluster.actor import BY_VALUE, join_rows
 from fedray.cluster.dispatch import Occupancy, Slot, Ticket
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
+from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
 
 EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
 
@@ -27,16 +31,28 @@ class RayPopulation:
 
     ids = itertools.count()
 
-    def __init__(self, pool: Pool, plan: Plan, dataset: Dataset, shards: list[np.ndarray], recipe: Recipe, blocks: int):
+    def __init__(
+        self,
+        pool: Pool,
+        plan: Plan,
+        dataset: Dataset,
+        shards: list[np.ndarray],
+        recipe: Recipe,
+        blocks: int,
+        own_tests: list[np.ndarray] | None = None,
+    ):
+        """`own_tests` are the rows of the test set on which each client is evaluated."""
         self.run = f"run-{next(self.ids)}"
         self.pool, self.plan, self.recipe, self.blocks = pool, plan, recipe, blocks
-        self.dispatcher, self.shards, self.test_count = pool.dispatcher, shards, len(dataset.test_labels)
+        self.dispatcher, self.test_count = pool.dispatcher, len(dataset.test_labels)
+        self.shards, self.own_tests = shards, own_tests
         self.memory_refs: dict[int, Any] = {}
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
         self.data: Any = pool.share(dataset)
-        self.rows_of_all: Any = ray.put(np.concatenate(shards)) if plan.packed else None
+        self.rows_of_all: Any = None
+        if plan.packed:
+            self.rows_of_all = [ray.put(join_rows(shards)), ray.put(join_rows(own_tests)) if own_tests else None]
         self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
-        self.ends = np.cumsum(self.sizes)
         self.slots = list(pool.provide(plan))
         for slot in self.slots:
             slot.respawn = self.respawn
@@ -55,9 +71,12 @@ class RayPopulation:
 
     def enrol_at(self, slot: Slot, actor: Any) -> list[Any]:
         if self.plan.packed:
-            return [actor.enrol.remote(self.run, self.recipe, self.data, self.rows_of_all, self.ends, None)]
+            return [actor.enrol.remote(self.run, self.recipe, self.data, *self.rows_of_all, None)]
         client = self.slots.index(slot)
-        return [actor.enrol.remote(self.run, self.recipe, self.data, self.shards[client], self.ends, client)]
+        own_test = join_rows([self.own_tests[client]]) if self.own_tests else None
+        return [
+            actor.enrol.remote(self.run, self.recipe, self.data, join_rows([self.shards[client]]), own_test, client)
+        ]
 
     def respawn(self, slot: Slot) -> None:
         """A new actor in a lost one's place, enrolled before any call that is queued behind."""
@@ -68,8 +87,7 @@ class RayPopulation:
         began = time.perf_counter()
         occupancy = self.dispatcher.occupancy = Occupancy(self.plan.lanes)
         self.memory_refs.update(self.learned[1])
-        orders = (algorithm, message)
-        sent = ray.cloudpickle.dumps(orders, protocol=5) if num_bytes(message) <= BY_VALUE else ray.put(orders)
+        sent = as_sent(algorithm, message)
         summed, remembers = self.plan.packed and algorithm.linear, algorithm.remembers
         hands = cut(cohort, self.blocks)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
@@ -118,6 +136,23 @@ class RayPopulation:
             itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), self.test_count
         )
 
+    def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
+        sent, remembers = as_sent(algorithm, message), algorithm.remembers
+        known = {**self.memory_refs, **self.learned[1]}
+
+        def ticket(clients: list[int]) -> Ticket:
+            memories = [known.get(client, {}) for client in clients] if remembers else []
+            slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
+            cost = float(self.sizes[clients].sum())
+            return Ticket(
+                lambda actor: [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)], slots, cost
+            )
+
+        calls = 4 * len(self.slots) if self.plan.packed else len(self)
+        tickets = [ticket(clients) for clients in cut(list(range(len(self))), calls)]
+        self.dispatcher.submit(tickets)
+        return list(itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets))
+
     def rows(self) -> dict[str, Any]:
         """Packed, a client counts against the actor at its place in line, though any actor may train it."""
         place = np.arange(len(self)) * len(self.slots) // len(self)
@@ -134,10 +169,14 @@ class RayPopulation:
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned
         for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
-            yield client, ray.get(ref)
+            memory = ray.get(ref)
+            yield client, memory
+            let_go(memory)
+            del memory
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory_refs[client] = ray.put(memory)
+        let_go(ray.get(self.memory_refs[client]))
 
     def close(self) -> None:
         self.memory_refs, self.learned = {}, (0, {})
@@ -149,6 +188,35 @@ class RayPopulation:
             slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)
         self.data = self.rows_of_all = None
+
+
+def let_go(vectors: Vectors) -> None:
+    """Have this process no longer count pages of the object store as its memory, where large vectors lie there.
+
+    Otherwise whoever looks at all clients' memories, one at a time, comes to hold as much as all of them together.
+    The store keeps the pages, and they come back when they are read again. Vectors elsewhere, whose memory is this
+    process's own, would be lost that way: hence the look at where they lie.
+    """
+    large = [vector for vector in vectors.values() if vector.nbytes >= 2**20]
+    if not large or sys.platform != "linux":
+        return
+    shared = [
+        tuple(int(end, 16) for end in line.split()[0].split("-"))
+        for line in Path("/proc/self/maps").read_text().splitlines()
+        if " rw-s " in line and "plasma" in line
+    ]
+    for vector in large:
+        first = -(-vector.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
+        last = (vector.ctypes.data + vector.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
+        if any(start <= first and last <= end for start, end in shared):
+            madvise = ctypes.CDLL(None, use_errno=True).madvise
+            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
+
+
+def as_sent(algorithm: Any, message: Vectors) -> Any:
+    """What a call gets of the two: themselves, pickled, where they are small, a reference to them otherwise."""
+    orders = (algorithm, message)
+    return ray.cloudpickle.dumps(orders, protocol=5) if num_bytes(message) <= BY_VALUE else ray.put(orders)
 
 
 def split(elapsed: float, occupancy: Occupancy, trained: float, called: float) -> Seconds:

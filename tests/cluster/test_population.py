@@ -188,6 +188,10 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
         def __len__(self):
             return len(population)
 
+        @property
+        def sizes(self):
+            return population.sizes
+
         def train(self, algorithm, cohort, message, t, lr):
             if t == 2:
                 kill = lambda: [os.kill(pid, signal.SIGKILL) for pid in set(pids)]  # noqa: E731
