@@ -64,6 +64,9 @@ class Dirichlet:
     and of NIID-Bench (Li et al. 2022, arXiv:2102.02079): a client that already holds its even share n/N gets no more.
     Theirs redraws until every shard is large enough, for ever if need be; here, after 10 draws, the last one is
     repaired: shards that are too small get random examples of the largest.
+
+    `balanced` is Hsu's own form, with equal sizes: a client after the other draws its mix and then its examples from
+    what is left; a class that is used up leaves its share to the others.
     """
 
     name: ClassVar[str] = "dirichlet"
@@ -71,11 +74,14 @@ class Dirichlet:
         0.5, "Concentration of the clients' shares of each class; small is skewed, large is even.", gt=0
     )
     min_size: int = setting(1, "Least number of examples that a client holds.", unit="examples", ge=1)
+    balanced: bool = setting(False, "Whether each client draws its mix of classes itself, and all hold equally many.")
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
         """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < clients * min_size."""
         _check(labels, clients, self.min_size)
         rng = generator(seed, "partition")
+        if self.balanced:
+            return self._draw_balanced(labels, clients, rng)
         for _ in range(REDRAWS):
             rows, owners, sizes = self._draw(labels, clients, rng)
             if sizes.min() >= self.min_size:
@@ -83,6 +89,25 @@ class Dirichlet:
         shards = _cut(rows[np.argsort(owners, kind="stable")], sizes)
         repaired = _repair([rng.permutation(shard) for shard in shards], self.min_size)
         return [np.sort(shard) for shard in repaired]
+
+    def _draw_balanced(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> Shards:
+        """Shards whose sizes differ by one at most, each with its own mix of the classes of which there are any left."""
+        pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        left = np.array([len(pool) for pool in pools])
+        shards = []
+        for client in range(clients):
+            mix = rng.dirichlet(np.full(len(pools), self.alpha))
+            taken = np.zeros_like(left)
+            while missing := len(labels) * (client + 1) // clients - len(labels) * client // clients - taken.sum():
+                shares = np.nan_to_num(mix) * (left > taken)
+                if not shares.sum() > 0:  # the classes of the mix are used up, or a tiny alpha underflowed
+                    shares = np.zeros(len(pools))
+                    shares[rng.choice(np.flatnonzero(left > taken))] = 1.0
+                taken += np.minimum(rng.multinomial(missing, shares / shares.sum()), left - taken)
+            rows = [pool[end - n : end] for pool, end, n in zip(pools, left, taken, strict=True)]
+            shards.append(np.sort(np.concatenate(rows)))
+            left -= taken
+        return shards
 
     def _draw(
         self, labels: np.ndarray, clients: int, rng: np.random.Generator
@@ -104,6 +129,45 @@ class Dirichlet:
             owners.append(np.repeat(np.arange(clients), taken))
             sizes += taken
         return np.concatenate(dealt), np.concatenate(owners), sizes
+
+
+@section
+class ClassesPerClient:
+    """Give each client so many classes, and deal the examples of each class out evenly to those who have it.
+
+    The pathological split of McMahan et al. 2017 (arXiv:1602.05629) as NIID-Bench (Li et al. 2022, arXiv:2102.02079)
+    draws it: client i has class i modulo their number, and others at random. Here every class is given to somebody
+    before any is drawn, also where there are fewer clients than classes.
+    """
+
+    name: ClassVar[str] = "classes_per_client"
+    classes: int = setting(2, "Different classes that a client holds.", ge=1)
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError where they do not go round."""
+        _check(labels, clients, 1)
+        present, counts = np.unique(labels, return_counts=True)
+        if self.classes > len(present) or self.classes * clients < len(present):
+            raise BadInputError(
+                f"{clients} clients with partition.classes = {self.classes} each do not suit the {len(present)} classes "
+                "of the training set: none can be held twice by one client, nor be left over"
+            )
+        rng = generator(seed, "partition")
+        owners: list[list[int]] = [[] for _ in present]
+        for client in range(clients):
+            given = {client % len(present), *range(client, len(present), clients)[: self.classes]}
+            others = [k for k in range(len(present)) if k not in given]
+            given |= set(rng.choice(others, self.classes - len(given), replace=False).tolist())
+            for k in sorted(given):
+                owners[k].append(client)
+        parts: list[list[np.ndarray]] = [[] for _ in range(clients)]
+        for label, held_by, count in zip(present, owners, counts, strict=True):
+            if len(held_by) > count:
+                raise BadInputError(f"{len(held_by)} clients share the {count} examples of class {label}; use fewer")
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            for client, part in zip(held_by, np.array_split(rows, len(held_by)), strict=True):
+                parts[client].append(part)
+        return [np.sort(np.concatenate(part)) for part in parts]
 
 
 @section
@@ -133,7 +197,9 @@ class Sampled:
         return [shard for subsets in drawn for shard in subsets][:clients]
 
 
-PARTITIONS: dict[str, type[Partition]] = {scheme.name: scheme for scheme in (Iid, Contiguous, Dirichlet, Sampled)}
+PARTITIONS: dict[str, type[Partition]] = {
+    scheme.name: scheme for scheme in (Iid, Contiguous, Dirichlet, ClassesPerClient, Sampled)
+}
 
 
 def partition_id(rows: Shards) -> str:

@@ -12,10 +12,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedray.data.partitions import PARTITIONS, Contiguous, Dirichlet, Iid, Sampled, label_counts, partition_id
+from fedray.data.partitions import (
+    PARTITIONS,
+    ClassesPerClient,
+    Contiguous,
+    Dirichlet,
+    Iid,
+    Sampled,
+    label_counts,
+    partition_id,
+)
 from fedray.errors import BadInputError
 
 SCHEMES = [Iid(), Contiguous(), Dirichlet(), *(Dirichlet(alpha=a) for a in (1e-300, 1e-4, 0.01, 100.0, 1e6))]
+SCHEMES += [Dirichlet(alpha=a, balanced=True) for a in (1e-300, 0.1, 1e6)]
 LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 
 
@@ -61,7 +71,7 @@ def test_a_least_size_that_does_not_fit_is_refused_with_the_numbers():
         Dirichlet(min_size=501).split(LABELS, 10, 0)
 
 
-@pytest.mark.parametrize("scheme", [Iid(), Contiguous()], ids=str)
+@pytest.mark.parametrize("scheme", [Iid(), Contiguous(), Dirichlet(alpha=0.1, balanced=True)], ids=str)
 def test_even_schemes_differ_by_at_most_one(scheme):
     sizes = [len(shard) for shard in scheme.split(LABELS, 37, 3)]
     assert max(sizes) - min(sizes) == 1  # 5000 is no multiple of 37
@@ -86,6 +96,37 @@ def test_a_smaller_alpha_is_more_skewed_and_a_huge_one_is_iid():
     assert all(left > right + 0.02 for left, right in pairwise(shares[:-1]))
     assert shares[0] > 0.7
     assert shares[-1] == pytest.approx(0.1, abs=0.015)
+
+
+def test_balanced_clients_draw_their_own_mixes():
+    """The largest share of a client is on average that of as many draws of NumPy's own."""
+    labels = np.repeat(np.arange(10), 5000)
+    for alpha in (0.1, 1, 100):
+        counts = label_counts(Dirichlet(alpha=alpha, balanced=True).split(labels, 100, 0), labels, 10)
+        draws = np.random.default_rng(0).dirichlet(np.full(10, alpha), 10_000)
+        assert (counts.max(1) / 500).mean() == pytest.approx(draws.max(1).mean(), abs=0.04)
+
+
+@settings(max_examples=60, deadline=None)
+@given(clients=st.integers(1, 30), each=st.integers(1, 10), seed=st.integers(0, 1000))
+def test_clients_hold_so_many_classes_and_share_each_evenly(clients, each, seed):
+    if clients * each < 10:
+        with pytest.raises(BadInputError, match="nor be left over"):
+            ClassesPerClient(classes=each).split(LABELS, clients, seed)
+        return
+    shards = ClassesPerClient(classes=each).split(LABELS, clients, seed)
+    assert np.array_equal(np.sort(np.concatenate(shards)), np.arange(len(LABELS)))
+    counts = label_counts(shards, LABELS, 10)
+    assert ((counts > 0).sum(1) == each).all()
+    for held in counts.T:
+        assert np.ptp(held[held > 0]) <= 1
+
+
+def test_more_classes_than_there_are_or_more_clients_than_examples_of_a_class_are_refused():
+    with pytest.raises(BadInputError, match=r"partition.classes = 11 each do not suit the 10 classes"):
+        ClassesPerClient(classes=11).split(LABELS, 20, 0)
+    with pytest.raises(BadInputError, match=r"20 clients share the 2 examples of class 0"):
+        ClassesPerClient(classes=2).split(np.array([0, 0] + [1] * 30), 20, 0)
 
 
 def test_tiny_alpha_with_many_clients_ends_and_is_even_enough_to_run():
@@ -165,10 +206,13 @@ def test_partitions_are_pinned():
         "iid": "daab54c2f86eef8e",
         "contiguous": "1bd46ce7950488d4",
         "dirichlet": "5c7ed116619dfa2d",
+        "classes_per_client": "e61cbf5fde24bf21",
         "sampled": "ee32f0b8ba6450ab",
     }
     repaired = Dirichlet(alpha=0.01, min_size=5).split(np.arange(200) % 10, 20, 42)
     assert partition_id(repaired) == "916a1e5338359b6f"
+    balanced = Dirichlet(alpha=0.3, balanced=True).split(np.arange(200) % 10, 20, 42)
+    assert partition_id(balanced) == "3f75e0dcb2be45e0"
 
 
 @pytest.mark.parametrize("wrong", [{"alpha": 0}, {"alpha": -1}, {"alpha": float("nan")}, {"min_size": 0}])
