@@ -59,7 +59,9 @@ def options() -> dict[str, tuple[str, Any]]:
             for dotted, field in all_settings({name: {"name": choice}}):
                 section = dotted.partition(".")[0] if "." in dotted else "experiment"
                 own = section == name and choice != DEFAULT_NAMES[name] and field is not None
-                found.setdefault(dotted, (f"{section} {choice}" if own else section, field))
+                title, first = found.setdefault(dotted, (f"{section} {choice}" if own else section, field))
+                if own and title != section and not title.endswith(choice):  # another that the default one lacks
+                    found[dotted] = (f"{title}, {choice}", first)
     return found
 
 
@@ -87,8 +89,26 @@ def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Pa
             text, label = f"Which {section}: {', '.join(CHOSEN[section])} (default {DEFAULT_NAMES[section]}).", "NAME"
             group.add_argument(f"--{dotted}", metavar=label, help=text)
         else:
-            group.add_argument(f"--{dotted}", metavar=kind(field), help=explain(field).replace("%", "%%"))
+            text = " ".join([explain(field), *variants(dotted, field)])
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=text.replace("%", "%%"))
     return parser
+
+
+def variants(dotted: str, field: Any) -> list[str]:
+    """What a setting is by other choices of its section, in the choices' order, where that is something else."""
+    section, others = dotted.partition(".")[0], dict[str, list[str]]()
+    for choice in CHOSEN.get(section, ()):
+        other = dict(all_settings({section: {"name": choice}})).get(dotted)
+        if other is None or (other.description, other.default) == (field.description, field.default):
+            continue
+        if other.description == field.description:
+            text = f"default {default(other)}."
+        elif other.description.startswith("Always"):
+            text = other.description
+        else:
+            text = explain(other)
+        others.setdefault(text, []).append(choice)
+    return [f"{', '.join(choices)}: {text}" for text, choices in others.items()]
 
 
 def group_order(title: str) -> tuple[int, str]:

@@ -125,7 +125,8 @@ class Job:
         held = sum(len(shard) for shard in self.shards)  # more than there are, where a partition draws with replacement
         shared = train + d.test_images.nbytes + d.test_labels.nbytes + 8 * held
         shards = held * train // len(d.train_labels)
-        return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort))
+        remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
+        return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort) + remembered)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""

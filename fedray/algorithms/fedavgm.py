@@ -15,4 +15,4 @@ class FedAvgM(FedAvg):
     name: ClassVar[str] = "fedavgm"
 
     server_optimizer: Literal["sgd"] = setting("sgd", "Always sgd.")
-    server_momentum: float = setting(0.9, "Momentum of the server, beta in the paper.", ge=0, lt=1)
+    server_momentum: float = setting(0.9, "Momentum of the server's sgd.", ge=0, lt=1)

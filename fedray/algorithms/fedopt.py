@@ -16,8 +16,8 @@ class FedAdagrad(FedAvg):
     name: ClassVar[str] = "fedadagrad"
 
     server_optimizer: Literal["adagrad"] = setting("adagrad", "Always adagrad.")
-    server_lr: float = setting(0.1, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)
-    server_beta1: float = setting(0.0, "Decay of the first moment.", ge=0, lt=1)
+    server_lr: float = setting(0.1, "Step of the server along the aggregated update.", gt=0, le=1e6)
+    server_beta1: float = setting(0.0, "Decay of the first moment of adagrad, adam and yogi.", ge=0, lt=1)
 
 
 @section
@@ -27,7 +27,7 @@ class FedAdam(FedAvg):
     name: ClassVar[str] = "fedadam"
 
     server_optimizer: Literal["adam"] = setting("adam", "Always adam.")
-    server_lr: float = setting(0.01, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)
+    server_lr: float = setting(0.01, "Step of the server along the aggregated update.", gt=0, le=1e6)
 
 
 @section
@@ -37,4 +37,4 @@ class FedYogi(FedAvg):
     name: ClassVar[str] = "fedyogi"
 
     server_optimizer: Literal["yogi"] = setting("yogi", "Always yogi.")
-    server_lr: float = setting(0.01, "Learning rate of the server, eta in the paper.", gt=0, le=1e6)
+    server_lr: float = setting(0.01, "Step of the server along the aggregated update.", gt=0, le=1e6)

@@ -8,7 +8,7 @@ so that a round of all clients is one step of gradient descent on the union of t
 from typing import ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import section, setting
+from fedray.settings import Maybe, section, setting
 
 
 @section
@@ -18,5 +18,5 @@ class FedSGD(FedAvg):
     name: ClassVar[str] = "fedsgd"
 
     epochs: Literal[1] = setting(1, "Always 1.")
-    steps: None = setting(None, "Always none.")
+    steps: Maybe[None] = setting(None, "Always none.")
     batch_size: Literal[0] = setting(0, "Always 0, the whole shard.")

@@ -91,7 +91,7 @@ class Dirichlet:
         return [np.sort(shard) for shard in repaired]
 
     def _draw_balanced(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> Shards:
-        """Shards whose sizes differ by one at most, each with its own mix of the classes of which there are any left."""
+        """Shards whose sizes differ by one at most, each with its own mix of the classes that are left."""
         pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         left = np.array([len(pool) for pool in pools])
         shards = []
@@ -149,8 +149,8 @@ class ClassesPerClient:
         present, counts = np.unique(labels, return_counts=True)
         if self.classes > len(present) or self.classes * clients < len(present):
             raise BadInputError(
-                f"{clients} clients with partition.classes = {self.classes} each do not suit the {len(present)} classes "
-                "of the training set: none can be held twice by one client, nor be left over"
+                f"{clients} clients with partition.classes = {self.classes} each do not suit {len(present)} classes "
+                "in the training set: none can be held twice by one client, nor be left over"
             )
         rng = generator(seed, "partition")
         owners: list[list[int]] = [[] for _ in present]

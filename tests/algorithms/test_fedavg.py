@@ -6,40 +6,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from playing import flat, fresh, inputs, play, squared
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.client import Trainer
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
-from fedray.server import play_rounds
+from fedray.networks import initial_vectors
 from fedray.updates import Sum, Updates
-
-
-def play(algorithm, dataset, shards, rounds, *, model="lenet5", cohort=None, blocks=2, engine="plain"):
-    recipe = make_recipe(dataset, model, engine=engine)
-    population = InProcessPopulation(dataset, shards, recipe, blocks)
-    state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
-    cohort = cohort or len(shards)
-    done = list(
-        play_rounds(algorithm, population, state, ts=range(1, rounds + 1), rounds=rounds, cohort=cohort, seed=3)
-    )
-    return done, population
-
-
-def inputs(dataset, rows):
-    x = torch.from_numpy(dataset.train_images[rows]).float() / 255
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (dataset.mean, dataset.std))
-    return (x - mean) / std, torch.from_numpy(dataset.train_labels[rows])
-
-
-def flat(module):
-    return torch.cat([p.detach().flatten() for p in module.parameters()]).numpy()
-
-
-def fresh(dataset, model="lenet5"):
-    recipe = make_recipe(dataset, model)
-    return build(recipe.model, recipe.shape, recipe.classes, recipe.seed)
 
 
 def test_one_client_is_centralised_sgd(dataset):
@@ -101,18 +74,11 @@ def test_full_batch_single_step_is_gradient_descent_on_the_union(dataset, engine
     np.testing.assert_allclose(done[-1].state["params"], flat(module), atol=1e-5)
 
 
-class SquaredError(FedAvg):
-    """Linear regression on one-hot targets, for which the pooled step is known in closed form."""
-
-    def loss(self, output, targets):
-        return 0.5 * (output - F.one_hot(targets, output.shape[1])).square().sum(1).mean()
-
-
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 def test_linear_regression_equals_the_closed_form_of_pooled_gradient_descent(dataset, engine):
     """w <- w - lr/n X'(Xw - Y) over all rows, in float64 NumPy."""
     shards = [np.arange(0, 30), np.arange(30, 50), np.arange(50, 96)]
-    algorithm = SquaredError(lr=5e-4, batch_size=0)
+    algorithm = squared(FedAvg)(lr=5e-4, batch_size=0)
     done, _ = play(algorithm, dataset, shards, rounds=20, model="logistic", engine=engine)
     x, y = inputs(dataset, np.arange(96))
     design = np.hstack([x.flatten(1).double().numpy(), np.ones((96, 1))])

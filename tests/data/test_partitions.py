@@ -123,7 +123,7 @@ def test_clients_hold_so_many_classes_and_share_each_evenly(clients, each, seed)
 
 
 def test_more_classes_than_there_are_or_more_clients_than_examples_of_a_class_are_refused():
-    with pytest.raises(BadInputError, match=r"partition.classes = 11 each do not suit the 10 classes"):
+    with pytest.raises(BadInputError, match=r"partition.classes = 11 each do not suit 10 classes"):
         ClassesPerClient(classes=11).split(LABELS, 20, 0)
     with pytest.raises(BadInputError, match=r"20 clients share the 2 examples of class 0"):
         ClassesPerClient(classes=2).split(np.array([0, 0] + [1] * 30), 20, 0)
