@@ -53,7 +53,7 @@ class Scaffold(FedAvg):
 
     @property
     def unfusable(self) -> str:
-        return "" if self.option == "II" else "whose option I needs one client at a time"
+        return super().unfusable if self.option == "I" or not self.fusable else ""
 
     def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
         update, renewed = super().local_round(client, message, memory, lr)
