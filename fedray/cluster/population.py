@@ -1,15 +1,11 @@
 """The population as Ray actors: one for each client, or packed."""
 
-import ctypes
 import itertools
-import mmap
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -169,14 +165,10 @@ class RayPopulation:
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned
         for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
-            memory = ray.get(ref)
-            yield client, memory
-            let_go(memory)
-            del memory
+            yield client, ray.get(ref)
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory_refs[client] = ray.put(memory)
-        let_go(ray.get(self.memory_refs[client]))
 
     def close(self) -> None:
         self.memory_refs, self.learned = {}, (0, {})
@@ -188,29 +180,6 @@ class RayPopulation:
             slot.respawn = self.pool.respawn
             slot.handle.release.remote(self.run)
         self.data = self.rows_of_all = None
-
-
-def let_go(vectors: Vectors) -> None:
-    """Have this process no longer count pages of the object store as its memory, where large vectors lie there.
-
-    Otherwise whoever looks at all clients' memories, one at a time, comes to hold as much as all of them together.
-    The store keeps the pages, and they come back when they are read again. Vectors elsewhere, whose memory is this
-    process's own, would be lost that way: hence the look at where they lie.
-    """
-    large = [vector for vector in vectors.values() if vector.nbytes >= 2**20]
-    if not large or sys.platform != "linux":
-        return
-    shared = [
-        tuple(int(end, 16) for end in line.split()[0].split("-"))
-        for line in Path("/proc/self/maps").read_text().splitlines()
-        if " rw-s " in line and "plasma" in line
-    ]
-    for vector in large:
-        first = -(-vector.ctypes.data // mmap.PAGESIZE) * mmap.PAGESIZE
-        last = (vector.ctypes.data + vector.nbytes) // mmap.PAGESIZE * mmap.PAGESIZE
-        if any(start <= first and last <= end for start, end in shared):
-            madvise = ctypes.CDLL(None, use_errno=True).madvise
-            madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), mmap.MADV_DONTNEED)
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:

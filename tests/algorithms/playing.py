@@ -1,4 +1,4 @@
-"""What the tests of algorithms play: rounds in this process, a small network, and a linear regression in closed form."""
+"""What the tests of algorithms play: rounds in this process, small networks, linear regression in closed form."""
 
 from functools import cached_property
 from math import prod
@@ -16,26 +16,15 @@ from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
 
 
-def play(
-    algorithm,
-    dataset,
-    shards,
-    rounds,
-    *,
-    model="lenet5",
-    cohort=None,
-    blocks=2,
-    engine="plain",
-    change=lambda state: state,
-):
-    """The rounds, and the population that played them; `change` is what is done to the state before the first."""
+def play(algorithm, dataset, shards, rounds, *, model="lenet5", cohort=None, blocks=2, engine="plain", start=None):
+    """The rounds, and the population that played them; from the params `start` instead of the model's own, if given."""
     recipe = make_recipe(dataset, model, engine=engine)
     population = InProcessPopulation(dataset, shards, recipe, blocks)
-    state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
+    params, buffers = initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed))
+    state = algorithm.init(params if start is None else start, buffers)
     cohort = cohort or len(shards)
     ts = range(1, rounds + 1)
-    done = list(play_rounds(algorithm, population, change(state), ts=ts, rounds=rounds, cohort=cohort, seed=3))
-    return done, population
+    return list(play_rounds(algorithm, population, state, ts=ts, rounds=rounds, cohort=cohort, seed=3)), population
 
 
 def inputs(dataset, rows):
@@ -128,9 +117,7 @@ class Regression:
         return np.concatenate([w[:-1].T.ravel(), w[-1]])
 
     def play(self, kind, rounds, *, cohort=None, engine="plain", start=None, **settings):
-        """The rounds of an algorithm with whole shards as batches, unless `settings` say otherwise, and the population."""
-        algorithm = squared(kind)(**settings)
-        change = lambda state: {**state, "params": np.float32(self.vector(start))} if start is not None else state  # noqa: E731
-        return play(
-            algorithm, self.dataset, self.shards, rounds, model="logistic", cohort=cohort, engine=engine, change=change
-        )
+        """The rounds of an algorithm of these settings on this problem, from w `start` if given, and the population."""
+        algorithm, start = squared(kind)(**settings), start if start is None else np.float32(self.vector(start))
+        how = {"model": "logistic", "cohort": cohort, "engine": engine, "start": start}
+        return play(algorithm, self.dataset, self.shards, rounds, **how)
