@@ -6,6 +6,10 @@ Forty rounds of 10 clients, a local step each, after which nearly all of the 100
 memory of the driver is looked at all the time: its own (RssAnon) and, with the pages of the object store that it has
 mapped, its resident set; growth is from the fifth round on, checkpoints included. Then the same run is killed (-9)
 after round 30, continued from its checkpoint of round 20, and must end in the same model.
+
+2026-11-22, 2 cores, 24 GB, beside other work: the driver grew by 0 MiB of its own, by 2.1 GiB with the pages of the
+object store that it has mapped, which are the store's; the checkpoint of round 20 is 3.87 GiB; continued, the driver
+grew by 43 MiB, and the final model was the same to the bit.
 """
 
 import signal
