@@ -112,6 +112,8 @@ class Experiment:
         """What the fused engine cannot do of this, to follow its name in a sentence; empty if it can do all of it."""
         if self.model.name not in FUSED_ON_CPU:
             return f"can train {' and '.join(FUSED_ON_CPU)}, not model.name = {self.model.name}"
+        if self.model.projection:
+            return f"cannot train a model with a projection head, model.projection = {self.model.projection}"
         if self.model.precision != "float32":
             return f"computes in float32, not in model.precision = {self.model.precision}"
         if self.algorithm.unfusable:

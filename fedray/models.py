@@ -32,6 +32,10 @@ class Model:
         None, "Memory format of images inside the network; auto: true for cnn, where it is faster."
     )
 
+    projection: int = setting(
+        0, "Width of a projection head in front of the last layer, which MOON's models have (256); 0: none.", ge=0
+    )
+
     def resolved(self) -> "Model":
         """With "auto" replaced by its value: a rule on the model alone, since it changes the bits."""
         if self.channels_last is not None:

@@ -68,7 +68,18 @@ def build(model: Model, shape: Shape, classes: int, seed: int) -> nn.Module:
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "model"))
-        return BUILDERS[model.name](shape, classes)
+        module = BUILDERS[model.name](shape, classes)
+        return with_projection(module, model.projection) if model.projection else module
+
+
+def with_projection(module: nn.Module, width: int) -> nn.Module:
+    """The module with MOON's projection head (Li, He, Song 2021, section 3.3) in front of its last Linear layer."""
+    name, last = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)][-1]
+    head, size = (nn.Linear(last.in_features, last.in_features), nn.ReLU()), last.out_features
+    owner, _, leaf = name.rpartition(".")
+    layers = nn.Sequential(*head, nn.Linear(last.in_features, width), nn.Linear(width, size))
+    setattr(module.get_submodule(owner), leaf, layers)
+    return module
 
 
 def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:

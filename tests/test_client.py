@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from small_data import make_recipe
+from small_data import make_dataset, make_recipe
 
 from fedray import models
 from fedray.algorithms.fedavg import FedAvg
@@ -87,3 +87,18 @@ def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
         more = 1 if key in trained else 2 if tensor.is_floating_point() else 0
         torch.testing.assert_close(torch.from_numpy(state[key]), tensor + more, rtol=0, atol=0)
     assert bool(blueprint.norms) == (name == "resnet18")
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_projection_head_is_moons(name):
+    """Li, He, Song 2021: from the d features through d x d, ReLU, d x width, and from there to the classes."""
+    plain, headed = (build(Model(name=name, projection=width), (3, 32, 32), 10, 4) for width in (0, 256))
+    kinds = (torch.nn.Linear, torch.nn.ReLU)
+    *_, last = [layer for layer in plain.modules() if isinstance(layer, torch.nn.Linear)]
+    layers = [layer for layer in headed.modules() if isinstance(layer, kinds)][-4:]
+    assert [type(layer) for layer in layers] == [kinds[0], kinds[1], kinds[0], kinds[0]]
+    d = last.in_features
+    assert [tuple(layers[i].weight.shape) for i in (0, 2, 3)] == [(d, d), (256, d), (10, 256)]
+    assert headed.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    trainer = Trainer(make_recipe(make_dataset(), name, projection=256))
+    assert trainer.features(trainer.flat.module.eval(), torch.zeros(2, 3, 32, 32)).shape == (2, 256)

@@ -5,8 +5,8 @@
 
 z are an image's features by the local model, z_glob by the round's global one, z_prev by the client's own of the last
 round that it took part in, before which it is the initial model. Features are the input of the model's last Linear
-layer; the paper's models have a projection head in front of it, ours have none. z_glob and z_prev have no gradient and
-come from models in evaluation mode.
+layer; the paper's models have a projection head in front of it: model.projection = 256. z_glob and z_prev have no
+gradient and come from models in evaluation mode.
 """
 
 from __future__ import annotations

@@ -60,9 +60,9 @@ def test_a_clients_images_depend_on_nobody_else(question, seed):
     """The same, whoever the other clients are and however many; and the same each time."""
     counts, labels, size = question
     drawn = draw_own_tests(counts, labels, size, seed)
-    others = np.vstack([counts[::-1] + 1, counts])
     for client in range(len(counts)):
         alone = draw_own_tests(counts[: client + 1], labels, size, seed)
+        others = np.vstack([counts[:, ::-1] + 1, counts])
         others[client] = counts[client]
         among = draw_own_tests(others, labels, size, seed)
         assert np.array_equal(drawn[client], alone[client])
@@ -99,7 +99,7 @@ def test_every_image_of_a_label_is_as_likely():
         ([0, 4], [50, 50], [0, 20]),
         ([0, 4], [50, 7], [0, 7]),
         ([1000, 1], [5, 1], [5, 0]),
-        ([2, 1], [1, 1], [1, 0]),  # one at least: the larger share
+        ([2, 1], [1, 1], [1, 0]),  # for one in all, which is of the larger share
     ],
 )
 def test_too_few_images_of_a_label_scale_all_labels_down(own, available, expected):
