@@ -126,19 +126,21 @@ class Client:
         return self.trainer.batches(self.algorithm, self.number, self.images, self.labels, self.t, first, steps)
 
     def gradient(self, at: Tensors) -> torch.Tensor:
-        """The gradient [P] of the mean loss over the shard at the model `at`, its images as they are."""
+        """The gradient [P] of the mean loss over the whole shard at the model `at`, its images as they are.
+
+        The shard is cut evenly into batches of at most batch_size, so that BatchNorm does not meet a batch of one.
+        """
         flat, trainer, n = self.trainer.flat, self.trainer, len(self.labels)
         flat.load(at["params"], at["buffers"])
         flat.module.train()
-        size = self.algorithm.batch_size or n
-        used = n - n % size if self.algorithm.drop_last else n
+        batches = -(-n // (self.algorithm.batch_size or n))
         total = torch.zeros_like(flat.params)
-        for first in range(0, used, size):
-            batch = slice(first, min(first + size, used))
+        for i in range(batches):
+            batch = slice(n * i // batches, n * (i + 1) // batches)
             inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
             targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
             loss = self.algorithm.loss(trainer.output(flat.module, inputs), targets)
-            total.add_(flat.gradient(loss), alpha=len(targets) / used)
+            total.add_(flat.gradient(loss), alpha=len(targets) / n)
         return total
 
 

@@ -86,6 +86,10 @@ class FedAvg:
                 f"algorithm.server_momentum = {self.server_momentum:g} is for server_optimizer = sgd; "
                 f"that of {self.server_optimizer} is algorithm.server_beta1"
             )
+        if self.weighting == "sum" and self.server_optimizer != "sgd":
+            raise BadInputError(
+                f"algorithm.weighting = sum is for server_optimizer = sgd; {self.server_optimizer} takes the mean"
+            )
         if self.server_nesterov and not self.server_momentum:
             raise BadInputError("algorithm.server_nesterov = true needs an algorithm.server_momentum above 0")
 

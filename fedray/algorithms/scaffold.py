@@ -53,7 +53,9 @@ class Scaffold(FedAvg):
 
     @property
     def unfusable(self) -> str:
-        return super().unfusable if self.option == "I" or not self.fusable else ""
+        if self.option == "I":
+            return "whose option I needs one client at a time"
+        return "" if self.fusable else super().unfusable
 
     def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
         update, renewed = super().local_round(client, message, memory, lr)

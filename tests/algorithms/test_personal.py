@@ -172,6 +172,56 @@ def test_dittos_personal_model_sees_its_images_in_an_order_of_its_own(noise):
     assert apart[8] > 1e-4
 
 
+def test_fine_tuning_sees_the_images_in_an_order_of_its_own(noise):
+    """From one model, a round and the fine-tuning after it differ only by that."""
+    apart = {}
+    for size in (8, 0):
+        settings = {"lr": 0.05, "batch_size": size}
+        done, population = play(FineTune(**settings), noise, SHARDS[5:], 1, model="logistic")
+        start = FedAvg().init(*initial_vectors(fresh(noise, "logistic")))
+        population.own_tests = OWN_TESTS[:1]
+        ((_, tuned, _),) = population.evaluate_clients(FineTune(**settings), start, 1, 0.05)
+        ((_, trained, _),) = population.evaluate_clients(FedAvg(**settings), done[0].state, 1, 0.05)
+        apart[size] = abs(tuned - trained)
+    assert apart[0] < 1e-6
+    assert apart[8] > 1e-4
+
+
+def test_fine_tunings_random_numbers_are_addressed_and_leave_torchs_own_generator_alone(noise, dropout):
+    done, population = play(FineTune(**LOCAL), noise, SHARDS, 1, model="mlp", cohort=3)
+    seen = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        seen.append(scores(FineTune(**LOCAL), done, population))
+        after = torch.rand(3)
+        torch.manual_seed(seed)
+        assert torch.equal(after, torch.rand(3))
+    assert seen[0] == seen[1]
+
+
+@pytest.mark.parametrize("settings", [{"epochs": 1}, {"steps": 2}], ids=str)
+def test_epochs_of_their_own_are_passes_over_the_shard(noise, settings):
+    """Of 23 images, 3 batches of 8 and less, whatever a round is: Ditto's after the round's, FineTune's without it."""
+    seen = []
+
+    class Seeing:
+        def loss(self, output, targets):
+            seen.append(len(targets))
+            return F.cross_entropy(output, targets)
+
+    local = {"lr": 0.05, "batch_size": 8, **settings}
+    in_a_round = [8, 8] if "steps" in settings else [8, 8, 7]
+    ditto, finetune = (type(kind.__name__, (Seeing, kind), {}) for kind in (Ditto, FineTune))
+    for epochs, own in ((None, in_a_round), (2, [8, 8, 7] * 2)):
+        play(ditto(personal_epochs=epochs, **local), noise, SHARDS[5:], 1, model="logistic")
+        assert seen == in_a_round + own
+        seen.clear()
+    done, population = play(finetune(**local), noise, SHARDS[5:], 1, model="logistic")
+    assert seen == in_a_round
+    scores(finetune(fine_tune_epochs=2, **local), done, population, OWN_TESTS[:1])
+    assert seen == in_a_round + [8, 8, 7] * 2
+
+
 def test_the_larger_lam_the_nearer_the_personal_model_is_to_the_global_one():
     """Of a quadratic, each component of the distance after K steps is lr g sum_j (1 - lr (h + lam))^j: it falls in lam.
 

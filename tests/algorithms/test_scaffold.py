@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from playing import Regression
+from playing import Regression, play
 
+from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.scaffold import Scaffold
 
 SIZES = (6, 10, 18, 27, 35)
@@ -102,3 +103,14 @@ def test_one_step_of_everyone_is_gradient_descent():
         gradients = [regression.gradient(k, w) for k in range(5)]
         w = w - 0.1 * sum(p * g for p, g in zip(regression.weights("num_examples"), gradients, strict=True))
     np.testing.assert_allclose(done[-1].state["params"], regression.vector(w), rtol=0, atol=1e-6)
+
+
+def test_option_one_takes_the_whole_shard_also_what_training_drops(dataset):
+    """c_i+ = grad f_i(x), of all 17 images, while each epoch trains on 12 of them. The whole shard's gradient is what
+    FedAvg's update is, negated, after one step of all of it with lr 1."""
+    shards = [np.arange(17), np.arange(20, 37)]
+    settings = {"option": "I", "lr": 0.05, "batch_size": 6, "drop_last": True}
+    _, population = play(Scaffold(**settings), dataset, shards, rounds=1)
+    for client, memory in population.memories(1):
+        alone, _ = play(FedAvg(lr=1.0, batch_size=0), dataset, [shards[client]], rounds=1)
+        np.testing.assert_allclose(memory["c_i"], -alone[0].mean["params"], atol=1e-6)
