@@ -98,8 +98,9 @@ def test_auto_evaluates_clients_where_they_have_models_of_their_own():
         tree = {"data": {"dataset": "synthetic"}, "algorithm": {"name": name}, "evaluation": {"every": 3}}
         auto = compose(tree).resolved()
         assert auto.evaluation.clients_every == (3 if name in PERSONAL else 0)
-        tree["evaluation"]["clients_every"] = 5
-        assert compose(tree).resolved().evaluation.clients_every == 5
+        for given in (0, 5):
+            tree["evaluation"]["clients_every"] = given
+            assert compose(tree).resolved().evaluation.clients_every == given
         tree["evaluation"]["clients_every"] = auto.evaluation.clients_every
         assert compose(tree).resolved().run_id("") == auto.run_id("")
 
@@ -202,6 +203,15 @@ def test_evaluating_clients_leaves_no_trace_in_the_training(tmp_path, small_netw
     if algorithm != "fedavg":
         plain = played(tmp_path, "fedavg", **changes, evaluation__clients_every=1).evaluations
         assert (plain["test_loss"] != other.evaluations["test_loss"]).all()
+
+
+def test_fine_tuning_has_the_learning_rate_of_its_round(tmp_path):
+    """Round 1's is 0.02, round 2's next to 0, so that what is fine-tuned then is the global model as it is."""
+    changes = {"rounds": 2, "algorithm__lr_schedule": "exponential", "algorithm__lr_decay": 1e-6}
+    tables = [played(tmp_path, name, evaluation__clients_every=1, **changes) for name in ("finetune", "fedavg")]
+    tuned, plain = (table.evaluations["test_loss"].to_numpy().reshape(2, 4) for table in tables)
+    assert np.abs(tuned[0] - plain[0]).min() > 1e-3
+    np.testing.assert_allclose(tuned[1], plain[1], atol=1e-5)
 
 
 REMEMBER = {"fedper": {}, "ditto": {}, "scaffold": {"evaluation__clients_every": 1}}
