@@ -41,7 +41,7 @@ class Evaluation:
     clients_every: Auto[int] = setting(
         None,
         "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
-        "after the last; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
+        "the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
         unit="rounds",
         ge=0,
     )
@@ -89,6 +89,12 @@ class Experiment:
     def __post_init__(self) -> None:
         if self.cohort > self.clients:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
+        looks = self.evaluation.target_accuracy or self.evaluation.patience
+        if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
+            raise BadInputError(
+                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy and patience "
+                "go by the clients, which evaluation.clients_every = 0 does not evaluate"
+            )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")
         for name, value in flatten(self.settings()):

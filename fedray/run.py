@@ -139,8 +139,9 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     rows = clients.rows()
     recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
     saved = t
+    judged = "client_accuracy" if e.algorithm.personalises else "test_accuracy"
     try:
-        status = outcome(e.evaluation, recorder.rounds, e.rounds)
+        status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
         left = range(t + 1, e.rounds + 1) if status is None else ()
         settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
         began = time.perf_counter()
@@ -154,7 +155,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
-            status = outcome(e.evaluation, recorder.rounds, e.rounds)
+            status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
             if status:
                 break
             if t % output.checkpoint_every == 0:
@@ -187,11 +188,14 @@ EVALUATED = (
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 
 
-def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int) -> str | None:
-    """The final status after these rows of the rounds table, a function of them alone; None while the run goes on."""
+def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int, judged: str) -> str | None:
+    """The final status after these rows of the rounds table, a function of them alone; None while the run goes on.
+
+    `judged` is the accuracy that target and patience go by.
+    """
     if not rounds:
         return None
-    last, scores = rounds[-1], {row["round"]: score for row in rounds if (score := accuracy(row)) is not None}
+    last, scores = rounds[-1], {row["round"]: row[judged] for row in rounds if row[judged] is not None}
     numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0, last["client_loss"] or 0.0)
     if not all(math.isfinite(number) for number in numbers):
         return "diverged"
@@ -202,12 +206,6 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
         if evaluation.patience and last["round"] - best >= evaluation.patience:
             return "no_improvement"
     return "finished" if last["round"] >= planned else None
-
-
-def accuracy(row: Mapping[str, Any]) -> float | None:
-    """The accuracy that a round is judged by: the server's model's or, where there is none, the clients' mean."""
-    score = row["test_accuracy"]
-    return row["client_accuracy"] if score is None else score
 
 
 def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -232,7 +230,8 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
             "test_loss": losses,
             "test_accuracy": accuracies,
         }
-    row["seconds_evaluate"] = time.perf_counter() - began if due else None
+    if columns or row["test_loss"] is not None:
+        row["seconds_evaluate"] = time.perf_counter() - began
     return row, columns
 
 
@@ -242,7 +241,7 @@ def round_row(done: Round) -> dict[str, Any]:
     return {
         "round": done.t,
         "round_lr": done.lr,
-        **dict.fromkeys(EVALUATED),
+        **dict.fromkeys((*EVALUATED, "seconds_evaluate")),
         "train_loss": mean_loss(reports),
         "cohort_size": len(done.cohort),
         "num_examples": sum(report.num_examples for report in reports),

@@ -130,9 +130,6 @@ def test_where_a_part_stays_at_the_clients_no_global_model_is_evaluated(tmp_path
     assert tables.runs[["final_test_accuracy", "best_test_accuracy", "best_round"]].isna().all(axis=None)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="a round in which nothing was evaluated has seconds_evaluate", raises=AssertionError
-)
 def test_seconds_of_evaluation_are_null_where_there_was_none(tmp_path):
     """The server's model would have been due in round 1, had it one."""
     rounds = played(tmp_path, "local", rounds=2, evaluation__clients_every=2).rounds
@@ -165,9 +162,6 @@ def test_a_run_with_a_global_model_ends_by_that(tmp_path, algorithm):
     assert (tables.runs["status"][0], tables.runs["rounds_done"][0]) == ("reached_target", first)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="where the global model is not due, the clients' accuracy stands in", raises=AssertionError
-)
 def test_a_run_with_a_global_model_waits_for_its_evaluation(tmp_path):
     changes = {"evaluation__every": 3, "evaluation__clients_every": 1, "evaluation__target_accuracy": 0.01}
     (row,) = played(tmp_path, "fedavg", **changes).runs.to_dict("records")

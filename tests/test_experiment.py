@@ -138,6 +138,14 @@ def test_a_wrong_file_is_one_sentence(tmp_path, text, parts):
     assert all(part in str(error.value) for part in parts), str(error.value)
 
 
+def test_a_target_needs_somebody_who_is_evaluated():
+    tree = {"algorithm": {"name": "local"}, "evaluation": {"clients_every": 0, "patience": 2}}
+    with pytest.raises(BadInputError, match="local has no global model, .*clients_every = 0 does not evaluate"):
+        compose(tree)
+    compose({**tree, "algorithm": {"name": "ditto"}})
+    compose({**tree, "evaluation": {"patience": 2}})
+
+
 def test_from_python_too():
     with pytest.raises(BadInputError, match="larger than the population"):
         read_experiment(EXPERIMENTS[0], {"cohort": 10**6})

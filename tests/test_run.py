@@ -126,7 +126,13 @@ def test_patience_counts_from_the_first_of_equal_bests():
         {"round": t, "test_accuracy": a, "test_loss": 1.0, "client_loss": None, "train_loss": 1.0, "update_norm": 1.0}
         for t, a in enumerate((0.1, 0.3, 0.3, 0.2), 1)
     ]
-    assert [outcome(evaluation, rows[:n], 9) for n in range(5)] == [None, None, None, None, "no_improvement"]
+    assert [outcome(evaluation, rows[:n], 9, "test_accuracy") for n in range(5)] == [
+        None,
+        None,
+        None,
+        None,
+        "no_improvement",
+    ]
 
 
 def test_patience_waits_for_an_evaluation(tmp_path):

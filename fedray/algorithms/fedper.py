@@ -26,8 +26,7 @@ class FedPer(FedAvg):
 
     def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
         patterns = [pattern.strip() for pattern in self.personal_layers.split(",")]
-        if patterns == ["last"]:
-            patterns = [names_of_last_layer(names)]
+        patterns = [names_of_last_layer(names) if pattern == "last" else pattern for pattern in patterns]
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 raise BadInputError(

@@ -1,7 +1,5 @@
 """Each client's own test examples: drawn from the test set with the label distribution of its shard."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from fedray.randomness import generator
@@ -12,7 +10,8 @@ def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int)
 
     `counts` [N, classes] are the labels of the clients' shards, `labels` [n] those of the test set. Within a client no
     row repeats; clients may share rows. Of each class a client gets its share of `size`, rounded so that they add up; a
-    client whose classes the test set has too few of gets fewer, so that the shares stay.
+    client whose classes the test set has too few of gets fewer, so that the shares stay. Classes of which the test set
+    has none are left out.
     """
     pools = [np.flatnonzero(labels == label) for label in range(counts.shape[1])]
     available = np.array([len(pool) for pool in pools])
@@ -25,18 +24,17 @@ def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int)
     return drawn
 
 
-def apportion(weights: np.ndarray, size: int, available: Sequence[int] | np.ndarray) -> np.ndarray:
+def apportion(weights: np.ndarray, size: int, available: np.ndarray) -> np.ndarray:
     """`size` or fewer as whole numbers in proportion to `weights`, none above `available`: int64, one for each weight.
 
-    The largest remainders are rounded up (Hamilton's method), of equal ones the first.
+    The largest remainders are rounded up (Hamilton's method), of equal ones the first. `available` is at least 1 where
+    the weight is not 0.
     """
-    if not weights.sum():
-        return np.zeros(len(weights), np.int64)
-    shares = weights / weights.sum()
-    room = np.min(np.asarray(available)[shares > 0] / shares[shares > 0])
-    size = max(1, min(size, int(room + 1e-9)))
-    exact = shares * size
-    whole = np.floor(exact + 1e-9).astype(np.int64)
-    rest = np.argsort(whole - exact, kind="stable")[: size - whole.sum()]
-    whole[rest] += 1
-    return np.minimum(whole, available)
+    weights, available = np.asarray(weights, np.int64), np.asarray(available, np.int64)
+    total, held = weights.sum(), weights > 0
+    if not total:
+        return weights
+    size = min(size, int(np.min(available[held] * total // weights[held])))
+    whole, left = np.divmod(weights * size, total)
+    whole[np.argsort(-left, kind="stable")[: size - whole.sum()]] += 1
+    return whole

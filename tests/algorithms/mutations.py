@@ -1,7 +1,7 @@
 """Mistakes that the tests of algorithms must catch: python tests/algorithms/mutations.py [part of a file's name].
 
-Each is made in a copy of the package, one at a time, and QUICK_TESTS run there until one fails: twenty minutes for
-all. Exit status 1: one was not caught, or what it replaces is no longer there.
+Each is made in a copy of the package, one at a time, and the tests that it belongs to run there until one fails: forty
+minutes for all. Exit status 1: one was not caught, or what it replaces is no longer there.
 """
 
 import os
@@ -15,8 +15,11 @@ AVG, SERVER, CLIENT, FUSED = "algorithms/fedavg.py", "server.py", "client.py", "
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
+DITTO, TUNE, LOCAL, BN, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedbn", "fedper"))
+RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py", "data/own_tests.py"
+POP, ACTOR = "cluster/population.py", "cluster/actor.py"
 
-MUTATIONS = [
+GLOBAL = [
     # (file in fedray/, what stands there once, what to put in its place, the mistake)
     (AVG, 'return {"params": end - start}, memory', 'return {"params": start - end}, memory', "server minus client"),
     (AVG, 'self.weighting == "num_examples" else 1.0', 'self.weighting != "uniform" else 2.0', "weights of 2"),
@@ -182,39 +185,251 @@ MUTATIONS = [
      'return {"params": 0 * params, "buffers": buffers}', "the first z_prev is nobody's"),
 ]  # fmt: skip
 
-QUICK_TESTS = ("fedprox", "scaffold", "fednova", "feddyn", "fedopt", "fedsgd", "moon", "references", "laws", "fedavg")
+PERSONAL = [
+    (DITTO, "grad + self.lam *", "grad - self.lam *", "pushed away from the global model"),
+    (DITTO, '(params - message["params"])',
+     '(params - memory["params"])',
+     "the anchor is the personal model's own start"),
+    (DITTO, '(params - message["params"])', "params", "pulled to 0"),
+    (DITTO, "self.lam * (params", "self.lam / 2 * (params", "half the pull"),
+    (DITTO, "self.lam * (params", "lr * self.lam * (params", "lr twice"),
+    (DITTO, "client.descend(memory, self.draw,",
+     "client.descend(message, self.draw,",
+     "the personal model starts from the global one"),
+    (DITTO, "client.descend(memory, self.draw,", "client.descend(memory, None,", "no pull"),
+    (DITTO, ", epochs=self.personal_epochs)[0]", ")[0]", "personal_epochs is ignored"),
+    (DITTO, "epochs=self.personal_epochs)[0]",
+     "epochs=self.personal_epochs or 1)[0]",
+     "one personal epoch where none is said"),
+    (DITTO, 'return {"params": params, "buffers": buffers}',
+     'return {"params": 0 * params, "buffers": buffers}',
+     "a personal model begins as 0"),
+    (DITTO, "        return memory\n", "        return message\n", "the global model is evaluated"),
+    (DITTO, "update, _ = super().local_round(client, message, memory, lr)\n"
+     "        return update, client.descend(memory, self.draw, epochs=self.personal_epochs)[0]",
+     "own = {n: x.clone() for n, x in client.descend(memory, self.draw, "
+     "epochs=self.personal_epochs)[0].items()}\n"
+     "        return super().local_round(client, message, memory, lr)[0], own",
+     "the personal model goes first, and takes FedAvg's batches"),
+    (DITTO, "return update, client",
+     'update = {**update, "params": update["params"] * 0.5}\n        return update, client',
+     "half the update"),
+    (TUNE, "client.descend(message, None, epochs=self.fine_tune_epochs)[0]",
+     "client.descend(message, None)[0]",
+     "as many steps as in a round"),
+    (TUNE, "epochs=self.fine_tune_epochs)[0]", "epochs=1)[0]", "one epoch, whatever is said"),
+    (TUNE, "if not self.fine_tune_epochs:", "if self.fine_tune_epochs:", "no fine-tuning"),
+    (TUNE, "client.descend(message, None,",
+     'client.descend({**message, "params": client.trainer.initial["params"]}, None,',
+     "fine-tuned from the initial model"),
+    (TUNE, "        return client.descend(message",
+     "        client.lr = self.lr\n        return client.descend(message",
+     "fine-tuned with the lr of round 1"),
+    (LOCAL, "return names\n", "return names[1:]\n", "one tensor is shared"),
+    (BN, "return norms\n", "return [name for name in norms if 'running' not in name]\n", "the statistics are averaged"),
+    (BN, "return norms\n", "return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
+    (BN, "if not norms:", "if False:", "FedBN takes any model"),
+    (PER, "names[-1].rpartition", "names[0].rpartition", "the first layer is personal"),
+    (PER, 'return names[-1].rpartition(".")[0] + ".*"', "return names[-1]", "only the last layer's bias is personal"),
+    (PER, "if any(fnmatchcase(name, pattern) for pattern in patterns)]",
+     "if not any(fnmatchcase(name, pattern) for pattern in patterns)]",
+     "personal and shared are swapped"),
+    (PER, "if any(fnmatchcase(name, pattern) for pattern in patterns)]",
+     "if fnmatchcase(name, patterns[0])]",
+     "only the first pattern counts"),
+    (PER, "if not any(fnmatchcase(name, pattern) for name in names):",
+     "if False:",
+     "a pattern that matches nothing is taken"),
+    (PER, "if not any(fnmatchcase(name, pattern) for name in names):",
+     "if not any(fnmatchcase(name, p) for name in names for p in patterns):",
+     "one matching pattern is enough"),
+    (PER, "pattern.strip() for", "pattern for", "spaces count"),
+    (CLIENT, "update[name].index_fill(0, places, 0.0)", "update[name]", "the own part is sent and averaged"),
+    (CLIENT, "start[name] + update[name] for name in self.places",
+     "start[name] for name in self.places",
+     "the own part is not kept"),
+    (CLIENT, "self.of({name: start[name] + update[name]",
+     "self.of({name: update[name]",
+     "the own part's change is kept"),
+    (CLIENT, "update, kept = own.split(received, update)",
+     "update, kept = own.split(self.initial, update)",
+     "the own part begins anew each round"),
+    (CLIENT, 'message[name].index_copy(0, at, memory[f"own_{name}"])',
+     "message[name]",
+     "the own part comes from the server"),
+    (CLIENT, "**(own.of(self.initial) if own else {})",
+     "**(own.of({n: 0 * x for n, x in self.initial.items()}) if own else {})",
+     "the own part begins as 0"),
+    (CLIENT, "**(own.of(self.initial) if own else {})",
+     "**(own.of(received) if own else {})",
+     "the own part begins as the round's message"),
+    (CLIENT, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
+    (CLIENT, "bytes_up=num_bytes(vectors) - unsent", "bytes_up=num_bytes(vectors)", "bytes up with the own part"),
+    (CLIENT, "for places in self.places.values())",
+     'for places in [self.places["params"]])',
+     "buffers are not counted among the own bytes"),
+    (CLIENT, "self.epoch += -(-steps // per_epoch)", "pass", "the second training sees the first's order"),
+    (CLIENT, "steps = epochs * per_epoch if epochs else", "steps = epochs if epochs else", "epochs are steps"),
+    (CLIENT, "        if not self.steps:\n", "        if True:\n", "the report is of the personal model"),
+    (CLIENT, "self.flat.module.eval()\n            for first",
+     "self.flat.module.train()\n            for first",
+     "evaluated in training mode"),
+    (CLIENT, "received, remembered, _ = self.receive(algorithm, message, memory)",
+     "received, remembered, _ = self.receive(algorithm, message, {})",
+     "evaluated without the memory"),
+    (CLIENT, "mean_of_batches(self.measure(model, *test), len(test[1]))",
+     "mean_of_batches(self.measure(model, *shard), len(shard[1]))",
+     "evaluated on the shard"),
+    (CLIENT, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
+    (CLIENT, '        with torch.random.fork_rng(devices=[]):\n'
+     '            torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))\n'
+     '            model = algorithm',
+     "        if True:\n            model = algorithm",
+     "fine-tuning draws from torch's own generator"),
+    (AVG, '        return {"params": message["params"], "buffers": message["buffers"]}\n'
+     '\n'
+     '    # On the server, after',
+     '        return {"params": 0 * message["params"], "buffers": message["buffers"]}\n'
+     '\n'
+     '    # On the server, after',
+     "a model of zeros is evaluated"),
+]  # fmt: skip
+
+EVALUATION = [
+    (RUN, "np.quantile(accuracies, 0.1)", "np.quantile(accuracies, 0.9)", "the 90th percentile"),
+    (RUN, "np.quantile(accuracies, 0.1)", "np.min(accuracies)", "the least"),
+    (RUN, "np.std(accuracies)", "np.std(accuracies, ddof=1)", "standard deviation over n - 1"),
+    (RUN, "np.std(accuracies)", "np.std(losses)", "the losses' deviation"),
+    (RUN, "np.mean(losses), np.mean(accuracies)",
+     "np.average(losses, weights=counts), np.average(accuracies, weights=counts)",
+     "clients count by their test images"),
+    (RUN, "np.mean(losses), np.mean(accuracies)", "np.mean(losses), np.median(accuracies)", "the median"),
+    (RUN, "message = e.algorithm.broadcast(done.state, done.t)",
+     "message = e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
+     "done.state.items()}, done.t)",
+     "the state before the round, half of it"),
+    (RUN, "if evaluation.every in due and not e.algorithm.personalises:",
+     "if evaluation.every in due:",
+     "a global model that nobody has is evaluated"),
+    (RUN, "or done.t == e.rounds}", "}", "the last round is not evaluated"),
+    (RUN, "if evaluation.clients_every in due:",
+     "if evaluation.every in due and evaluation.clients_every:",
+     "clients are evaluated with the global model"),
+    (RUN, 'judged = "client_accuracy" if e.algorithm.personalises else "test_accuracy"',
+     'judged = "test_accuracy"',
+     "personalised runs have no target"),
+    (RUN, 'judged = "client_accuracy" if e.algorithm.personalises else "test_accuracy"',
+     'judged = "client_accuracy"',
+     "the clients' accuracy goes first"),
+    (RUN, ', last["client_loss"] or 0.0)', ")", "a client's loss may be infinite"),
+    (RUN, 'job.recipe, e.blocks or 1, job.own_tests),\n            "this',
+     'job.recipe, e.blocks or 1, job.own_tests and job.own_tests[::-1]),\n            "this',
+     "another client's test images"),
+    (RUN, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
+    (RUN, "        clients.remember(client, memory)\n", "", "memories are lost in a resume"),
+    (EXP, "clients_every=self.every if own_models else 0",
+     "clients_every=self.every",
+     "auto evaluates everyone always"),
+    (EXP, "clients_every=self.every if own_models else 0",
+     "clients_every=1 if own_models else 0",
+     "auto is every round"),
+    (EXP, "if self.clients_every is not None:", "if self.clients_every:", "0 is auto"),
+    (AVG, "return self.personalises or type(self).own_model is not FedAvg.own_model",
+     "return self.personalises",
+     "auto overlooks ditto and finetune"),
+    (HERE, "memories = dict(self.memories(t))\n",
+     "memories = dict(self.remembered)\n",
+     "evaluated with the memories of the round before"),
+    (HERE, "memories = dict(self.memories(t))\n",
+     "memories = dict(self.memories(t - 1))\n",
+     "evaluated with the memories of the round before, by number"),
+    (HERE, "[memories.get(client, {}) for client in range(len(self))]",
+     "[memories.get((client + 1) % len(self), {}) for client in range(len(self))]",
+     "another client's memory"),
+]  # fmt: skip
+
+OWN_TESTS = [
+    (JOB, "min(1000, max(10, len(labels) // e.clients))", "max(10, len(labels) // e.clients)", "more than 1000 images"),
+    (JOB, "e.evaluation.client_examples or min", "min", "client_examples is ignored"),
+    (JOB, "if any(len(rows) == 0 for rows in self.own_tests or ()):",
+     "if False:",
+     "a client without images is evaluated"),
+    (OWN, "replace=False", "replace=True", "rows repeat"),
+    (OWN, "client=client)", "client=0)", "all clients draw alike"),
+    (OWN, 'generator(seed, "client-test"', 'generator(0, "client-test"', "the seed is ignored"),
+    (OWN, "rng = generator(seed", "rng = drawn and rng or generator(seed", "one stream for all clients"),
+    (OWN, "np.where(available > 0, own, 0)", "own", "labels that the test set lacks count"),
+    (OWN, "np.where(available > 0, own, 0)", "available", "the test set's distribution"),
+    (OWN, "min(size, int(np.min(available[held] * total // weights[held])))", "size", "not scaled down"),
+    (OWN, 'np.argsort(-left, kind="stable")',
+     'np.argsort(left, kind="stable")',
+     "the smallest remainders are rounded up"),
+    (OWN, "[: size - whole.sum()]", "[: 0]", "all are rounded down"),
+    (OWN, "np.sort(np.concatenate(rows))", "np.concatenate(rows)", "not sorted"),
+]  # fmt: skip
+
+ON_RAY = [
+    (POP, "known = {**self.memory_refs, **self.learned[1]}",
+     "known = self.memory_refs",
+     "Ray: the memories of the round before"),
+    (POP, "[known.get(client, {}) for client in clients] if remembers",
+     "[{} for client in clients] if remembers",
+     "Ray: no memories"),
+    (POP, "own_test = join_rows([self.own_tests[client]]) if",
+     "own_test = join_rows([self.own_tests[0]]) if",
+     "Ray: client 0's test images"),
+    (ACTOR, "self.own_tests.of(0 if self.own else client)",
+     "self.own_tests.of(0)",
+     "Ray, packed: client 0's test images"),
+    (POP, "        self.pool.respawn(slot)\n        self.enrol_at(slot, slot.handle)",
+     "        self.pool.respawn(slot)\n"
+     "        self.own_tests = self.own_tests and self.own_tests[::-1]\n"
+     "        self.enrol_at(slot, slot.handle)",
+     "Ray: a new actor has other test images"),
+    (ACTOR, "shard, test, message, known, t, lr)", "shard, test, message, known, 1, lr)", "Ray: the round is always 1"),
+]  # fmt: skip
+
+HOOKS = ("fedprox", "scaffold", "fednova", "feddyn", "fedopt", "fedsgd", "moon", "references", "laws", "fedavg")
+FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
+    ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
+    (["algorithms/test_personal.py"], PERSONAL),
+    (["data/test_own_tests.py"], OWN_TESTS),
+    (["test_client_evaluation.py"], EVALUATION),
+    (["cluster/test_evaluate_clients.py"], ON_RAY),
+]
 ROOT = Path(__file__).parents[2]
 
 
 def main() -> int:
-    wanted = [mutation for mutation in MUTATIONS if (sys.argv[1:] or [""])[0] in mutation[0]]
-    missed = 0
+    part, count, missed = (sys.argv[1:] or [""])[0], 0, 0
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder)
         shutil.copy(ROOT / "pyproject.toml", copy)
-        for name in ("fedray", "tests"):
+        for name in ("fedray", "tests", "experiments"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
-        assert not first_failure(copy), "the tests fail without any mistake"
-        for file, old, new, mistake in wanted:
-            path = copy / "fedray" / file
-            right = path.read_text()
-            if right.count(old) == 1:
-                path.write_text(right.replace(old, new))
-                found = first_failure(copy)
-                path.write_text(right)
-            else:
-                found = ""
-                mistake += f" (stands there {right.count(old)} times: {old!r})"
-            missed += not found
-            print(f"{'caught' if found else 'NOT CAUGHT':12}{file:34}{mistake:50}{found}", flush=True)
-    print(f"{len(wanted) - missed} of {len(wanted)} caught")
+        for tests, mutations in FOUND_BY:
+            wanted = [mutation for mutation in mutations if part in mutation[0]]
+            assert not wanted or not first_failure(copy, tests), "the tests fail without any mistake"
+            for file, old, new, mistake in wanted:
+                path = copy / "fedray" / file
+                right = path.read_text()
+                if right.count(old) == 1:
+                    path.write_text(right.replace(old, new))
+                    found = first_failure(copy, tests)
+                    path.write_text(right)
+                else:
+                    found = ""
+                    mistake += f" (stands there {right.count(old)} times: {old!r})"
+                count, missed = count + 1, missed + (not found)
+                print(f"{'caught' if found else 'NOT CAUGHT':12}{file:34}{mistake:60}{found}", flush=True)
+    print(f"{count - missed} of {count} caught")
     return int(missed > 0)
 
 
-def first_failure(copy: Path) -> str:
-    """The first test that fails in a copy of the tree; empty if none does."""
+def first_failure(copy: Path, tests: list[str]) -> str:
+    """The first of the tests that fails in a copy of the tree; empty if none does."""
     command = [sys.executable, "-B", "-m", "pytest", "-x", "-q", "--durations=0", "-p", "no:cacheprovider"]
-    command += [f"tests/algorithms/test_{name}.py" for name in QUICK_TESTS]
+    command += [f"tests/{name}" for name in tests]
     environment = os.environ | {"PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     lines = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]

@@ -631,6 +631,7 @@ NAMES = [f"{layer}.{kind}" for layer in ("stem", "layer1.0", "layer1.11", "fc1",
     ("patterns", "kept"),
     [
         ("last", ["fc11.weight", "fc11.bias"]),
+        ("last,stem.*", ["stem.weight", "stem.bias", "fc11.weight", "fc11.bias"]),
         ("fc1.*", ["fc1.weight", "fc1.bias"]),
         ("stem.bias", ["stem.bias"]),
         ("fc1.*,layer1.0.weight", ["layer1.0.weight", "fc1.weight", "fc1.bias"]),
@@ -643,7 +644,7 @@ def test_fedpers_patterns(patterns, kept):
     assert FedPer(personal_layers=patterns).personal(NAMES, []) == kept
 
 
-@pytest.mark.parametrize("patterns", ["fc2.*", "last,stem.*", "stem.*,FC1.*", "fc1", "", "stem.*,"])
+@pytest.mark.parametrize("patterns", ["fc2.*", "last.*,stem.*", "stem.*,FC1.*", "fc1", "", "stem.*,"])
 def test_a_pattern_that_matches_nothing_is_named(patterns):
     unknown = next(p for p in patterns.split(",") if p not in ("stem.*",))
     with pytest.raises(

@@ -7,6 +7,7 @@ import pytest
 from small_data import make_algorithm, make_dataset, make_recipe
 
 from fedray.algorithms import ALGORITHMS
+from fedray.algorithms.fedbn import FedBN
 from fedray.algorithms.scaffold import Scaffold
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Cluster, Needs, plan
@@ -18,16 +19,16 @@ SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 70), np.arange(70, 
 DATASET = make_dataset(test=10, side=8)
 RECIPE = make_recipe(DATASET, "mlp")
 LOCAL = {"lr": 0.02, "momentum": 0.5, "batch_size": 8, "steps": 3}
-# FedBN's only model is resnet18, which takes ten seconds more; what its clients keep travels as FedPer's does.
 CASES = {name: make_algorithm(kind, **LOCAL) for name, kind in ALGORITHMS.items() if name != "fedbn"}
 CASES["scaffold, option I"] = Scaffold(option="I", **LOCAL)
 
 
-def bits(population, algorithm):
+def bits(population, algorithm, recipe=RECIPE, cohort=3):
     """After each of two rounds the state and the reports, and in the end what every client remembers."""
     rounds, found = 2, []
-    state = algorithm.init(*initial_vectors(build(RECIPE.model, RECIPE.shape, RECIPE.classes, RECIPE.seed)))
-    for done in play_rounds(algorithm, population, state, ts=range(1, rounds + 1), rounds=rounds, cohort=3, seed=5):
+    state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
+    ts = range(1, rounds + 1)
+    for done in play_rounds(algorithm, population, state, ts=ts, rounds=rounds, cohort=cohort, seed=5):
         found.append({name: vector.tobytes() for name, vector in done.state.items()})
         found.append([(r.client, r.steps, r.train_loss, r.update_norm, r.bytes_up) for r in done.updates.reports])
     memories = population.memories(rounds)
@@ -49,3 +50,15 @@ def test_ray_gives_the_bits_of_one_process(session, clients_per_actor, case):
     population.close()
     assert bool(memories) == CASES[case].remembers
     assert (rounds[0] == rounds[2]) == (case == "local")  # whose server has nothing to do
+
+
+def test_fedbn_gives_the_bits_of_one_process(session):
+    """Its only model is resnet18, here on images of 8 by 8 pixels."""
+    recipe, algorithm, shards = make_recipe(DATASET, "resnet18"), FedBN(lr=0.02, batch_size=10), SHARDS[:2]
+    here = bits(InProcessPopulation(DATASET, shards, recipe, 2), algorithm, recipe, cohort=1)
+    assert here[1]
+    for clients_per_actor in (2, 1):
+        planned = plan(Cluster(clients_per_actor=clients_per_actor), 2, session.capacity, Needs(250_000))
+        population = RayPopulation(session.pool, planned, DATASET, shards, recipe, 2)
+        assert bits(population, algorithm, recipe, cohort=1) == here
+        population.close()

@@ -121,7 +121,6 @@ def test_hamiltons_method_by_hand():
     assert apportion(np.array([1, 1, 1]), 9, [2, 9, 9]).tolist() == [2, 2, 2]
 
 
-@pytest.mark.xfail(strict=True, reason="own_tests.apportion compares remainders as floats", raises=AssertionError)
 @pytest.mark.parametrize("weights", [[4, 1, 1], [1, 1, 10]])
 def test_of_equal_remainders_the_first_is_rounded_up(weights):
     """Of two or four images each label has a third left over, though no binary fraction is a third."""
