@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from fedray.client import Trainer, evaluate_block, settle_in, train_block
 from fedray.data import Dataset
 from fedray.recipe import Recipe
+from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
 from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
 
 

@@ -7,10 +7,10 @@ from small_data import make_dataset, make_recipe
 
 from fedray import models
 from fedray.algorithms.fedavg import FedAvg
-from fedray.client import Trainer
 from fedray.experiment import compose
 from fedray.models import Model
 from fedray.networks import BUILDERS, build, initial_vectors
+from fedray.trainer import Trainer
 
 
 def after_one_client(dataset, **settings):

@@ -11,12 +11,12 @@ from small_data import make_algorithm, make_recipe
 from fedray import fused
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
-from fedray.client import Trainer, train_block
 from fedray.errors import ClientError
 from fedray.in_process import InProcessPopulation
 from fedray.models import FUSED_ON_CPU
 from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
+from fedray.trainer import Trainer, train_block
 
 # Below, at and above a batch of 8, with and without a rest; two of one size, which stay side by side when sorted.
 SHARDS = [

@@ -54,7 +54,7 @@ class Enrolment:
     def __init__(
         self, recipe: Recipe, data: NodeData, shards: "Rows", own_tests: "Rows | None", own: int | None, device: str
     ):
-        from fedray.client import Trainer
+        from fedray.trainer import Trainer
 
         self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
         self.own = {own: self.copy(shards.of(0))} if own is not None else {}
@@ -78,7 +78,7 @@ class ClientActor:
         """`path` is the driver's sys.path: the user's own modules are found here where they are found there."""
         import torch
 
-        from fedray.client import settle_in
+        from fedray.trainer import settle_in
 
         sys.path += [folder for folder in path if folder not in sys.path]
         settle_in()
@@ -131,7 +131,7 @@ class ClientActor:
         vectors where they are large, and the new memories. These are separate objects: the first is small and tells of
         success, large vectors stay in the object store until their turn, memories never pass through the driver.
         """
-        from fedray.client import train_block
+        from fedray.trainer import train_block
 
         began = time.perf_counter()
         enrolment = self.runs[run]
@@ -163,7 +163,7 @@ class ClientActor:
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
     ) -> list[Scores]:
         """How the model that each client would use does on test images of its own; `orders` as in `train`."""
-        from fedray.client import evaluate_block
+        from fedray.trainer import evaluate_block
 
         enrolment = self.runs[run]
         algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders

@@ -10,10 +10,10 @@ from small_data import make_dataset, make_recipe
 from torch import nn
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.client import Trainer
 from fedray.in_process import InProcessPopulation
 from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
+from fedray.trainer import Trainer
 
 
 def play(algorithm, dataset, shards, rounds, *, model="lenet5", cohort=None, blocks=2, engine="plain", start=None):

@@ -10,8 +10,8 @@ from playing import flat, fresh, inputs, play, squared
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.client import Trainer
 from fedray.networks import initial_vectors
+from fedray.trainer import Trainer
 from fedray.updates import Sum, Updates
 
 
