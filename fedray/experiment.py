@@ -246,6 +246,10 @@ def nearest(word: str, words: Any) -> str:
 
 
 def unknown(name: str, known: Any) -> str:
+    section, _, key = name.partition(".")
+    having = [choice for choice, kind in CHOSEN.get(section, {}).items() if key in pydantic_fields(kind)]
+    if having:
+        return f"{name} is a setting of {section}.name = {', '.join(having)}, not of the one that was chosen"
     leaf = name.rpartition(".")[2]
     by_leaf = next((k for k in known if k.rpartition(".")[2] == leaf), None)
     return f"unknown setting {name!r}" + (f"; did you mean {by_leaf}?" if by_leaf else nearest(name, known))

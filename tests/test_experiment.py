@@ -50,8 +50,13 @@ def test_another_choice_takes_the_place_of_the_files_whole(file):
     """The file's alpha belongs to its dirichlet partition, and goes with it."""
     assert parse(str(file), "--partition.name", "iid").partition.name == "iid"
     assert parse(str(file), "--partition.alpha", "3", "--partition.name", "dirichlet").partition.alpha == 3
-    with pytest.raises(BadInputError, match="unknown setting 'partition.alpha'"):
+    with pytest.raises(BadInputError, match="partition.alpha is a setting of partition.name = dirichlet"):
         parse(str(file), "--partition.alpha", "3", "--partition.name", "iid")
+
+
+def test_a_number_that_is_fixed_may_be_said_on_the_command_line():
+    fedsgd = parse("--algorithm.name", "fedsgd", "--algorithm.batch_size", "0", "--algorithm.epochs", "1").algorithm
+    assert (fedsgd.batch_size, fedsgd.epochs, fedsgd.steps) == (0, 1, None)
 
 
 def test_a_misspelt_setting_is_refused_whatever_is_chosen_over_it(tmp_path):
@@ -85,7 +90,12 @@ def test_switches_auto_and_none():
         (["--rounds"], ["rounds", "expected one argument"]),
         (["--model.name", "lenet"], ["model.name", "'lenet'", "did you mean lenet5?"]),
         (["--algorithm.name", "fedavgg"], ["algorithm.name", "'fedavgg'", "did you mean fedavg?"]),
-        (["--partition.alpha", "1"], ["partition.alpha", "unknown"]),
+        (
+            ["--partition.alpha", "1"],
+            ["partition.alpha", "is a setting of partition.name = dirichlet, not of the one that was chosen"],
+        ),
+        (["--algorithm.mu", "1"], ["algorithm.mu is a setting of algorithm.name = fedprox, fednova, moon"]),
+        (["--algorithm.name", "fedsgd", "--algorithm.batch_size", "8"], ["algorithm.batch_size = 8 must be 0"]),
         (["--partition.name", "dirichlet", "--partition.alpha", "0"], ["partition.alpha", "greater than 0"]),
         (["--cohort", "11"], ["cohort = 11", "clients = 10"]),
         (["--output.name", "a/b"], ["a/b", "folder name"]),

@@ -5,10 +5,10 @@
 so that a round of all clients is one step of gradient descent on the union of their shards.
 """
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import Maybe, section, setting
+from fedray.settings import AsNumber, Maybe, section, setting
 
 
 @section
@@ -17,6 +17,6 @@ class FedSGD(FedAvg):
 
     name: ClassVar[str] = "fedsgd"
 
-    epochs: Literal[1] = setting(1, "Always 1.")
+    epochs: Annotated[Literal[1], AsNumber] = setting(1, "Always 1.")
     steps: Maybe[None] = setting(None, "Always none.")
-    batch_size: Literal[0] = setting(0, "Always 0, the whole shard.")
+    batch_size: Annotated[Literal[0], AsNumber] = setting(0, "Always 0, the whole shard.")

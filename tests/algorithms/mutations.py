@@ -167,7 +167,7 @@ GLOBAL = [
     (OPT, "server_beta1: float = setting(0.0,",
      "server_beta1: float = setting(0.9,", "momentum where the paper's Adagrad has none"),
     (AVGM, "setting(0.9,", "setting(0.0,", "FedAvgM without momentum"),
-    (SGD, "batch_size: Literal[0] = setting(0,", "batch_size: Literal[8] = setting(8,", "batches"),
+    (SGD, "batch_size: Annotated[Literal[0], AsNumber] = setting(0,", "batch_size: int = setting(8,", "batches"),
     (MOON, "F.softplus(far - near)", "F.softplus(near - far)", "drawn to the last own model"),
     (MOON, 'F.cosine_similarity(features, references["glob"], dim=-1) / self.tau',
      'F.cosine_similarity(features, references["glob"], dim=-1) * self.tau', "multiplied by the temperature"),
