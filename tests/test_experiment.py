@@ -15,7 +15,7 @@ from fedray.errors import BadInputError
 from fedray.experiment import CHOSEN, Experiment, all_settings, compose, read_experiment
 from fedray.models import Model
 
-EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").glob("*.toml"))
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").rglob("*.toml"))
 
 
 def parse(*argv):
