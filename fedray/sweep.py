@@ -93,7 +93,10 @@ def main(argv: list[str]) -> int:
                 failed += not completed(job.experiment, watch, session)
     finally:
         watch.close()
-    watch.console.print(summary(jobs, [name for name in line.grid if name not in (*line.overrides, "seed")]))
+    table = summary(jobs, [name for name in line.grid if name not in (*line.overrides, "seed")])
+    if not watch.console.is_terminal:
+        watch.console.width = 200  # a file has no edge to wrap at
+    watch.console.print(table)
     watch.say("results", f"{jobs[0].folder}/")
     return 1 if failed else 0
 
