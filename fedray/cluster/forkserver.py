@@ -28,7 +28,7 @@ SHIM_TIMEOUT = 10.0  # seconds for a shim that has connected to say what it want
 
 def serve(driver: socket.socket) -> None:
     """Answer the driver's requests, each in a child of its own, until it closes the socket."""
-    preload("torch", "fedray.trainer", "fedray.networks")
+    preload("torch", "fedray.trainer", "fedray.networks", "fedray.algorithms")
     while True:
         request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)
         if not request:
