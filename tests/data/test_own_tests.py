@@ -69,6 +69,14 @@ def test_a_clients_images_depend_on_nobody_else(question, seed):
         assert np.array_equal(drawn[client], among[client])
 
 
+def test_a_clients_images_are_the_same_whatever_the_one_before_it_draws():
+    labels = np.repeat(np.arange(CLASSES), 200)
+    one, other = (
+        draw_own_tests(np.array([first, [7] * CLASSES]), labels, 100, 1) for first in ([9] * 5, [1, 0, 0, 0, 0])
+    )
+    assert np.array_equal(one[1], other[1])
+
+
 def test_another_seed_and_another_client_draw_other_images():
     labels = np.repeat(np.arange(CLASSES), 200)
     counts = np.full((3, CLASSES), 7)
