@@ -1,6 +1,6 @@
 """Mistakes that the tests of algorithms must catch: python tests/algorithms/mutations.py [part of a file's name].
 
-Each is made in a copy of the package, one at a time, and the tests that it belongs to run there until one fails: forty
+Each is made in a copy of the package, one at a time, and the tests that it belongs to run there until one fails: twenty
 minutes for all. Exit status 1: one was not caught, or what it replaces is no longer there.
 """
 
