@@ -214,12 +214,14 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
     """
     began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
-    due = {every for every in (evaluation.every, evaluation.clients_every or 0) if every}
-    due = {every for every in due if done.t % every == 0 or done.t == e.rounds}
-    if evaluation.every in due and not e.algorithm.personalises:
+
+    def due(every: int) -> bool:
+        return every > 0 and (done.t % every == 0 or done.t == e.rounds)
+
+    if due(evaluation.every) and not e.algorithm.personalises:
         row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
     columns: dict[str, Any] = {}
-    if evaluation.clients_every in due:
+    if due(evaluation.clients_every or 0):
         message = e.algorithm.broadcast(done.state, done.t)
         counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
         row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
