@@ -136,7 +136,8 @@ class SweepWatch(ConsoleWatch):
 def describe_data(job: Job) -> str:
     """The data set, how it was stored and how much of it is used; for synthetic data, how to get the real one."""
     d = job.dataset
-    counts = f"{len(d.train_labels):,} training and {len(d.test_labels):,} test images"
+    held_out = f", {len(d.validation_labels):,} validation" if len(d.validation_labels) else ""
+    counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test images"
     hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
     return f"{describe_format(d.name, d.format)}, {counts}{hint}"
 

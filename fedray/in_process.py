@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fedray.data import Dataset
+from fedray.data import Dataset, Split
 from fedray.recipe import Recipe
 from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
 from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
@@ -64,8 +64,8 @@ class InProcessPopulation:
         rows = self.shards[client]
         return self.dataset.train_images[rows], self.dataset.train_labels[rows]
 
-    def evaluate(self, state: Vectors) -> tuple[float, float]:
-        images, labels = self.dataset.test_images, self.dataset.test_labels
+    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
+        images, labels = self.dataset.examples(split)
         return mean_of_batches(self.trainer.evaluate(state, images, labels), len(labels))
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:

@@ -123,7 +123,8 @@ class Job:
         model = sum(vector.nbytes for vector in self.vectors)
         train = d.train_images.nbytes + d.train_labels.nbytes
         held = sum(len(shard) for shard in self.shards)  # more than there are, where a partition draws with replacement
-        shared = train + d.test_images.nbytes + d.test_labels.nbytes + 8 * held
+        evaluated = sum(part.nbytes for part in (*d.examples("test"), *d.examples("validation")))
+        shared = train + evaluated + 8 * held
         shards = held * train // len(d.train_labels)
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
         return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort) + remembered)

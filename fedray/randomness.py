@@ -10,7 +10,11 @@ from typing import Any
 import numpy as np
 
 # Append only: a purpose's position is part of every address drawn under it.
-PURPOSES = ("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic", "client-test", "fine-tune")
+PURPOSES = (
+    *("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic", "client-test", "fine-tune"),
+    "validation",
+    "search",
+)
 MAX_SEED = 2**63 - 1
 
 

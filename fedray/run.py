@@ -139,7 +139,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     rows = clients.rows()
     recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
     saved = t
-    judged = "client_accuracy" if e.algorithm.personalises else "test_accuracy"
+    judged = judged_by(e)
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
         left = range(t + 1, e.rounds + 1) if status is None else ()
@@ -177,9 +177,18 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     return status or "finished"
 
 
+def judged_by(e: Experiment) -> str:
+    """The accuracy that target and patience go by: the validation split's, where there is one."""
+    if e.algorithm.personalises:
+        return "client_accuracy"
+    return "validation_accuracy" if e.data.validation_examples else "test_accuracy"
+
+
 EVALUATED = (
     "test_loss",
     "test_accuracy",
+    "validation_loss",
+    "validation_accuracy",
     "client_loss",
     "client_accuracy",
     "client_accuracy_p10",
@@ -220,6 +229,8 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
 
     if due(evaluation.every) and not e.algorithm.personalises:
         row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
+        if e.data.validation_examples:
+            row["validation_loss"], row["validation_accuracy"] = clients.evaluate(done.state, "validation")
     columns: dict[str, Any] = {}
     if due(evaluation.clients_every or 0):
         message = e.algorithm.broadcast(done.state, done.t)

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from fedray.data import Split
 from fedray.randomness import generator
 from fedray.updates import Scores, Seconds, Updates, Vectors
 
@@ -28,8 +29,8 @@ class Population(Protocol):
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order."""
 
-    def evaluate(self, state: Vectors) -> tuple[float, float]:
-        """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole test set."""
+    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
+        """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole of a split."""
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         """How the model that each client would use does on test examples of its own.

@@ -1,4 +1,4 @@
-"""The tables of the results: their columns, rows turned into them, and files read back. recorder.py writes them.
+"""The tables of the results: their columns, and rows turned into them. recorder.py writes them, stored.py reads them.
 
 results/README.md says what each column means.
 
@@ -6,18 +6,13 @@ Every per-run table begins with `run` and the grouping columns, the same for eve
 as one table and can be grouped by what was varied.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-
-from fedray.errors import BadInputError
 
 STRING, INT, LONG, FLOAT = pa.string(), pa.int32(), pa.int64(), pa.float64()
 TIME = pa.timestamp("ms", tz="UTC")
@@ -37,6 +32,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("rounds_planned", "rounds_done"), INT),
         **dict.fromkeys(("final_test_accuracy", "final_test_loss", "best_test_accuracy"), FLOAT),
         "best_round": INT,
+        "final_validation_accuracy": FLOAT,
         **dict.fromkeys(("final_client_accuracy", "best_client_accuracy"), FLOAT),
         "seconds": FLOAT,
         **dict.fromkeys(("num_params", "num_buffers"), LONG),
@@ -48,8 +44,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     },
     "rounds": {
         "round": INT,
-        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "client_loss", "client_accuracy"), FLOAT),
-        **dict.fromkeys(("client_accuracy_p10", "client_accuracy_std", "train_loss"), FLOAT),
+        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy"), FLOAT),
+        **dict.fromkeys(("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"), FLOAT),
+        "train_loss": FLOAT,
         "cohort_size": INT,
         "num_examples": LONG,
         "update_norm": FLOAT,
@@ -163,67 +160,10 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "final_test_loss": last.get("test_loss"),
         "best_test_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
+        "final_validation_accuracy": last.get("validation_accuracy"),
         "final_client_accuracy": clients[-1] if clients else None,
         "best_client_accuracy": max(clients, default=None),
     }
-
-
-Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
-"""The header (run, grouping, and the columns of runs), and by round the columns of BY_ROUND."""
-
-
-def read_journal(path: Path) -> Journal | None:
-    """A journal without what a kill cut short at its end, of a round recorded twice the later one; None if it is gone.
-
-    BadInputError where anything but the last line is damaged.
-    """
-    try:
-        texts = path.read_bytes().rstrip(b"\n").split(b"\n")
-    except FileNotFoundError:
-        return None
-    if len(texts) > 1 and not _is_json(texts[-1]):
-        texts.pop()
-    try:
-        header, *lines = map(json.loads, texts)
-        by_round = {line["rounds"]["round"][0]: line for line in lines}
-        whole = all(line.keys() >= set(BY_ROUND) for line in lines)
-        if not whole or not header.keys() >= {"run", "grouping", "runs"}:
-            raise ValueError("it lacks a table")
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
-        raise BadInputError(f"the journal {path} is damaged: {error}") from None
-    return header, by_round
-
-
-def read_parquet(path: Path, table: str) -> pa.Table:
-    """One file of a table; BadInputError, naming it, where it is damaged or has other columns."""
-    try:
-        with pq.ParquetFile(path) as file:
-            found = file.read(use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise BadInputError(f"the results file {path} cannot be read: {error}") from None
-    if not found.schema.equals(SCHEMAS[table]):
-        raise BadInputError(f"the results file {path} has other columns than this version of fedray writes")
-    return found
-
-
-def read_run(folder: Path, run: str, journal: Journal | None) -> dict[str, pa.Table]:
-    """The per-run tables of one run: from Parquet once its status is final, from its journal while it has one.
-
-    The population, which no round changes, is always in Parquet.
-    """
-    paths = {table: folder / table / f"{run}.parquet" for table in PER_RUN}
-    row = read_parquet(paths["runs"], "runs") if paths["runs"].exists() else None
-    if journal is None or (row is not None and row["status"][0].as_py() in FINAL_STATUSES):
-        return {table: read_parquet(path, table) for table, path in paths.items() if path.exists()}
-    header, lines = journal
-    batches = {table: [to_batch(table, line[table]) for line in lines.values()] for table in BY_ROUND}
-    known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
-    totals = summarise([to_rows(line["rounds"])[0] for line in lines.values()])
-    batches["runs"] = [to_batch("runs", to_columns("runs", [known | totals]))]
-    tables = {table: join_batches(table, batch, run, header["grouping"]) for table, batch in batches.items()}
-    if paths["population"].exists():
-        tables["population"] = read_parquet(paths["population"], "population")
-    return tables
 
 
 _COMMON = {"run": STRING, **GROUPING}
@@ -232,14 +172,6 @@ _COMMON = {"run": STRING, **GROUPING}
 def _check_names(table: str, names: Mapping[str, Any]) -> None:
     if not names.keys() <= OWN[table].keys():
         raise ValueError(f"table {table!r} has no column {sorted(names.keys() - OWN[table].keys())}")
-
-
-def _is_json(text: bytes) -> bool:
-    try:
-        json.loads(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _plain(value: Any) -> Any:

@@ -24,6 +24,8 @@ def make_dataset(train: int = 96, test: int = 1100, classes: int = 10, side: int
         std=(0.25, 0.2, 0.3),
         classes=tuple(f"class {i}" for i in range(classes)),
         fingerprint="noise",
+        validation_images=rng.integers(0, 256, (450, 3, side, side), dtype=np.uint8),
+        validation_labels=rng.integers(0, classes, 450),
     )
 
 

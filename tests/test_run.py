@@ -23,7 +23,7 @@ from fedray.experiment import compose
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
 from fedray.networks import BUILDERS
-from fedray.run import Watch, outcome, run
+from fedray.run import Watch, judged_by, outcome, run
 
 VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at")
 SMALL = {
@@ -96,6 +96,30 @@ def test_the_model_loads_into_torch_with_the_accuracy_of_the_table(tmp_path):
     output = module((torch.from_numpy(data.test_images).float() / 255 - mean) / std)
     accuracy = (output.argmax(1).numpy() == data.test_labels).mean()
     assert accuracy == tables.runs["final_test_accuracy"][0]
+
+
+def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to_stop(tmp_path):
+    """Target and patience go by it, so that the test set decides nothing."""
+    experiment = small(tmp_path, data__validation_examples=40, evaluation__patience=1)
+    tables = run(experiment)
+    job = Job(experiment)
+    assert (len(job.dataset.train_labels), len(job.dataset.validation_labels)) == (120, 40)
+    assert tables.population["num_examples"].sum() == 120
+    rounds = tables.rounds
+    assert (rounds["validation_loss"] != rounds["test_loss"]).all()
+    trainer = InProcessPopulation(job.dataset, job.shards, job.recipe, 2).trainer
+    state = load_file(job.model)
+    layout = [state[name].numpy().reshape(-1) for name in job.blueprint.names]
+    message = {"params": np.concatenate(layout), "buffers": np.empty(0, np.float32)}
+    (only,) = trainer.evaluate(message, *job.dataset.examples("validation"))
+    assert (rounds["validation_loss"].iloc[-1], rounds["validation_accuracy"].iloc[-1]) == (only[0] / 40, only[1] / 40)
+    assert tables.runs["final_validation_accuracy"][0] == only[1] / 40
+    assert judged_by(experiment) == "validation_accuracy"
+    *before, last = rounds["validation_accuracy"]
+    assert tables.runs["status"][0] == "no_improvement"
+    assert max(before) >= last
+    plain = run(small(tmp_path / "plain"))
+    assert plain.rounds["validation_accuracy"].isna().all()
 
 
 def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
@@ -354,7 +378,7 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
 
     evaluations = []
 
-    def evaluate(self, state):
+    def evaluate(self, state, split="test"):
         evaluations.append(state)
         if len(evaluations) == 4:
             raise KeyboardInterrupt

@@ -7,7 +7,7 @@ reads them. PNG and JPEG images are decoded once and then come from a cache (cac
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,9 +15,11 @@ import numpy as np
 
 from fedray.data import cifar10, synthetic
 from fedray.errors import BadInputError
+from fedray.randomness import generator
 from fedray.settings import section, setting
 
 OFFLINE = "--data.dataset synthetic"
+Split = Literal["test", "validation"]
 REMEDY = f"run `make data` to download it, or stay offline with {OFFLINE}"
 
 
@@ -34,11 +36,17 @@ class Data:
     )
     train_examples: int = setting(0, "Train on the first so many examples only; 0 takes all.", unit="examples", ge=0)
     test_examples: int = setting(0, "Evaluate on the first so many examples only; 0 takes all.", unit="examples", ge=0)
+    validation_examples: int = setting(
+        0,
+        "Hold so many of the training examples out, the same for every seed, to choose settings by; 0 holds out none.",
+        unit="examples",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Both splits of a data set, in memory.
+    """The splits of a data set, in memory; the validation split, held out from the training split, may be empty.
 
     Images are uint8 [n, 3, 32, 32], C-contiguous, intensities 0..255 in red, green, blue; labels are int64 [n] in 0..9.
     """
@@ -59,6 +67,14 @@ class Dataset:
     """The name of each label."""
     fingerprint: str
     """The hash of the files' content that `fingerprint` gives: hex."""
+    validation_images: np.ndarray = field(default_factory=lambda: np.empty((0, 3, 32, 32), np.uint8))
+    validation_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def examples(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of a split on which models are evaluated."""
+        if split == "test":
+            return self.test_images, self.test_labels
+        return self.validation_images, self.validation_labels
 
 
 def resolve(data: Data) -> Data:
@@ -105,6 +121,7 @@ def load(data: Data, identity: str = "") -> Dataset:
         for (split, count), arrays in zip(wanted.items(), (train, test), strict=True):
             _check_count(split, count, len(arrays[1]))
         mean, std, classes = cifar10.MEAN, cifar10.STD, cifar10.CLASSES
+    train, validation = hold_out(train, data.validation_examples)
     return Dataset(
         name=data.dataset,
         format=stored,
@@ -116,7 +133,22 @@ def load(data: Data, identity: str = "") -> Dataset:
         std=std,
         classes=classes,
         fingerprint=identity,
+        validation_images=validation[0],
+        validation_labels=validation[1],
     )
+
+
+def hold_out(train: Sequence[np.ndarray], count: int) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+    """Images and labels as two such pairs: those trained on, and `count` drawn from anywhere; both in their old order.
+
+    BadInputError where nothing would be left to train on.
+    """
+    n = len(train[1])
+    if count >= n:
+        raise BadInputError(f"data.validation_examples is {count}, which leaves none of the {n} training examples")
+    held = np.zeros(n, dtype=bool)
+    held[generator(0, "validation").permutation(n)[:count]] = True
+    return (train if count == 0 else [part[~held] for part in train]), [part[held] for part in train]
 
 
 def _check_count(split: str, wanted: int, present: int) -> None:

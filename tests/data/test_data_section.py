@@ -94,3 +94,24 @@ def test_a_fingerprint_of_180_megabytes_takes_a_moment(tmp_path, write_batches):
     start = time.perf_counter()
     fingerprint(Data(dataset="cifar10"))
     assert time.perf_counter() - start < 3  # half a second on an idle machine
+
+
+def test_a_validation_split_is_held_out_of_the_training_images_the_same_for_every_run():
+    """Every example of the training split is in exactly one of the two, in its old order."""
+    whole = load(Data(dataset="synthetic", train_examples=300, test_examples=10))
+    held = load(Data(dataset="synthetic", train_examples=300, test_examples=10, validation_examples=60))
+    again = load(Data(dataset="synthetic", train_examples=300, test_examples=10, validation_examples=60))
+    place = {image.tobytes(): row for row, image in enumerate(whole.train_images)}
+    trained, kept = ([place[image.tobytes()] for image in part] for part in (held.train_images, held.validation_images))
+    assert len(kept) == 60
+    assert sorted(trained + kept) == list(range(300))
+    assert trained == sorted(trained) and kept == sorted(kept)
+    assert kept != list(range(240, 300))
+    np.testing.assert_array_equal(held.validation_labels, whole.train_labels[kept])
+    np.testing.assert_array_equal(held.train_labels, whole.train_labels[trained])
+    np.testing.assert_array_equal(held.validation_images, again.validation_images)
+
+
+def test_a_validation_split_that_leaves_nothing_to_train_on_is_refused():
+    with pytest.raises(BadInputError, match="data.validation_examples is 300, which leaves none of the 300"):
+        load(Data(dataset="synthetic", train_examples=300, test_examples=10, validation_examples=300))
