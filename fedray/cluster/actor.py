@@ -25,6 +25,8 @@ class NodeData:
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
+    validation_images: np.ndarray
+    validation_labels: np.ndarray
 
 
 BY_VALUE = 64 * 2**10
@@ -153,11 +155,12 @@ class ClientActor:
         first = pickle.dumps((reports, vectors if small else None, time.perf_counter() - began), protocol=5)
         return first, None if small else vectors, *(new if memories else ())
 
-    def evaluate(self, run: str, state: Vectors, first: int, last: int) -> list[tuple[float, int]]:
-        """Loss sums and right answers of the batches in test images first..last."""
-        enrolment = self.runs[run]
-        data = enrolment.data
-        return enrolment.trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last])
+    def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int) -> list[tuple[float, int]]:
+        """Loss sums and right answers of the batches in the images first..last of the test or the validation split."""
+        trainer, data = self.runs[run].trainer, self.runs[run].data
+        if split == "test":
+            return trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last])
+        return trainer.evaluate(state, data.validation_images[first:last], data.validation_labels[first:last])
 
     def evaluate_clients(
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors

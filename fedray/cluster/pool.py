@@ -1,6 +1,7 @@
-"""The actor processes, kept warm from run to run."""
+"""The actor processes, kept warm from run to run, and shared by runs that want the same reservations."""
 
 import sys
+import threading
 import time
 from typing import Any
 
@@ -13,6 +14,8 @@ from fedray.cluster.resources import Plan
 from fedray.data import Dataset
 from fedray.errors import BadInputError
 
+LAST = ""
+
 
 class Pool:
     """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
@@ -22,37 +25,60 @@ class Pool:
         self.plainly = "" if nursery else "each imports torch anew"  # how actors start that are not forked
         self.known = nursery is None
         self.dispatcher = Dispatcher()
+        self.claiming = threading.Lock()  # held by the run whose actors are chosen and started
         self.shape: tuple[float, float] | None = None
         self.slots: list[Slot] = []
-        self.shared: tuple[Dataset, Any] | None = None
+        self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run, and what was used last
 
-    def provide(self, plan: Plan) -> list[Slot]:
-        """As many actors as planned, up and answering; BadInputError when they are not within the time allowed."""
-        if self.nursery and not self.known:
-            self.known = True
-            if trouble := self.nursery.trouble():
-                self.nursery, self.plainly = None, f"not forked ({trouble}), so each imports torch anew"
-        self.dispatcher.lanes = plan.lanes
-        shape = (plan.num_cpus, plan.num_gpus)
-        kept = [slot for slot in self.slots if shape == self.shape and not slot.gone][: plan.actors]
-        self.give_up([slot for slot in self.slots if slot not in kept])
-        self.slots, self.shape = kept, shape
-        for slot in kept:
-            self.await_answer(slot)
-        while len(self.slots) < plan.actors:
-            self.slots.append(Slot(self.spawn(), self.respawn))
-            self.await_answer(self.slots[-1])
-        while any(slot.starting is not None and not slot.gone for slot in self.slots):
-            self.dispatcher.turn()
-        if lost := [slot for slot in self.slots if slot.gone]:
-            up, wanted = len(self.slots) - len(lost), len(self.slots)
-            self.give_up(self.slots)
-            self.slots = []
-            raise BadInputError(
-                f"only {up} of {wanted} actors x {plan.num_cpus:g} CPU and {plan.num_gpus:g} GPU came up "
-                f"({lost[0].why}); see cluster.start_timeout, or pack clients with cluster.clients_per_actor"
-            )
-        return self.slots
+    def claim(self, run: str, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
+        """As many actors as planned, up and answering, and a reference to the data set, until the run leaves.
+
+        Runs share actors where no more of them fit. A run that wants other reservations than those of the actors at
+        work waits until these are free. BadInputError when actors are not up within the time allowed.
+        """
+        with self.claiming:
+            if self.nursery and not self.known:
+                self.known = True
+                if trouble := self.nursery.trouble():
+                    self.nursery, self.plainly = None, f"not forked ({trouble}), so each imports torch anew"
+            shape = (plan.num_cpus, plan.num_gpus)
+            while shape != self.shape and any(slot.enrolments for slot in self.slots):
+                self.dispatcher.pause()
+            with self.dispatcher.lock:
+                self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
+                self.shape = shape
+                idle = sum(not slot.enrolments for slot in self.slots)
+                missing = min(plan.actors - idle, plan.room - len(self.slots))
+                self.slots += [Slot(self.spawn(), self.respawn) for _ in range(missing)]
+                slots = sorted(self.slots, key=lambda slot: len(slot.enrolments))[: plan.actors]
+                for slot in slots:
+                    if not slot.enrolments:
+                        self.await_answer(slot)
+                    slot.enrolments[run] = lambda actor: None  # until the run says how
+                self.dispatcher.lanes = min(len(self.slots), plan.most_lanes)
+            while any(slot.starting is not None and not slot.gone for slot in slots):
+                self.dispatcher.turn()
+            if lost := [slot for slot in slots if slot.gone]:
+                self.leave(run, slots)
+                raise BadInputError(
+                    f"only {len(slots) - len(lost)} of {len(slots)} actors x {plan.num_cpus:g} CPU and "
+                    f"{plan.num_gpus:g} GPU came up ({lost[0].why}); see cluster.start_timeout, or pack clients with "
+                    "cluster.clients_per_actor"
+                )
+            return slots, self.share(run, dataset)
+
+    def leave(self, run: str, slots: list[Slot]) -> None:
+        """Let go of what a run claimed, when it has ended, well or not."""
+        with self.dispatcher.lock:
+            for slot in slots:
+                slot.enrolments.pop(run, None)
+            # After an error some are busy with what nobody waits for any more; others may still be coming up again.
+            busy = [slot for slot in slots if slot.gone or slot.tickets or slot.starting is not None]
+            self.give_up([slot for slot in busy if not slot.enrolments])
+            for slot in slots:
+                if not slot.gone:
+                    slot.handle.release.remote(run)
+        self.shared.pop(run, None)
 
     def await_answer(self, slot: Slot) -> None:
         """Have the dispatcher wait for the slot's actor to say where it is."""
@@ -62,17 +88,20 @@ class Pool:
     def give_up(self, slots: list[Slot]) -> None:
         """End these actors; their places are filled anew when a run next wants them."""
         self.dispatcher.forget(slots)
+        self.slots = [slot for slot in self.slots if slot not in slots]
         for slot in slots:
             slot.gone = True
             ray.kill(slot.handle)
 
-    def share(self, dataset: Dataset) -> Any:
+    def share(self, run: str, dataset: Dataset) -> Any:
         """A reference to the data set in the object store: put there once for all runs that use it in a row."""
-        if self.shared is None or self.shared[0] is not dataset:
-            self.shared = None  # the store may let go of the last one before it holds the next
-            arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
-            self.shared = (dataset, ray.put(NodeData(*arrays)))
-        return self.shared[1]
+        known = next((shared for shared in self.shared.values() if shared[0] is dataset), None)
+        if known is None:
+            self.shared.pop(LAST, None)  # the store may let go of it before it holds the next
+            arrays = (dataset.train_images, dataset.train_labels, *dataset.examples("test"))
+            known = dataset, ray.put(NodeData(*arrays, *dataset.examples("validation")))
+        self.shared[LAST] = self.shared[run] = known
+        return known[1]
 
     def spawn(self) -> Any:
         num_cpus, num_gpus = self.shape or (0.0, 0.0)
@@ -84,7 +113,12 @@ class Pool:
         return actor.remote(sys.path)
 
     def respawn(self, slot: Slot) -> None:
-        """Put a new actor in the place of a lost one, which is killed: out of reach, it may still hold its share."""
+        """Put a new actor in the place of a lost one, enrolled before any call that is queued behind.
+
+        The lost one is killed: out of reach, it may still hold its share.
+        """
         ray.kill(slot.handle)
         slot.handle = self.spawn()
         self.await_answer(slot)
+        for enrol in slot.enrolments.values():
+            enrol(slot.handle)

@@ -12,10 +12,10 @@ import numpy as np
 import ray
 
 from fedray.cluster.actor import BY_VALUE, join_rows
-from fedray.cluster.dispatch import Occupancy, Slot, Ticket
+from fedray.cluster.dispatch import Occupancy, Slot, Ticket, Traffic
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
-from fedray.data import Dataset
+from fedray.data import Dataset, Split
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
 
@@ -38,25 +38,25 @@ class RayPopulation:
         own_tests: list[np.ndarray] | None = None,
     ):
         """`own_tests` are the rows of the test set on which each client is evaluated."""
-        self.run = f"run-{next(self.ids)}"
+        rank = next(self.ids)
+        self.run, self.traffic = f"run-{rank}", Traffic(rank)
         self.pool, self.plan, self.recipe, self.blocks = pool, plan, recipe, blocks
-        self.dispatcher, self.test_count = pool.dispatcher, len(dataset.test_labels)
+        self.dispatcher = pool.dispatcher
+        self.counts = {"test": len(dataset.test_labels), "validation": len(dataset.validation_labels)}
         self.shards, self.own_tests = shards, own_tests
         self.memory_refs: dict[int, Any] = {}
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
-        self.data: Any = pool.share(dataset)
-        self.rows_of_all: Any = None
-        if plan.packed:
-            self.rows_of_all = [ray.put(join_rows(shards)), ray.put(join_rows(own_tests)) if own_tests else None]
         self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
-        self.slots = list(pool.provide(plan))
-        for slot in self.slots:
-            slot.respawn = self.respawn
-        enrolments = [Ticket(partial(self.enrol_at, slot), [slot]) for slot in self.slots]
-        self.dispatcher.submit(enrolments)
-        for enrolment in enrolments:
-            self.dispatcher.wait(enrolment)
-        self.retried = self.dispatcher.retries
+        self.slots, self.data = pool.claim(self.run, plan, dataset)
+        try:
+            self.rows_of_all: Any = None
+            if plan.packed:
+                self.rows_of_all = [ray.put(join_rows(shards)), ray.put(join_rows(own_tests)) if own_tests else None]
+            self.enrol()
+        except BaseException:
+            self.close()
+            raise
+        self.retried = self.traffic.retries
 
     def __len__(self) -> int:
         return len(self.shards)
@@ -64,6 +64,16 @@ class RayPopulation:
     @property
     def device(self) -> str:
         return str(self.slots[0].where["device"])
+
+    def enrol(self) -> None:
+        """Have every actor take part, and any that comes in the place of a lost one."""
+        calls = [partial(self.enrol_at, slot) for slot in self.slots]
+        for slot, call in zip(self.slots, calls, strict=True):
+            slot.enrolments[self.run] = call
+        tickets = [Ticket(call, [slot], self.traffic) for slot, call in zip(self.slots, calls, strict=True)]
+        self.dispatcher.submit(tickets)
+        for ticket in tickets:
+            self.dispatcher.wait(ticket)
 
     def enrol_at(self, slot: Slot, actor: Any) -> list[Any]:
         if self.plan.packed:
@@ -74,14 +84,9 @@ class RayPopulation:
             actor.enrol.remote(self.run, self.recipe, self.data, join_rows([self.shards[client]]), own_test, client)
         ]
 
-    def respawn(self, slot: Slot) -> None:
-        """A new actor in a lost one's place, enrolled before any call that is queued behind."""
-        self.pool.respawn(slot)
-        self.enrol_at(slot, slot.handle)
-
     def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
         began = time.perf_counter()
-        occupancy = self.dispatcher.occupancy = Occupancy(self.plan.lanes)
+        occupancy = self.traffic.occupancy = Occupancy(self.plan.lanes)
         self.memory_refs.update(self.learned[1])
         sent = as_sent(algorithm, message)
         summed, remembers = self.plan.packed and algorithm.linear, algorithm.remembers
@@ -98,7 +103,7 @@ class RayPopulation:
                 for clients, ticket in zip(block_calls, block_tickets, strict=True):
                     learned.update(zip(clients, ticket.refs[2:], strict=True))
         self.learned = (t, learned)
-        before, self.retried = self.retried, self.dispatcher.retries
+        before, self.retried = self.retried, self.traffic.retries
         called = sum(ticket.result[2] for block_tickets in tickets for ticket in block_tickets)
         seconds = split(time.perf_counter() - began, occupancy, sum(r.seconds for r in updates.reports), called)
         return replace(updates, retries=self.retried - before, seconds=seconds)
@@ -111,7 +116,7 @@ class RayPopulation:
             return list(train.remote(self.run, orders, clients, summed, t, lr, *memories))
 
         slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
-        return Ticket(call, slots, cost=float(self.sizes[clients].sum()))
+        return Ticket(call, slots, self.traffic, cost=float(self.sizes[clients].sum()))
 
     def trained(self, ticket: Ticket) -> Trained:
         reports, vectors, _ = self.dispatcher.wait(ticket)
@@ -119,18 +124,17 @@ class RayPopulation:
         ticket.refs[:2] = [None, None]  # the object store may let go of them
         return Trained(reports, vectors.sum, vectors.each)
 
-    def evaluate(self, state: Vectors) -> tuple[float, float]:
-        sent = ray.put(state)
+    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
+        sent, count = ray.put(state), self.counts[split]
 
         def ticket(first: int) -> Ticket:
-            last = min(first + EVALUATION_CALL, self.test_count)
-            return Ticket(lambda actor: [actor.evaluate.remote(self.run, sent, first, last)], self.slots)
+            last = min(first + EVALUATION_CALL, count)
+            call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last)]  # noqa: E731
+            return Ticket(call, self.slots, self.traffic)
 
-        tickets = [ticket(first) for first in range(0, self.test_count, EVALUATION_CALL)]
+        tickets = [ticket(first) for first in range(0, count, EVALUATION_CALL)]
         self.dispatcher.submit(tickets)
-        return mean_of_batches(
-            itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), self.test_count
-        )
+        return mean_of_batches(itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), count)
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         sent, remembers = as_sent(algorithm, message), algorithm.remembers
@@ -140,9 +144,8 @@ class RayPopulation:
             memories = [known.get(client, {}) for client in clients] if remembers else []
             slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
             cost = float(self.sizes[clients].sum())
-            return Ticket(
-                lambda actor: [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)], slots, cost
-            )
+            call = lambda actor: [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)]  # noqa: E731
+            return Ticket(call, slots, self.traffic, cost)
 
         calls = 4 * len(self.slots) if self.plan.packed else len(self)
         tickets = [ticket(clients) for clients in cut(list(range(len(self))), calls)]
@@ -172,13 +175,8 @@ class RayPopulation:
 
     def close(self) -> None:
         self.memory_refs, self.learned = {}, (0, {})
-        # After an error some are busy with what nobody waits for any more; others may still be coming up again.
-        unfit = [slot for slot in self.slots if slot.tickets or slot.starting is not None]
-        self.dispatcher.forget(self.slots)
-        self.pool.give_up(unfit)
-        for slot in self.slots:
-            slot.respawn = self.pool.respawn
-            slot.handle.release.remote(self.run)
+        self.dispatcher.withdraw(self.traffic)
+        self.pool.leave(self.run, self.slots)
         self.data = self.rows_of_all = None
 
 

@@ -67,14 +67,21 @@ class Capacity:
 class Plan:
     """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all.
 
-    At most `lanes` of them work at a time: more than there are cores would only be in each other's way.
+    `room` is how many such actors would fit, for other runs' sake. At most `most_lanes` work at a time: more than there
+    are cores would only be in each other's way.
     """
 
     actors: int
     clients_per_actor: int
     num_cpus: float
     num_gpus: float
-    lanes: int
+    room: int
+    most_lanes: int
+
+    @property
+    def lanes(self) -> int:
+        """How many of its actors can work at a time."""
+        return min(self.actors, self.most_lanes)
 
     @property
     def packed(self) -> bool:
@@ -114,11 +121,11 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
             num_gpus = 0.25 if gpus else 0.0  # a few processes keep a GPU busy; each costs a context
         else:
             num_gpus = max(min(1.0, cluster.gpus_per_client * per_actor), cluster.gpus_per_client)
-        fit = min(room(cpus, num_cpus), room_on_gpus(capacity.gpus, num_gpus) if num_gpus else clients)
-        actors = min(-(-clients // per_actor), max(1, fit))
+        actors = min(-(-clients // per_actor), max(1, room_for_actors(num_cpus, num_gpus, capacity)))
     check_fit(actors, num_cpus, num_gpus, capacity)
-    lanes = actors if per_actor > 1 or num_gpus else min(actors, max(1, int(sum(cpus))))
-    return Plan(actors, per_actor, num_cpus, num_gpus, lanes)
+    fit = room_for_actors(num_cpus, num_gpus, capacity)
+    most_lanes = fit if per_actor > 1 or num_gpus else max(1, int(sum(cpus)))
+    return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes)
 
 
 def will_fork(cluster: Cluster) -> bool:
@@ -138,6 +145,12 @@ def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
 def room(wholes: Sequence[float], part: float) -> int:
     """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two."""
     return sum(math.floor(whole / part + 1e-9) for whole in wholes)
+
+
+def room_for_actors(num_cpus: float, num_gpus: float, capacity: Capacity) -> int:
+    """How many actors with such reservations fit."""
+    by_cpu = room(capacity.cpus, num_cpus)
+    return min(by_cpu, room_on_gpus(capacity.gpus, num_gpus)) if num_gpus else by_cpu
 
 
 def room_on_gpus(gpus: int, share: float) -> int:

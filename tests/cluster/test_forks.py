@@ -93,10 +93,17 @@ def test_without_a_nursery_the_shim_becomes_the_worker(tmp_path):
     assert (done.stdout, done.stderr) == ("['--id', '7']\n", "")
 
 
-def test_a_lost_worker_takes_no_other_with_it(session):
+def pids(session, dataset):
+    """The processes of two actors, as a run would have them that ends at once."""
+    planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, room=2, most_lanes=2)
+    slots, _ = session.pool.claim("a run", planned, dataset)
+    session.pool.leave("a run", slots)
+    return [slot.where["pid"] for slot in slots]
+
+
+def test_a_lost_worker_takes_no_other_with_it(session, dataset):
     """Ray ends the process group of a worker that it lost."""
-    slots = session.pool.provide(Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2))
-    lost, other = (psutil.Process(slot.where["pid"]) for slot in slots)
+    lost, other = (psutil.Process(pid) for pid in pids(session, dataset))
     nursery = psutil.Process(lost.ppid())
     assert nursery.ppid() == fork_server().process.pid
     os.kill(lost.pid, signal.SIGKILL)
@@ -114,9 +121,8 @@ def test_forking_is_refused_where_it_cannot_be():
         will_fork(Cluster(forked=True, address="auto"))
 
 
-def test_a_shim_that_dies_or_talks_nonsense_does_no_harm(session):
-    planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2)
-    nursery = psutil.Process(psutil.Process(session.pool.provide(planned)[0].where["pid"]).ppid())
+def test_a_shim_that_dies_or_talks_nonsense_does_no_harm(session, dataset):
+    nursery = psutil.Process(psutil.Process(pids(session, dataset)[0]).ppid())
     path = session.pool.nursery.path
     for said in (None, b"nonsense"):
         with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as shim:
@@ -128,19 +134,18 @@ def test_a_shim_that_dies_or_talks_nonsense_does_no_harm(session):
         assert Path(path).exists()
     lost = session.pool.slots[0].where["pid"]
     os.kill(lost, signal.SIGKILL)
-    again = [psutil.Process(slot.where["pid"]) for slot in session.pool.provide(planned)]
+    again = [psutil.Process(pid) for pid in pids(session, dataset)]
     assert lost not in [process.pid for process in again]
     assert {process.ppid() for process in again} == {nursery.pid}  # it goes on forking
 
 
-def test_without_its_nursery_a_lost_actor_comes_back_as_a_plain_process(session):
+def test_without_its_nursery_a_lost_actor_comes_back_as_a_plain_process(session, dataset):
     """The last test here: the session forks no more after it."""
-    planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, lanes=2)
-    lost, other = (psutil.Process(slot.where["pid"]) for slot in session.pool.provide(planned))
+    lost, other = (psutil.Process(pid) for pid in pids(session, dataset))
     nursery = psutil.Process(lost.ppid())
     for process in (nursery, lost):
         process.kill()
-    again = {slot.where["pid"] for slot in session.pool.provide(planned)}
+    again = set(pids(session, dataset))
     assert other.pid in again
     assert lost.pid not in again
     (new,) = again - {other.pid}

@@ -38,7 +38,8 @@ def play(population, algorithm, recipe: Recipe, rounds=2, cohort=3):
     ):
         reports = [(r.client, r.num_examples, r.steps, r.train_loss, r.update_norm) for r in done.updates.reports]
         vectors = {name: vector.tobytes() for name, vector in done.state.items()}
-        bits.append((vectors, reports, population.evaluate(done.state)))
+        scores = [population.evaluate(done.state, split) for split in ("test", "validation")]
+        bits.append((vectors, reports, scores))
     return bits
 
 
@@ -205,8 +206,8 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
             retries.append(updates.retries)
             return updates
 
-        def evaluate(self, state):
-            return population.evaluate(state)
+        def evaluate(self, state, split="test"):
+            return population.evaluate(state, split)
 
     slow = Slow(lr=0.05, batch_size=8)
     undisturbed = play(InProcessPopulation(dataset, SHARDS, recipe, 2), slow, recipe)
@@ -306,16 +307,17 @@ def test_an_update_of_the_wrong_length_is_named(dataset):
         play(InProcessPopulation(dataset, SHARDS, recipe, 2), WrongLength(), recipe)
 
 
-def test_actors_that_do_not_come_up_in_time_are_given_up(session):
+def test_actors_that_do_not_come_up_in_time_are_given_up(session, dataset):
     planned = plan(Cluster(clients_per_actor=1), 3, session.capacity, Needs(0))
     pool = type(session.pool)(start_timeout=0.01)
     with pytest.raises(BadInputError, match=r"only 0 of 3 actors .* came up \(it did not answer in time\)"):
-        pool.provide(planned)
+        pool.claim("a run", planned, dataset)
+    assert not pool.slots
 
 
 def test_packed_clients_are_spread_over_all_actors(session, dataset):
     """Four clients on three actors: every actor is in the table."""
-    planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25, lanes=3)
+    planned = Plan(actors=3, clients_per_actor=2, num_cpus=0.5, num_gpus=0.25, room=4, most_lanes=4)
     population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
     rows = rows_of(population)
     assert len({row["actor"] for row in rows}) == 3

@@ -16,11 +16,11 @@ def planned(clients, capacity=LAPTOP, model_bytes=SMALL, **settings):
 
 
 def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
-    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0, lanes=2)
+    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0, room=10, most_lanes=2)
     assert not planned(100).packed
     assert planned(101, Capacity((2.0,), 0, 1e12)).packed  # it would take a minute to start them
     assert planned(60, forked=False).packed
-    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, lanes=2)
+    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, room=2, most_lanes=2)
 
 
 def test_auto_counts_the_model_too():
@@ -61,8 +61,8 @@ def test_a_share_always_fits_and_no_noticeably_larger_one_does(wholes, parts):
 
 
 def test_packing_makes_as_many_actors_as_fit():
-    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0, lanes=2)
-    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0, lanes=1)
+    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0, room=2, most_lanes=2)
+    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0, room=2, most_lanes=2)
     assert planned(100, clients_per_actor=10).actors == 2
     oversubscribed = planned(100, clients_per_actor=10, cpus_per_actor=0.25)
     assert oversubscribed.actors == oversubscribed.lanes == 8
