@@ -15,8 +15,9 @@ def main(argv: list[str]) -> int:
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
     watch = ConsoleWatch()
-    if line.grid:
-        watch.notice(f"only the base settings of {line.file} run; its [grid] is for python -m fedray.sweep {line.file}")
+    if line.sweep:
+        tables = " and ".join(f"[{name}]" for name in line.sweep)
+        watch.notice(f"only the base settings of {line.file} run; python -m fedray.sweep {line.file} runs its {tables}")
     try:
         run(experiment, watch)
     finally:

@@ -24,31 +24,60 @@ class Parser(argparse.ArgumentParser):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What a command line said: the file, its nested settings with the overrides in place, its grid, and the flags."""
+    """What a command line said: the file, its nested settings with the overrides in place, and the rest.
+
+    `sweep` is what the file says of a sweep (`read_toml`); `flags`, `values` and `lists` are the program's own options,
+    those of the last two only where they were given.
+    """
 
     file: Path | None
     tree: dict[str, Any]
-    grid: dict[str, Any]
+    sweep: dict[str, Any]
     overrides: dict[str, str]
     flags: dict[str, bool]
+    values: dict[str, str]
+    lists: dict[str, list[str]]
+
+
+Labelled = Mapping[str, tuple[str, str]]
+"""Options with a value, by name: what stands for the value in --help, and the help."""
 
 
 def read_command_line(
-    argv: Sequence[str], program: str, description: str, flags: Mapping[str, str] | None = None
+    argv: Sequence[str],
+    program: str,
+    description: str,
+    flags: Mapping[str, str] | None = None,
+    values: Labelled | None = None,
+    lists: Labelled | None = None,
 ) -> CommandLine:
-    """Parse `argv`; `flags` are further options without a value, and their help. Prints --help and exits."""
-    flags = flags or {}
-    parser = build_parser(program, description, flags)
-    values, extra = parser.parse_known_args(argv)
-    given = vars(values)
+    """Parse `argv`; prints --help and exits.
+
+    The program's own options are `flags` without a value, and their help, `values` with one, and `lists` with one or
+    more words, which may be given repeatedly.
+    """
+    flags, values, lists = flags or {}, values or {}, lists or {}
+    parser = build_parser(program, description, flags, values, lists)
+    known, extra = parser.parse_known_args(argv)
+    given = vars(known)
     file, raised = given.pop("file"), {name: given.pop(name) for name in flags}
+    said = {name: given.pop(name) for name in values if name in given}
+    words = {name: given.pop(name) for name in lists if name in given}
     if wrong := next((word for word in extra if word.startswith("-")), None):
-        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *flags]))
-    if extra:
-        raise BadInputError(f"one settings file at a time, not {extra[0]!r} as well")
-    tree, grid = read_toml(file) if file else ({}, {})
+        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *flags, *values, *lists]))
+    # A file after the words of a list is taken for one of them.
+    late = [word for name in words for word in words[name] if is_file(word)]
+    words = {name: [word for word in words[name] if not is_file(word)] for name in words}
+    files = [*([file] if file else []), *map(Path, late), *map(Path, extra)]
+    if len(files) > 1:
+        raise BadInputError(f"one settings file at a time, not {str(files[1])!r} as well")
+    tree, sweep = read_toml(files[0]) if files else ({}, {})
     override(tree, given)
-    return CommandLine(file, tree, grid, given, raised)
+    return CommandLine(files[0] if files else None, tree, sweep, given, raised, said, words)
+
+
+def is_file(word: str) -> bool:
+    return word.endswith(".toml") and "=" not in word
 
 
 def options() -> dict[str, tuple[str, Any]]:
@@ -65,7 +94,7 @@ def options() -> dict[str, tuple[str, Any]]:
     return found
 
 
-def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Parser:
+def build_parser(program: str, description: str, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> Parser:
     parser = Parser(
         prog=program,
         description=description,
@@ -79,6 +108,10 @@ def build_parser(program: str, description: str, flags: Mapping[str, str]) -> Pa
     )
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=text)
+    for name, (label, text) in values.items():
+        parser.add_argument(f"--{name}", metavar=label, dest=name, help=text)
+    for name, (label, text) in lists.items():
+        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=text)
     groups: dict[str, Any] = {}
     for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
         if title not in groups:

@@ -18,7 +18,6 @@ class ConsoleWatch(Watch):
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
-        self.label = ""  # what tells this run of a sweep apart
         self.progress: Progress | None = None
         self.task: Any = None
         self.began = 0.0
@@ -28,6 +27,13 @@ class ConsoleWatch(Watch):
         self.console.print(f"{label:<10}{text}", markup=False)
 
     def prepare(self, job: Job) -> None:
+        self.say_setting(job)
+        self.say("run", f"{job.run} in {job.folder}/")
+        if job.experiment.cluster.backend == "ray":
+            self.say("actors", "starting")
+
+    def say_setting(self, job: Job) -> None:
+        """The data, and how clients share them."""
         e = job.experiment
         sizes = sorted(len(shard) for shard in job.shards)
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
@@ -35,9 +41,6 @@ class ConsoleWatch(Watch):
         self.say(
             "clients", f"{e.clients}, {e.partition.name} shards of {spread} images; {e.cohort} take part in a round"
         )
-        self.say("run", f"{job.run} in {job.folder}/")
-        if e.cluster.backend == "ray":
-            self.say("actors", "starting")
 
     def begin(self, job: Job, where: str) -> None:
         self.say_model(job)
@@ -60,7 +63,7 @@ class ConsoleWatch(Watch):
         t, rounds = row["round"], job.experiment.rounds
         self.first = self.first or t
         pace = (time.perf_counter() - self.began) / (t - self.first + 1)
-        line = f"{self.label}round {t:>{len(str(rounds))}}/{rounds}"
+        line = f"round {t:>{len(str(rounds))}}/{rounds}"
         if row["test_accuracy"] is not None:
             line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
         if row["client_accuracy"] is not None:
@@ -68,7 +71,7 @@ class ConsoleWatch(Watch):
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
-        elif not self.label:
+        else:
             line += f"  train loss {row['train_loss']:.4f}  {row['seconds']:.2f} s"
             self.console.print(line + left, markup=False)
 
@@ -100,37 +103,6 @@ class ConsoleWatch(Watch):
         self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
         if job.model.exists():
             self.say("model", str(job.model))
-
-
-class SweepWatch(ConsoleWatch):
-    """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.shown = False
-
-    def prepare(self, job: Job) -> None:
-        if not self.shown:
-            super().prepare(job)
-
-    def begin(self, job: Job, where: str) -> None:
-        if not self.shown:
-            self.say_model(job)
-            self.say("actors", where)
-        self.shown = True
-        self.start_bar(job)
-
-    def end(self, job: Job, status: str, repeated: bool) -> None:
-        self.close()
-        output = job.experiment.output
-        row = results.load(output.name, output.root, job.run).runs.iloc[0]
-        said = []
-        if not math.isnan(row["final_test_accuracy"]):
-            said.append(f"accuracy {row['final_test_accuracy']:.4f}, best {row['best_test_accuracy']:.4f}")
-        if not math.isnan(row["final_client_accuracy"]):
-            said.append(f"clients {row['final_client_accuracy']:.4f}")
-        said.append(f"{row['rounds_done']} rounds in {row['seconds']:.1f} s")
-        self.console.print(f"{self.label}{status}: {', '.join(said)}", markup=False)
 
 
 def describe_data(job: Job) -> str:

@@ -11,3 +11,7 @@ class ClientError(RuntimeError):
 
 class LostActorError(RuntimeError):
     """The process of an actor died again and again under the same call; the message says which error Ray gave last."""
+
+
+class BusyError(BadInputError):
+    """Somebody else is at work on the same results."""

@@ -285,8 +285,11 @@ def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
             tree[section] = {key: value for key, value in tree[section].items() if f"{section}.{key}" not in gone}
 
 
-def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
-    """A settings file as nested settings and, by dotted name, the axes of its [grid]."""
+def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A settings file as nested settings and what it says of a sweep, for grid.py: "grid" and "search", as written.
+
+    "grid" is one table or a list of them, "search" is one; what the file does not have is absent.
+    """
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -296,11 +299,15 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, list[Any]]]:
         raise BadInputError(f"the settings file {path} cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise BadInputError(f"the settings file {path} is not TOML: {error}") from None
-    grid = tree.pop("grid", {})
-    if not isinstance(grid, dict):
-        raise BadInputError(f"[grid] in {path} must be a table of lists")
+    sweep: dict[str, Any] = {name: tree.pop(name) for name in ("grid", "search") if name in tree}
+    grid = sweep.get("grid", {})
+    tables = grid if isinstance(grid, list) and grid else [grid]
+    if not all(isinstance(table, dict) for table in tables):
+        raise BadInputError(f"[grid] in {path} must be a table of lists, or several, each under [[grid]]")
+    if not isinstance(sweep.get("search", {}), dict):
+        raise BadInputError(f"[search] in {path} must be one table")
     set_default_name(tree, path.stem)
-    return tree, dict(flatten(grid))
+    return tree, sweep
 
 
 def set_default_name(tree: dict[str, Any], name: str) -> None:

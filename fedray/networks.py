@@ -1,5 +1,6 @@
 """The networks behind the names in models.py, how one is built from a seed, and what the driver is told of it."""
 
+import threading
 from collections.abc import Callable
 from math import prod
 
@@ -61,12 +62,15 @@ BUILDERS: dict[str, Callable[[Shape, int], nn.Module]] = {
 }
 
 
+ONE_AT_A_TIME = threading.Lock()  # torch has one generator, also for the runs of a sweep that begin at once
+
+
 def build(model: Model, shape: Shape, classes: int, seed: int) -> nn.Module:
     """The module with torch's default initialisation, the same for the same seed; torch's own generator is left alone.
 
     `shape` is (channels, height, width) of one image.
     """
-    with torch.random.fork_rng(devices=[]):
+    with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "model"))
         module = BUILDERS[model.name](shape, classes)
         return with_projection(module, model.projection) if model.projection else module

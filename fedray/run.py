@@ -12,7 +12,7 @@ import numpy as np
 
 from fedray import checkpoint, results
 from fedray.cluster.resources import Cluster, Plan, plan
-from fedray.errors import BadInputError
+from fedray.errors import BusyError
 from fedray.experiment import Evaluation, Experiment
 from fedray.job import Job
 from fedray.recorder import Recorder
@@ -44,10 +44,16 @@ class Watch:
         """The run came to its final status now, or had come to it before."""
 
 
-def run(experiment: Experiment, watch: Watch | None = None, session: "Session | None" = None) -> Results:
+def run(
+    experiment: Experiment,
+    watch: Watch | None = None,
+    session: "Session | None" = None,
+    until: int | None = None,
+) -> Results:
     """Run an experiment, or what is left of it, and return the tables of this run alone.
 
-    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down.
+    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down. After round `until`
+    it is left as if interrupted, to be continued.
     Raises BadInputError before anything is on disk, ClientError when the clients' code fails.
     """
     job, watch = Job(experiment), watch or Watch()
@@ -67,7 +73,7 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
         past, recorder = open_past(job)
         with recorder.locked():
             if job.ended:
-                raise BadInputError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
+                raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
             with population(job, session) as (clients, where, device):
                 watch.begin(job, where)
                 bfloat16 = job.experiment.model.precision == "bfloat16" and device == "cpu"
@@ -75,7 +81,7 @@ def run(experiment: Experiment, watch: Watch | None = None, session: "Session | 
                     watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
                 if past:
                     watch.notice(past.notice)
-                status = play(job, clients, device, recorder, past, watch)
+                status = play(job, clients, device, recorder, past, watch, until)
     watch.end(job, status, repeated=False)
     return results.load(output.name, output.root, job.run)
 
@@ -129,8 +135,16 @@ def describe(planned: Plan, clients: int, session: "Session") -> str:
     return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each{plain}"
 
 
-def play(job: Job, clients: Population, device: str, recorder: Recorder, past: Past | None, watch: Watch) -> str:
-    """Play the rounds that are left, record each, and return the run's final status."""
+def play(
+    job: Job,
+    clients: Population,
+    device: str,
+    recorder: Recorder,
+    past: Past | None,
+    watch: Watch,
+    until: int | None = None,
+) -> str:
+    """Play the rounds that are left, or those up to `until`, record each, and return the run's status."""
     e, output = job.experiment, job.experiment.output
     state, t = (past.state, past.t) if past else (e.algorithm.init(*job.vectors), 0)
     for client, memory in past.memories if past else ():
@@ -142,7 +156,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     judged = judged_by(e)
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
-        left = range(t + 1, e.rounds + 1) if status is None else ()
+        left = range(t + 1, min(e.rounds, until or e.rounds) + 1) if status is None else ()
         settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
@@ -158,7 +172,7 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
             status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
             if status:
                 break
-            if t % output.checkpoint_every == 0:
+            if t % output.checkpoint_every == 0 or t == until:
                 save(job, state, t, clients)
                 saved = t
     except KeyboardInterrupt:
@@ -169,12 +183,16 @@ def play(job: Job, clients: Population, device: str, recorder: Recorder, past: P
     except Exception as error:
         recorder.finish("failed", error=str(error))
         raise
+    if status is None:
+        recorder.finish("interrupted")
+        return "interrupted"
     if output.save_model:
         tensors = job.blueprint.state_dict(state["params"], state["buffers"])
         checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
-    recorder.finish(status or "finished", model_fingerprint=fingerprint(state))
+    why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
+    recorder.finish(status, why, model_fingerprint=fingerprint(state))
     job.checkpoint.unlink(missing_ok=True)
-    return status or "finished"
+    return status
 
 
 def judged_by(e: Experiment) -> str:
@@ -205,8 +223,7 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
     if not rounds:
         return None
     last, scores = rounds[-1], {row["round"]: row[judged] for row in rounds if row[judged] is not None}
-    numbers = (last["train_loss"], last["update_norm"], last["test_loss"] or 0.0, last["client_loss"] or 0.0)
-    if not all(math.isfinite(number) for number in numbers):
+    if not_finite(last):
         return "diverged"
     if last["round"] in scores:
         if evaluation.target_accuracy and scores[last["round"]] >= evaluation.target_accuracy:
@@ -215,6 +232,17 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
         if evaluation.patience and last["round"] - best >= evaluation.patience:
             return "no_improvement"
     return "finished" if last["round"] >= planned else None
+
+
+def not_finite(row: Mapping[str, Any]) -> list[str]:
+    """The columns of a row of the rounds table that show a run to have diverged."""
+    watched = ("train_loss", "update_norm", "test_loss", "validation_loss", "client_loss")
+    return [name for name in watched if row.get(name) is not None and not math.isfinite(row[name])]
+
+
+def describe_divergence(row: Mapping[str, Any]) -> str:
+    name = not_finite(row)[0]
+    return f"{name} = {row[name]} in round {row['round']}"
 
 
 def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:

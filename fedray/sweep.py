@@ -1,54 +1,139 @@
 """python -m fedray.sweep experiments/lr.toml      runs a grid of experiments; skips what is finished
 
-The product of the lists in the file's [grid], each axis the dotted name of a setting.
+Which runs there are, grid.py says. They share one Ray and its warm actors, some of them in flight at a time, and each
+ends in the same bits as alone. All that a sweep knows is in the tables of its runs, so that it can be killed at any
+moment and started again.
 """
 
-import itertools
 import math
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
-from statistics import mean, stdev
-from typing import Any
-
-from rich.table import Table
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fedray import results
-from fedray.cluster.resources import local_capacity, plan
-from fedray.command_line import CommandLine, options, read_command_line, report_errors
-from fedray.console import SweepWatch
-from fedray.errors import BadInputError, ClientError, LostActorError
-from fedray.experiment import Experiment, compose, flatten, nearest, override
+from fedray.cluster.resources import Plan, local_capacity, plan, runs_at_once
+from fedray.command_line import CommandLine, read_command_line, report_errors
+from fedray.errors import BadInputError, BusyError, ClientError, LostActorError
+from fedray.estimate import known_runs, outlook
+from fedray.experiment import Experiment, compose, flatten, override
+from fedray.grid import Point, points, varying
+from fedray.halving import configuration, read_rungs, score, worse_half
+from fedray.in_flight import play_all
 from fedray.job import Job
+from fedray.lock import hold
+from fedray.recorder import keep_file, mark
 from fedray.run import open_past, run, shared_session
+from fedray.summary import summary
+from fedray.sweep_watch import SweepWatch
+
+if TYPE_CHECKING:
+    from fedray.cluster.start import Session
 
 PROGRAM = "python -m fedray.sweep"
-FLAGS = {"dry-run": "print each run as the command that reproduces it alone, and run nothing"}
+DESCRIPTION = (
+    "Run a grid of experiments, or what is left of it. The exit status is 0 when every run came to a good end, 1 when "
+    "some failed, 3 when some diverged, 2 for bad input."
+)
+FLAGS = {
+    "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
+    "retry-failed": "run those again that failed before",
+    "yes": "start more than 10,000 runs",
+}
+VALUES = {
+    "max-concurrent": (
+        "N",
+        "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
+    ),
+    "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
+    "target": ("ACCURACY", "the table's target, a fraction (default: 90 %% of the best, in whole percent)"),
+}
+LISTS = {
+    "grid": (
+        "SETTING=VALUES",
+        "further axes of the grid, or other values of its own: algorithm.lr=0.01,0.1 seed=0..4",
+    )
+}
 
-Point = dict[str, Any]
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs, each once, in order, with what tells them apart; and how they are to be run."""
+
+    file: Path
+    jobs: tuple[Job, ...]
+    labels: Mapping[str, str]
+    axes: tuple[str, ...]
+    rungs: tuple[int, ...]
+    retry_failed: bool
+
+    @property
+    def left(self) -> list[Job]:
+        """The runs that have not ended, but for those that failed, unless they are to be tried again."""
+        return [job for job in self.jobs if job.status not in done(self.retry_failed)]
 
 
-def points(grid: Mapping[str, Any]) -> list[Point]:
-    """The product of the grid's lists, the last axis fastest."""
-    for name, values in grid.items():
-        if name not in options():
-            raise BadInputError(f"grid axis {name!r} is no setting{nearest(name, options())}")
-        if not isinstance(values, list) or not values:
-            raise BadInputError(f"grid axis {name} must be a list with at least one value, not {values!r}")
-        if name.partition(".")[0] in ("cluster", "output"):
-            raise BadInputError(f"{name} cannot be a grid axis: it changes no result, so its runs would be the same")
-    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+def done(retry_failed: bool) -> tuple[str, ...]:
+    """The statuses of runs that are not to be played."""
+    return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, "failed")
+
+
+def main(argv: list[str]) -> int:
+    line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
+    composed = experiments(line)
+    target = read_fraction("target", line.values.get("target"))
+    rungs = read_rungs(line.values["halve"], [e for _, e in composed]) if "halve" in line.values else []
+    most = read_count("max-concurrent", line.values.get("max-concurrent"))
+    if line.flags["dry-run"]:
+        for point, _ in composed:
+            print(command(line, point))
+        print(f"# {look_ahead([experiment for _, experiment in composed], line.flags['retry-failed'])}")
+        return 0
+    members = [(Job(experiment), point) for point, experiment in composed]
+    jobs = {job.run: job for job, _ in reversed(members)}  # points that only differ in what is worked out are one run
+    sweep = Sweep(
+        line.file or Path(),
+        tuple(reversed(jobs.values())),
+        {job.run: " ".join(f"{name}={value}" for name, value in point.items()) for job, point in reversed(members)},
+        tuple(name for name in varying([point for point, _ in composed]) if name != "seed"),
+        tuple(rungs),
+        line.flags["retry-failed"],
+    )
+    folder = sweep.jobs[0].folder
+    results.check_version(folder.parent, folder.name)
+    watch = SweepWatch(sweep.jobs, sweep.labels)
+    watch.say("sweep", describe(sweep))
+    left = sweep.left
+    plans = {job.run: check(job.experiment, most) for job in left}
+    if left:
+        busy = (
+            f"another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
+        )
+        with hold(folder / ".sweep.lock", busy):
+            try:
+                play_sweep(sweep, plans, watch)
+            finally:
+                watch.close()
+    for job in sweep.jobs:
+        if job.ended:
+            job.tidy()
+    found = results.load(folder.name, folder.parent)
+    watch.print_wide(summary(found, [job.run for job in sweep.jobs], sweep.axes, target))
+    watch.say("results", f"{folder}/, for a page of them python -m fedray.report {folder}")
+    return exit_status([job.status for job in sweep.jobs])
 
 
 def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
     """Every experiment of the grid, all validated; a value given on the command line replaces its axis."""
     if not line.file:
         raise BadInputError(f"name a settings file with a [grid], as in {PROGRAM} experiments/lr.toml")
-    if not line.grid:
+    if not (line.sweep or line.lists):
         raise BadInputError(f"{line.file} has no [grid]; python -m fedray {line.file} runs it")
     composed = []
-    for point in points({name: values for name, values in line.grid.items() if name not in line.overrides}):
+    for point in points(line):
         tree = copy_tree(line.tree)
         override(tree, point)
         composed.append((point, compose(tree)))
@@ -59,6 +144,24 @@ def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
     return {key: copy_tree(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
 
 
+def read_count(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
+    return int(text)
+
+
+def read_fraction(name: str, text: str | None) -> float | None:
+    try:
+        fraction = None if text is None else float(text)
+    except ValueError:
+        fraction = -1.0
+    if fraction is not None and not 0 < fraction <= 1:
+        raise BadInputError(f"--{name} {text} must be a fraction between 0 and 1, as 0.5 is for 50 %")
+    return fraction
+
+
 def command(line: CommandLine, point: Point) -> str:
     """The command that makes this run alone."""
     words = ["python", "-m", "fedray", str(line.file)]
@@ -67,101 +170,120 @@ def command(line: CommandLine, point: Point) -> str:
     return shlex.join(words)
 
 
-def main(argv: list[str]) -> int:
-    line = read_command_line(argv, PROGRAM, "Run a grid of experiments, or what is left of it.", FLAGS)
-    composed = experiments(line)
-    if line.flags["dry-run"]:
-        for point, _ in composed:
-            print(command(line, point))
-        return 0
-    watch = SweepWatch()
-    jobs = [Job(experiment) for _, experiment in composed]
-    ended = [job.ended for job in jobs]
-    watch.say("sweep", f"{len(jobs)} runs in {jobs[0].folder}/, {sum(ended)} of them finished before")
-    for job, end in zip(jobs, ended, strict=True):
-        if not end:
-            check(job.experiment)
-    failed = 0
+def look_ahead(experiments: Sequence[Experiment], retry_failed: bool) -> str:
+    """How many of the runs are left and how long they take, as far as that can be known without their data."""
     try:
-        with nullcontext() if all(ended) else shared_session(jobs[0].experiment.cluster) as session:
-            for number, (job, (point, _)) in enumerate(zip(jobs, composed, strict=True), start=1):
-                if job.ended:
-                    job.tidy()
-                    continue
-                varied = " ".join(f"{name}={value}" for name, value in point.items())
-                watch.label = f"run {number}/{len(jobs)}  {varied}  "
-                failed += not completed(job.experiment, watch, session)
-    finally:
-        watch.close()
-    table = summary(jobs, [name for name in line.grid if name not in (*line.overrides, "seed")])
-    if not watch.console.is_terminal:
-        watch.console.width = 200  # a file has no edge to wrap at
-    watch.console.print(table)
-    watch.say("results", f"{jobs[0].folder}/")
-    return 1 if failed else 0
+        jobs = {job.run: job for job in map(Job, experiments)}
+        known = known_runs(experiments[0].output.root, experiments[0].output.name)
+        left = [job for job in jobs.values() if job.status not in done(retry_failed)]
+    except BadInputError as error:
+        return f"{len(experiments):,} runs; how long they take cannot be said: {' '.join(str(error).split())}"
+    played = {run.run: run.rounds for run in known}
+    rounds = [
+        (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
+    ]
+    return outlook(len(jobs), rounds, known)
 
 
-def check(experiment: Experiment) -> None:
-    """Make every check of a run that has not ended, as BadInputError; nothing is on disk or started yet."""
+def describe(sweep: Sweep) -> str:
+    """How many runs there are, and how many of them are not to be run."""
+    ended = sum(job.ended for job in sweep.jobs)
+    text = f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, {ended} of them finished before"
+    failed = len(sweep.jobs) - len(sweep.left) - ended
+    return text + (f", {failed} failed before (--retry-failed runs them again)" if failed else "")
+
+
+def check(experiment: Experiment, most: int | None) -> "tuple[Plan | None, int]":
+    """Make every check of a run that has not ended, as BadInputError; nothing is on disk or started yet.
+
+    Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
+    """
     job = Job(experiment)  # of its own: it holds the model and the shards only as long as it takes
     job.check_split()
     job.check_shards()
-    if experiment.cluster.backend == "ray" and experiment.cluster.address == "local":
-        plan(
-            experiment.cluster,
-            experiment.clients,
-            local_capacity(experiment.cluster, job.blueprint.torch.gpus),
-            job.needs,
-        )
     open_past(job)
+    if experiment.cluster.backend == "in-process":
+        if most and most > 1:
+            raise BadInputError(f"--max-concurrent {most} needs Ray; cluster.backend = in-process has one process")
+        return None, 1
+    if experiment.cluster.address != "local":
+        return None, most or 2
+    capacity = local_capacity(experiment.cluster, job.blueprint.torch.gpus)
+    planned = plan(experiment.cluster, experiment.clients, capacity, job.needs)
+    return planned, most or runs_at_once(planned, job.needs, capacity)
 
 
-def completed(experiment: Experiment, watch: SweepWatch, session: Any) -> bool:
-    """Whether the run came to its end; an error is shown, and the sweep goes on."""
+Plans = Mapping[str, "tuple[Plan | None, int]"]
+
+
+def play_sweep(sweep: Sweep, plans: Plans, watch: SweepWatch) -> None:
+    """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
+    with shared_session(sweep.jobs[0].experiment.cluster) as session:
+        keep_file(sweep.file, sweep.jobs[0].folder)
+        out: set[str] = set()
+        for rung in (*sweep.rungs, None):
+            alive = [job for job in sweep.left if configuration(job.experiment) not in out]
+            for jobs, most in together(alive, plans):
+                stop = session.pool.dispatcher.stop if session else lambda: None
+                play_all(jobs, lambda job: play(job, watch, session, rung), min(most, len(jobs)), stop)  # noqa: B023
+            if rung:
+                out |= halve(rung, sweep, out, watch)
+
+
+def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
+    """The runs that want the same reservations, in order, and how many of them may be in flight."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        planned, _ = plans[job.run]
+        groups.setdefault(planned and (planned.num_cpus, planned.num_gpus), []).append(job)
+    return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
+
+
+def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None) -> None:
+    """Play one run; whatever goes wrong is shown and recorded as its status, and the sweep goes on."""
     try:
-        run(experiment, watch, session)
-        return True
-    except (BadInputError, ClientError, LostActorError) as error:
-        watch.close()
-        print(f"{watch.label}failed\nfedray: {error}", file=sys.stderr)
-        return False
+        run(job.experiment, watch, session, until)
+    except BusyError as error:  # it is another's to record
+        watch.fail(job, str(error))
+    except Exception as error:
+        said = isinstance(error, BadInputError | ClientError | LostActorError)
+        why = str(error) if said else traceback.format_exc()
+        if job.status != "failed":  # it never came to its rounds
+            ready = Job(job.experiment)
+            output = job.experiment.output
+            mark(output.root, output.name, job.run, "failed", why, {**ready.grouping, **ready.run_row})
+        watch.fail(job, why)
 
 
-def summary(jobs: Sequence[Job], axes: Sequence[str]) -> Table:
-    """What varies, and the accuracies of the completed runs as mean and standard deviation over seeds."""
-    groups: dict[tuple[str, ...], list[Any]] = {}
-    for job in {job.run: job for job in jobs}.values():
-        settings = dict(flatten(job.experiment.settings()))
-        (row,) = results.load(job.folder.name, job.folder.parent, job.run).runs.to_dict("records") or [{}]
-        groups.setdefault(tuple(str(settings.get(axis)) for axis in axes), []).append(row)
-    table = Table(box=None, pad_edge=False)
-    shown = [name for name in ACCURACIES if any(is_number(row.get(name)) for rows in groups.values() for row in rows)]
-    for heading in (*axes, "runs", *(ACCURACIES[name] for name in shown), "rounds", "seconds"):
-        table.add_column(heading, justify="left" if heading in axes else "right")
-    for key, rows in groups.items():
-        done = [row for row in rows if row.get("status") in results.FINAL_STATUSES]
-        runs = str(len(rows)) if len(done) == len(rows) else f"{len(done)} of {len(rows)}"
-        spread = [mean_and_std([row[name] for row in done if is_number(row[name])]) for name in shown]
-        means = [f"{mean(row[name] for row in done):.4g}" if done else "" for name in ("rounds_done", "seconds")]
-        table.add_row(*key, runs, *spread, *means)
-    return table
+def halve(rung: int, sweep: Sweep, out: set[str], watch: SweepWatch) -> set[str]:
+    """The configurations that end at this rung; their runs are marked, and keep what they recorded."""
+    folder = sweep.jobs[0].folder
+    rounds = results.load(folder.name, folder.parent).rounds
+    by_run = {
+        str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")
+        for run, rows in rounds.groupby("run")
+    }
+    alive = [job for job in sweep.jobs if configuration(job.experiment) not in out]
+    scores: dict[str, list[float]] = {}
+    for job in alive:
+        judged = (
+            -math.inf if job.status in ("failed", "diverged") else score(job.experiment, by_run.get(job.run, []), rung)
+        )
+        scores.setdefault(configuration(job.experiment), []).append(judged)
+    losers = set(worse_half(scores))
+    for job in alive:
+        if configuration(job.experiment) in losers and job.status not in (*results.FINAL_STATUSES, "failed"):
+            why = f"--halve stopped it after round {rung}, being in the worse half of {len(scores)} configurations"
+            mark(folder.parent, folder.name, job.run, "halved", why, {})
+    watch.halve(rung, len(scores) - len(losers), [job for job in alive if configuration(job.experiment) in losers])
+    return losers
 
 
-ACCURACIES = {
-    "final_test_accuracy": "final accuracy",
-    "best_test_accuracy": "best accuracy",
-    "final_client_accuracy": "clients' accuracy",
-}
-
-
-def is_number(value: float | None) -> bool:
-    return value is not None and not math.isnan(value)
-
-
-def mean_and_std(values: Sequence[float]) -> str:
-    if not values:
-        return ""
-    return f"{mean(values):.4f}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+def exit_status(statuses: Sequence[str | None]) -> int:
+    """0 when all came to a good end, or were halved; 1 when some failed or are not done; 3 when some diverged."""
+    if any(status not in (*results.FINAL_STATUSES, "halved") for status in statuses):
+        return 1
+    return 3 if "diverged" in statuses else 0
 
 
 if __name__ == "__main__":

@@ -85,6 +85,7 @@ PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations")
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
+STATUSES = ("running", "interrupted", "failed", "halved", *FINAL_STATUSES)
 
 SCHEMAS: dict[str, pa.Schema] = {
     table: pa.schema(list(({"run": STRING, **GROUPING, **own} if table in PER_RUN else own).items()))

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +21,12 @@ import pytest
 from pandas.testing import assert_frame_equal
 from pydantic import ValidationError
 
+from fedray import __version__
 from fedray.errors import BadInputError
 from fedray.recorder import Output, Recorder, check_writable
-from fedray.results import FINAL_STATUSES, load, status
-from fedray.tables import GROUPING, OWN, PER_RUN, SCHEMAS, read_journal
+from fedray.results import FINAL_STATUSES, DamagedResultsWarning, Results, check_version, load, status
+from fedray.stored import read_journal
+from fedray.tables import GROUPING, OWN, PER_RUN, SCHEMAS
 
 SETTINGS = {"rounds": 100, "seed": 1, "algorithm": {"name": "fedavg", "lr": 0.1, "layers": [1, 2]}}
 RUN_ROW = {"settings": json.dumps(SETTINGS), "rounds_planned": 100, "partition_id": "p"}
@@ -248,12 +250,74 @@ def test_settings_become_dotted_columns_once(tmp_path: Path) -> None:
 
 
 def test_a_hundred_rounds_of_ten_clients_take_less_than_100_kb(tmp_path: Path) -> None:
-    made = recorder(tmp_path)
+    """All tables, with ids as long as Ray's and all settings; 62 kB of a real run, 67 kB here."""
+    from fedray.experiment import compose  # not above: each child that is killed would wait for it
+
+    chance = np.random.default_rng(0)
+    node, actors = chance.bytes(28).hex(), [chance.bytes(16).hex() for _ in range(16)]
+    places = [{"actor": actors[client % 16], "node": node} for client in range(100)]
+    words = {"settings": json.dumps(compose({}).settings()), "partition_id": "p", "rounds_planned": 100}
+    made = Recorder(tmp_path, "name", "fedavg-seed0-0123456789", grouping(), words)
+    made.start(
+        [
+            row | {"client": client} | place
+            for client, (row, place) in enumerate(zip(POPULATION * 5, places, strict=True))
+        ],
+        [{"client": i // 10, "label": i % 10, "label_name": "cat", "count": chance.integers(99)} for i in range(1000)],
+    )
     for t in range(1, 101):
-        made.round(*round_rows(t, cohort=10))
+        row, clients, _ = round_rows(t, cohort=10)
+        numbers = {name: chance.random() for name in OWN["rounds"] if name.startswith(("seconds", "validation"))}
+        ended = STARTED_AT + timedelta(seconds=10 * t + chance.random())
+        made.round(row | numbers | {"finished_at": ended}, [client | places[client["client"]] for client in clients])
     made.finish("finished")
-    sizes = [(tmp_path / "name" / table / "run.parquet").stat().st_size for table in ("rounds", "clients")]
-    assert sum(sizes) < 100_000
+    sizes = {path.parent.name: path.stat().st_size for path in (tmp_path / "name").glob("*/*.parquet")}
+    assert sizes.keys() == OWN.keys()
+    assert sum(sizes.values()) < 80_000
+
+
+def two_runs(root: Path) -> Results:
+    record(recorder(root, "a", alpha=None), range(1, 4)).finish("finished")
+    record(recorder(root, "b", alpha=0.5), range(1, 3)).finish("finished")
+    return load("name", root)
+
+
+def test_duckdb_reads_a_folder_with_its_types(tmp_path: Path) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    rounds = two_runs(tmp_path).rounds
+    for table, schema in SCHEMAS.items():
+        found = duckdb.sql(f"select * from '{tmp_path}/name/{table}/*.parquet'")
+        assert dict(zip(found.columns, map(str, found.types), strict=True)) == {
+            field.name: DUCKDB_TYPES[str(field.type)] for field in schema
+        }
+    query = f"select run, alpha, count(*), max(test_accuracy), max(epoch_ms(finished_at)) from '{tmp_path}/name/rounds/*.parquet' group by all order by run"
+    highest = rounds.groupby("run")["test_accuracy"].max()
+    ended = round(STARTED_AT.timestamp() * 1000)
+    assert duckdb.sql(query).fetchall() == [("a", None, 3, highest["a"], ended), ("b", 0.5, 2, highest["b"], ended)]
+
+
+DUCKDB_TYPES = {
+    "string": "VARCHAR",
+    "int32": "INTEGER",
+    "int64": "BIGINT",
+    "double": "DOUBLE",
+    "timestamp[ms, tz=UTC]": "TIMESTAMP WITH TIME ZONE",
+}
+
+
+def test_polars_reads_a_folder_with_its_types(tmp_path: Path) -> None:
+    pl = pytest.importorskip("polars")
+    rounds = two_runs(tmp_path).rounds
+    types = {"string": pl.String, "int32": pl.Int32, "int64": pl.Int64, "double": pl.Float64}
+    types["timestamp[ms, tz=UTC]"] = pl.Datetime("ms", "UTC")
+    for table, schema in SCHEMAS.items():
+        found = pl.read_parquet(tmp_path / "name" / table / "*.parquet")
+        assert dict(found.schema) == {field.name: types[str(field.type)] for field in schema}
+    found = pl.read_parquet(tmp_path / "name" / "rounds" / "*.parquet")
+    assert found["run"].to_list() == rounds["run"].tolist()
+    assert found["test_loss"].to_list() == rounds["test_loss"].tolist()
+    assert found["alpha"].to_list() == [None] * 3 + [0.5] * 2
+    assert found["finished_at"].to_list() == [STARTED_AT] * 5
 
 
 def test_parquet_waits_for_flush_seconds_but_load_does_not(tmp_path: Path) -> None:
@@ -319,12 +383,35 @@ def test_a_resume_drops_a_damaged_last_line_for_good(tmp_path: Path) -> None:
     assert_holds_rounds(tmp_path, 6)
 
 
-def test_damage_elsewhere_is_refused_by_name(tmp_path: Path) -> None:
-    record(recorder(tmp_path), range(1, 4))
+def test_a_journal_damaged_elsewhere_is_left_out_by_its_name(tmp_path: Path) -> None:
+    """What Parquet has of its run loads; a resume, which needs the journal, is refused."""
+    record(recorder(tmp_path), range(1, 4)).finish("interrupted")
+    record(recorder(tmp_path, "other"), range(1, 3))
     lines = journal_of(tmp_path).read_bytes().splitlines(keepends=True)
-    for damaged in range(3):
-        journal_of(tmp_path).write_bytes(b"".join([*lines[:damaged], b"{\n", *lines[damaged + 1 :]]))
-        with pytest.raises(BadInputError, match=r"journal .*run\.jsonl is damaged"):
+    wrong = lines[2].replace(b'"client":[', b'"client":["x",')
+    for damaged, line in ((0, b"{\n"), (1, b"{\n"), (2, b"{\n"), (1, b"[]\n"), (0, b"{}\n"), (2, wrong)):
+        journal_of(tmp_path).write_bytes(b"".join([*lines[:damaged], line, *lines[damaged + 1 :]]))
+        with pytest.warns(
+            DamagedResultsWarning, match=r"journal .*run\.jsonl is damaged: .*; it was left out"
+        ) as caught:
+            tables = load("name", tmp_path)
+        assert [(Path(warning.filename).name, warning.category) for warning in caught] == [
+            (Path(__file__).name, DamagedResultsWarning)
+        ]
+        assert tables.rounds.groupby("run").size().to_dict() == {"run": 3, "other": 2}
+        assert sorted(tables.runs["status"]) == ["interrupted", "running"]
+        if line != wrong:
+            with pytest.raises(BadInputError, match=r"journal .*run\.jsonl is damaged"):
+                recorder(tmp_path, keep=1)
+
+
+def test_a_journal_of_another_version_is_refused_by_its_name(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 4))
+    text = journal_of(tmp_path).read_text()
+    for there, then in (('"test_loss"', '"tost_loss"'), ('"best_round"', '"best_turn"'), ('"steps"', '"stops"')):
+        assert there in text
+        journal_of(tmp_path).write_text(text.replace(there, then))
+        with pytest.raises(BadInputError, match=r"run\.jsonl was written by another version"):
             load("name", tmp_path)
 
 
@@ -537,15 +624,93 @@ def test_status_is_cheap_and_never_guessed(tmp_path: Path) -> None:
         status(tmp_path, "name", "run")
 
 
-def test_damaged_and_foreign_parquet_is_refused_by_name(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [0, 7, -100, -1])
+@pytest.mark.parametrize("table", PER_RUN)
+def test_a_truncated_file_is_left_out_by_its_name_and_the_rest_loads(tmp_path: Path, table: str, size: int) -> None:
+    for run in "ab":
+        record(recorder(tmp_path, run), range(1, 3)).finish("finished")
+    whole = load("name", tmp_path)
+    path = tmp_path / "name" / table / "a.parquet"
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.warns(
+        DamagedResultsWarning, match=rf"{table}/a\.parquet cannot be read: .*; it was left out"
+    ) as caught:
+        found = load("name", tmp_path)
+    assert [Path(warning.filename).name for warning in caught] == [Path(__file__).name]
+    for each in OWN:
+        expected = getattr(whole, each)
+        if each == table:
+            expected = expected[expected["run"] == "b"].reset_index(drop=True)
+        assert_frame_equal(getattr(found, each), expected)
+    assert load("name", tmp_path, "b").runs["run"].tolist() == ["b"]
+    with pytest.warns(DamagedResultsWarning):
+        assert len(load("name", tmp_path, "a").runs) == (table != "runs")
+
+
+def test_a_damaged_row_of_a_running_run_is_made_up_for_by_its_journal(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 4))
+    (tmp_path / "name/runs/run.parquet").write_bytes(b"")
+    with pytest.warns(DamagedResultsWarning, match=r"runs/run\.parquet"):
+        tables = load("name", tmp_path)
+    assert (tables.runs["status"].item(), len(tables.rounds), len(tables.population)) == ("running", 3, 20)
+
+
+def test_a_damaged_partition_is_left_out_by_its_name(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 3)).finish("finished")
-    path = tmp_path / "name" / "clients" / "run.parquet"
-    pd.DataFrame({"run": ["run"]}).to_parquet(path)
-    with pytest.raises(BadInputError, match=r"clients/run\.parquet has other columns"):
+    (tmp_path / "name/partitions/p.parquet").write_bytes(b"PAR1")
+    for run in (None, "run"):
+        with pytest.warns(DamagedResultsWarning, match=r"partitions/p\.parquet"):
+            tables = load("name", tmp_path, run)
+        assert tables.partitions.empty
+        assert len(tables.rounds) == 2
+
+
+def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> bytes:
+    pq.write_table(change(pq.read_table(path, partitioning=None)), path)
+    return path.read_bytes()
+
+
+def test_results_of_another_version_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+    for run in "ab":
+        made = recorder(tmp_path, run)
+        record(made, range(1, 3)).finish("finished", fedray_version="0.0.7")
+    check_version(tmp_path, "name")
+    check_version(tmp_path, "absent")
+    sentence = (
+        rf"rounds/b\.parquet was written by version 0\.0\.7 of fedray .* this one, {__version__}, .* output\.name$"
+    )
+    path = tmp_path / "name" / "rounds" / "b.parquet"
+    before = rewrite(path, lambda table: table.drop_columns("test_loss"))
+    with pytest.raises(BadInputError, match=sentence):
         load("name", tmp_path)
-    path.write_bytes(b"")
-    with pytest.raises(BadInputError, match=r"clients/run\.parquet cannot be read"):
+    assert path.read_bytes() == before
+    rewrite(tmp_path / "name" / "rounds" / "a.parquet", lambda table: table.drop_columns("test_loss"))
+    with pytest.raises(BadInputError, match=r"rounds/[ab]\.parquet was written by version 0\.0\.7"):
+        check_version(tmp_path, "name")
+    rewrite(
+        tmp_path / "name" / "runs" / "b.parquet", lambda table: table.append_column("new", pa.nulls(1, pa.string()))
+    )
+    for refused in (lambda: status(tmp_path, "name", "b"), lambda: check_version(tmp_path, "name")):
+        with pytest.raises(BadInputError, match=r"runs/b\.parquet was written by version 0\.0\.7"):
+            refused()
+    assert status(tmp_path, "name", "a") == "finished"
+
+
+def test_other_columns_without_a_version_are_refused_too(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 3)).finish("finished", fedray_version=__version__)
+    pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "clients" / "run.parquet")
+    with pytest.raises(BadInputError, match=r"clients/run\.parquet was written by another version"):
         load("name", tmp_path)
+    pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "runs" / "run.parquet")
+    with pytest.raises(BadInputError, match=r"runs/run\.parquet was written by another version"):
+        check_version(tmp_path, "name")
+
+
+def test_a_check_of_the_version_passes_over_damage(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 3)).finish("finished")
+    path = tmp_path / "name" / "runs" / "run.parquet"
+    path.write_bytes(path.read_bytes()[:-5])
+    check_version(tmp_path, "name")
 
 
 def test_a_missing_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
@@ -586,7 +751,8 @@ def test_the_readme_documents_every_column_and_no_other() -> None:
         table: [(field.name, str(field.type).replace("double", "float64")) for field in schema]
         for table, schema in SCHEMAS.items()
     }
-    common = documented.pop("Grouping columns")
+    assert "best(" in sections["What people ask of results"]
+    common, _ = documented.pop("Grouping columns"), documented.pop("What people ask of results")
     assert documented.keys() == OWN.keys()
     for table in OWN:
         assert (common if table in PER_RUN else []) + documented[table] == columns[table]

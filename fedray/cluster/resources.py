@@ -128,6 +128,19 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes)
 
 
+RUNS_AT_ONCE = 3  # enough that one has work for every core while another is between rounds
+
+
+def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
+    """How many such runs to have in flight on the same actors: what keeps the cores busy, if memory holds them.
+
+    Each has a trainer in every actor, a few vectors in the driver, and its share of the object store.
+    """
+    each = (4 * plan.actors + 6) * needs.model + needs.object_store
+    fit = int(0.5 * capacity.memory / max(1, each))
+    return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))
+
+
 def will_fork(cluster: Cluster) -> bool:
     """Whether actors are to be forked; BadInputError where that was asked for and cannot be."""
     can = sys.platform == "linux" and cluster.address == "local"

@@ -1,0 +1,30 @@
+"""Several runs of a sweep at once, each in a thread of its own; their actors share the work (cluster/dispatch.py)."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Callable[[], None]) -> None:
+    """Call `play` with each item in turn, in at most `most` threads; with one, in this.
+
+    When this thread is interrupted, `stop` has the others raise KeyboardInterrupt wherever they wait, which they are
+    given the time to do. An exception of `play` is raised here, and no further call is made.
+    """
+    if most == 1:
+        for item in items:
+            play(item)
+        return
+    with ThreadPoolExecutor(most, thread_name_prefix="run") as threads:
+        calls = [threads.submit(play, item) for item in items]
+        try:
+            for call in calls:
+                while not call.done():
+                    wait([call], timeout=0.5)  # a signal that another thread was given wakes nobody here
+                call.result()
+        except BaseException:
+            stop()
+            threads.shutdown(cancel_futures=True)
+            raise

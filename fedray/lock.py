@@ -1,0 +1,50 @@
+"""One process at a time: a file that is locked as long as somebody is at work, and gone when nobody is."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from fedray.errors import BusyError
+
+
+@contextmanager
+def hold(path: Path, refusal: str) -> Iterator[None]:
+    """Hold the lock file `path` for the length of a `with`; BusyError where it is held, here or by another process.
+
+    Its sentence is `refusal`, with the process that holds the lock in place of `{process}`. The lock ends with the
+    process, however that ends. When the block raises, folders that were made for the lock alone go with it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path, refusal):
+        try:
+            yield
+        except BaseException:
+            path.unlink(missing_ok=True)
+            for folder in path.parents[:3]:
+                with suppress(OSError):
+                    folder.rmdir()
+            raise
+        path.unlink(missing_ok=True)
+
+
+def locked(path: Path, refusal: str) -> IO[str]:
+    """The lock file, open and locked, with this process's id in it."""
+    while True:
+        lock = path.open("a+")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            with lock:
+                lock.seek(0)
+                raise BusyError(refusal.format(process=f"process {lock.read() or 'unknown'}")) from None
+        with suppress(FileNotFoundError):
+            if os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
+                break
+        lock.close()  # the one who held it has removed it since it was opened here
+    lock.truncate(0)
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock

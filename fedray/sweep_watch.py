@@ -1,0 +1,148 @@
+"""What one sees of a sweep: live, the runs in flight, the best so far and the time left; elsewhere a line for each run.
+
+Runs report from threads of their own.
+"""
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedray import results
+from fedray.console import ConsoleWatch, clock
+from fedray.estimate import work
+from fedray.experiment import flatten
+from fedray.job import Job
+from fedray.run import judged_by
+
+WIDE = 200  # columns of a file, which has no edge to wrap at
+
+
+class SweepWatch(ConsoleWatch):
+    """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
+
+    def __init__(self, jobs: Sequence[Job], labels: Mapping[str, str]) -> None:
+        super().__init__()
+        self.labels, self.lock = labels, threading.RLock()
+        self.shown = ""  # the run whose set-up was shown
+        self.ended = sum(job.ended for job in jobs)
+        self.total = len(jobs)
+        self.running: dict[str, tuple[Job, Mapping[str, Any]]] = {}
+        self.best: tuple[float, str] | None = None
+        self.round_work = {job.run: work(dict(flatten(job.experiment.settings()))) for job in jobs if not job.ended}
+        self.left = {job.run: job.experiment.rounds for job in jobs if not job.ended}  # rounds
+        self.played = 0.0  # work of the rounds played since the start
+        self.began_at = time.monotonic()
+        self.live: Live | None = None
+
+    def prepare(self, job: Job) -> None:
+        with self.lock:
+            if not self.shown:
+                self.shown = job.run
+                self.say_setting(job)
+
+    def begin(self, job: Job, where: str) -> None:
+        with self.lock:
+            if self.shown == job.run:
+                self.say_model(job)
+                self.say("actors", where)
+                self.began_at = time.monotonic()
+            self.running[job.run] = job, {}
+            if self.console.is_terminal and not self.live:
+                self.live = Live(get_renderable=self.render, console=self.console, transient=True)
+                self.live.start()
+
+    def round(self, job: Job, row: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.running[job.run] = job, row
+            self.left[job.run] = job.experiment.rounds - row["round"]
+            self.played += self.round_work[job.run]
+
+    def notice(self, text: str) -> None:
+        self.say("note", text)
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        with self.lock:
+            self.running.pop(job.run, None)
+            if status == "interrupted":
+                return
+            self.count(job)
+            text = f"{status}: {self.sum_up(job)}"
+            self.console.print(f"{self.place()}{self.labels[job.run]}  {text}  {self.outlook()}", markup=False)
+
+    def fail(self, job: Job, why: str) -> None:
+        """A run failed, or is at work elsewhere."""
+        with self.lock:
+            self.running.pop(job.run, None)
+            self.count(job)
+            self.console.print(f"{self.place()}{self.labels[job.run]}  failed  {self.outlook()}", markup=False)
+            print(f"fedray: {why}", file=sys.stderr)
+
+    def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
+        """After round `rung` so many configurations were kept, and these runs stopped."""
+        with self.lock:
+            for job in stopped:
+                self.count(job)
+            self.say("halving", f"after round {rung} the better {kept} of the configurations go on")
+
+    def count(self, job: Job) -> None:
+        """A run is not played any more."""
+        if self.left.pop(job.run, None) is not None:
+            self.ended += 1
+
+    def sum_up(self, job: Job) -> str:
+        """How the run did; the best of all is kept."""
+        output = job.experiment.output
+        ended = results.load(output.name, output.root, job.run).runs.iloc[0]
+        if ended["status"] == "diverged":
+            return str(ended["error"])
+        said = []
+        if not math.isnan(ended["final_test_accuracy"]):
+            said.append(f"accuracy {ended['final_test_accuracy']:.4f}, best {ended['best_test_accuracy']:.4f}")
+        if not math.isnan(ended["final_client_accuracy"]):
+            said.append(f"clients {ended['final_client_accuracy']:.4f}")
+        reached = ended[f"final_{judged_by(job.experiment)}"]
+        if not math.isnan(reached) and (not self.best or reached > self.best[0]):
+            self.best = reached, self.labels[job.run]
+        return ", ".join([*said, f"{ended['rounds_done']} rounds in {ended['seconds']:.1f} s"])
+
+    def place(self) -> str:
+        return f"[{self.ended:>{len(str(self.total))}}/{self.total}] "
+
+    def outlook(self) -> str:
+        """The time left, in proportion to the work of the rounds left."""
+        left = sum(rounds * self.round_work[run] for run, rounds in self.left.items())
+        if not self.played or not left:
+            return ""
+        return f"ETA {clock((time.monotonic() - self.began_at) * left / self.played)}"
+
+    def render(self) -> Group:
+        with self.lock:
+            counts = f"{self.ended} done, {len(self.running)} running, {len(self.left) - len(self.running)} left"
+            best = f"   best {self.best[0]:.4f} ({self.best[1]})" if self.best else ""
+            rows = Table.grid(padding=(0, 2))
+            for job, row in self.running.values():
+                t, rounds = row.get("round", 0), job.experiment.rounds
+                accuracy = row.get(judged_by(job.experiment))
+                said = "" if accuracy is None else f"accuracy {accuracy:.4f}"
+                bar = ProgressBar(total=rounds, completed=t, width=24)
+                rows.add_row(self.labels[job.run], f"round {t}/{rounds}", bar, said)
+            return Group(rows, Text(f"{self.total} runs: {counts}{best}   {self.outlook()}"))
+
+    def close(self) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+    def print_wide(self, table: Table) -> None:
+        if not self.console.is_terminal:
+            self.console.width = WIDE
+        self.console.print(table)
