@@ -17,13 +17,14 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
     Its sentence is `refusal`, with the process that holds the lock in place of `{process}`. The lock ends with the
     process, however that ends. When the block raises, folders that were made for the lock alone go with it.
     """
+    made = [folder for folder in path.parents if not folder.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
     with locked(path, refusal):
         try:
             yield
         except BaseException:
             path.unlink(missing_ok=True)
-            for folder in path.parents[:3]:
+            for folder in made:
                 with suppress(OSError):
                     folder.rmdir()
             raise
