@@ -58,6 +58,8 @@ def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
     )
     seconds = time.monotonic() - began
     assert (status, err) == (0, "")
+    kept = tmp_path / "results/quickstart/experiment.toml"
+    assert kept.read_text() == (ROOT / "experiments/quickstart.toml").read_text()
     lines = out.splitlines()
     assert lines[0].startswith("data      synthetic (generated), 50,000 training and 10,000 test images")
     assert any(line.startswith("actors    10 Ray actors, one for each client, ") for line in lines)
