@@ -1,0 +1,104 @@
+"""python -m fedray.report results/lr      writes one page about all runs there; --figures also SVG and PNG files"""
+
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+from fedray.atomic import replacing
+from fedray.command_line import Parser, report_errors
+from fedray.errors import BadInputError
+from fedray.results import DamagedResultsWarning, Results, load
+
+PROGRAM = "python -m fedray.report"
+
+
+def main(argv: list[str]) -> int:
+    parser = Parser(prog=PROGRAM, description="Write one page about all runs of some results.", allow_abbrev=False)
+    parser.add_argument("results", metavar="results/NAME", help="the folder of the results, or their name in results/")
+    parser.add_argument("--output", type=Path, metavar="PAGE.html", help="default: results/NAME/report.html")
+    parser.add_argument("--figures", action="store_true", help="write each figure as SVG and PNG too, for papers")
+    parser.add_argument("--target", metavar="0.5", help="accuracy to which rounds, seconds and bytes are counted")
+    given = parser.parse_args(argv)
+    target = read_target(given.target)
+    folder = folder_of(given.results)
+    results, damages = read(folder)
+    for damage in damages:
+        print(f"fedray: {damage}", file=sys.stderr)
+    page = given.output or folder / "report.html"
+    check_output(page)
+
+    from fedray.report.header import read_header
+    from fedray.report.page import render
+    from fedray.report.sections import all_sections
+    from fedray.report.study import make_study
+
+    study = make_study(folder.name, results, target)
+    sections = all_sections(study)
+    write(page, render(study, read_header(folder), sections, damages).encode())
+    print(page)
+    if given.figures:
+        for figure in (figure for section in sections for figure in section.figures):
+            for suffix, content in (("svg", figure.svg().encode()), ("png", figure.png())):
+                write(folder / "figures" / f"{figure.name}.{suffix}", content)
+                print(folder / "figures" / f"{figure.name}.{suffix}")
+    return 0
+
+
+def read_target(given: str | None) -> float | None:
+    if given is None:
+        return None
+    try:
+        target = float(given)
+    except ValueError:
+        target = -1.0
+    if not 0 < target <= 1:
+        raise BadInputError(f"--target {given} must be a number above 0 and at most 1, as 0.5 is for 50 %")
+    return target
+
+
+def folder_of(given: str) -> Path:
+    """The results' folder: a path, or a name in results/."""
+    path = Path(given)
+    if (path / "runs").is_dir() or len(path.parts) > 1:
+        return path.parent.resolve() / path.name if path.name == ".." else path
+    return Path("results") / path
+
+
+def read(folder: Path) -> tuple[Results, list[str]]:
+    """The results, and what is damaged in them; BadInputError where there is no run."""
+    place = folder.resolve()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", DamagedResultsWarning)
+        results = load(place.name, folder.parent if folder.name == place.name else place.parent)
+    for warning in caught:
+        if not issubclass(warning.category, DamagedResultsWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    damages = [str(warning.message) for warning in caught if issubclass(warning.category, DamagedResultsWarning)]
+    if results.runs.empty:
+        raise BadInputError(f"{folder} has no run to report on" + (f": {damages[0]}" if damages else ""))
+    return results, damages
+
+
+def check_output(page: Path) -> None:
+    """Say what is wrong with the place of the page before anything is drawn."""
+    if page.is_dir():
+        raise BadInputError(f"the page cannot be written to {page}: it is a folder")
+    try:
+        with tempfile.TemporaryFile(dir=page.parent):
+            pass
+    except OSError as error:
+        raise BadInputError(f"the page cannot be written to {page}: {error.strerror}") from None
+
+
+def write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(exist_ok=True)
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
+    except OSError as error:
+        raise BadInputError(f"{path} cannot be written: {error.strerror}") from None
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(lambda: main(sys.argv[1:])))

@@ -1,0 +1,147 @@
+"""The answer: which configuration is best, by how much, and the table of them all."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedray.errors import BadInputError
+from fedray.report.study import Study, way_to_target
+from fedray.report.wording import (
+    MEASURES,
+    count,
+    duration,
+    is_missing,
+    number,
+    percent,
+    short,
+    size,
+    value,
+)
+from fedray.results import compare
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the answer table: headings of one or two storeys, and a cell for each configuration."""
+
+    group: str
+    heading: str
+    cells: tuple[str, ...]
+    numeric: bool = True
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A number to see first."""
+
+    heading: str
+    number: str
+    note: str
+
+
+def columns(study: Study) -> list[Column]:
+    table = study.configurations
+    rows = table.to_dict("records")
+    axes = [Column("", short(name), tuple(value(row[name]) for row in rows), numeric=False) for name in study.axes]
+    if not axes:
+        axes = [Column("", "algorithm", tuple(row["label"] for row in rows), numeric=False)]
+    runs = Column("", "runs", tuple(counted(row) for row in rows))
+    ways = [Column("whole run", *cells(rows, heading, name, say)) for heading, name, say in WHOLE]
+    return [*axes, runs, *accuracies(study, rows), *to_target(study), *ways]
+
+
+WHOLE: tuple[tuple[str, str, Callable[..., str]], ...] = (
+    ("rounds", "rounds_done", number),
+    ("time", "seconds", duration),
+    ("sent", "bytes", size),
+)
+
+
+def cells(rows: list[dict[Any, Any]], heading: str, name: str, say: Callable[..., str]) -> tuple[str, tuple[str, ...]]:
+    return heading, tuple(say(row[f"{name}_mean"]) for row in rows)
+
+
+def counted(row: Mapping[Any, Any]) -> str:
+    return str(row["runs"]) if row["complete"] else f"{row['good']} of {row['runs']}"
+
+
+def accuracies(study: Study, rows: list[dict[Any, Any]]) -> list[Column]:
+    """Mean and standard deviation in percent: what decides first."""
+    shown = [
+        ("final", study.chosen_by),
+        *(("final", name) for name in MEASURES if name.endswith("accuracy")),
+        ("best", study.measure),
+    ]
+    found = []
+    for at, name in dict.fromkeys(shown):
+        means = study.configurations.get(f"{at}_{name}_mean")
+        if name is not None and means is not None and means.notna().any():
+            spread = tuple(percent(row[f"{at}_{name}_mean"], row[f"{at}_{name}_std"]) for row in rows)
+            found.append(Column(f"{at}, %", MEASURES[name], spread))
+    return found
+
+
+def to_target(study: Study) -> list[Column]:
+    """Rounds, time and bytes until the target; in how many runs, where not in all."""
+    way = way_to_target(study)
+    if way.empty or study.measure is None:
+        return []
+    rows = way.loc[study.keys].to_dict("records")
+    said: dict[str, Callable[[float], str]] = {"rounds": number, "seconds": duration, "bytes": size}
+    headings = {"rounds": "rounds", "seconds": "time", "bytes": "sent"}
+    group = f"to {percent_of(study.target)} {MEASURES[study.measure]}"
+    return [
+        Column(
+            group,
+            headings[name],
+            tuple(
+                (say(row[f"{name}_mean"]) or "never")
+                + (f" ({row['reached']:.0f} of {row['runs']:.0f})" if 0 < row["reached"] < row["runs"] else "")
+                for row in rows
+            ),
+        )
+        for name, say in said.items()
+    ]
+
+
+def percent_of(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:g} %"
+
+
+def tiles(study: Study) -> list[Tile]:
+    """The best configuration in a few numbers."""
+    best = study.configurations.iloc[0]
+    if study.measure is None or is_missing(best[f"final_{study.measure}_mean"]):
+        return []
+    accuracy = percent(best[f"final_{study.measure}_mean"], best[f"final_{study.measure}_std"])
+    of_seeds = f", mean and standard deviation of {best['good']} runs" if best["good"] > 1 else ""
+    name = f"{best['label']}{of_seeds}" if len(study.keys) > 1 or of_seeds else f"{best['label']}, last round"
+    found = [Tile(("best " if len(study.keys) > 1 else "") + f"final {MEASURES[study.measure]}", f"{accuracy} %", name)]
+    way = way_to_target(study)
+    if len(way) and (reached := way.loc[study.keys[:1]].to_dict("records")[0])["reached"]:
+        cost = f"{duration(reached['seconds_mean'])} and {size(reached['bytes_mean'])} sent"
+        found.append(Tile(f"to reach {percent_of(study.target)}", f"{number(reached['rounds_mean'])} rounds", cost))
+    seconds = study.results.runs["seconds"].sum()
+    found.append(Tile("time of all runs", duration(seconds), count(len(study.results.runs), "run")))
+    return found
+
+
+def lead(study: Study) -> str:
+    """How far the best is ahead of the second, over the same seeds; empty where that cannot be said."""
+    if len(study.keys) < 2 or study.measure is None or study.chosen_by is None:
+        return ""
+    first, second = study.configurations.iloc[0], study.configurations.iloc[1]
+    settings = [{name: None if is_missing(row[name]) else row[name] for name in study.axes} for row in (first, second)]
+    try:
+        found = compare(study.as_loaded, settings[0], settings[1], value=study.measure)
+    except BadInputError:  # no seed in common, or none that has ended
+        return ""
+    if is_missing(found.low):
+        return ""
+    names, points = (first["label"], second["label"]), 100 * found.difference
+    where = f"{abs(points):.1f} points {'ahead of' if points > 0 else 'behind'}" if round(points, 1) else "level with"
+    sure = " Zero is in it: these seeds do not tell which is better." if found.low <= 0 <= found.high else ""
+    return (
+        f"{names[0]} is {where} {names[1]} in final {MEASURES[study.measure]} (95 % interval of the difference "
+        f"{100 * found.low:.1f} to {100 * found.high:.1f}, paired over {found.pairs} seeds).{sure}"
+    )

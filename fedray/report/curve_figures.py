@@ -1,0 +1,137 @@
+"""Curves over rounds, seconds and bytes: the mean over seeds with its 95 % interval."""
+
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import numpy as np
+
+from fedray.report.figure import (
+    ROWS,
+    SHOWN,
+    Chart,
+    Figure,
+    Section,
+    focused,
+    lean,
+    legend_params,
+    series_colour,
+    series_dash,
+)
+from fedray.report.look import Look
+from fedray.report.study import Study
+from fedray.report.wording import MEASURES
+from fedray.results import curves
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+LONGEST, POINTS = 500, 8000
+"""Points of a curve and of a chart; longer curves are thinned out."""
+OVER: dict[str, tuple[str, dict[str, Any]]] = {
+    "round": ("round", {"format": ",d", "tickMinStep": 1}),
+    "seconds": ("seconds", {"format": ",~f"}),
+    "bytes": ("bytes sent, both ways", {"labelExpr": "format(datum.value, '~s') + 'B'"}),
+}
+"""What a curve is drawn over: its title, and its axis."""
+BANDS = 5
+"""With more curves than that, bands would only hide one another."""
+
+
+def curve_sections(study: Study) -> list[Section]:
+    """All curves that the results have."""
+    values = [name for name in MEASURES if study.results.rounds[name].notna().any()]
+    accuracies = [name for name in values if name.endswith("accuracy")]
+    accuracies.sort(key=lambda name: name != study.measure)  # what is compared comes first
+    losses = [name for name in values if name.endswith("loss")]
+    by_round = [*accuracies[:1], *losses, *accuracies[1:]]
+    figures = [curve_figure(study, name, "round", wide=name == study.measure) for name in by_round]
+    sections = [Section("Round by round", tuple(filter(None, figures)), explain_bands(study))]
+    if study.measure:
+        costs = [curve_figure(study, study.measure, over) for over in ("seconds", "bytes")]
+        note = "The same accuracy against what it cost."
+        sections.append(Section("Against time and traffic", tuple(filter(None, costs)), note))
+    return [section for section in sections if section.figures]
+
+
+def explain_bands(study: Study) -> str:
+    if not (study.configurations["runs"] > 1).any():
+        return ""
+    hidden = f", drawn while at most {BANDS} curves are on" if len(study.keys) > BANDS else ""
+    return f"Bands are 95 % intervals of the mean over seeds{hidden}."
+
+
+def curve_figure(study: Study, value: str, over: str, wide: bool = False) -> Figure | None:
+    """One chart, None where no point is finite."""
+    found = curves(study.results, by="series", value=value, over=over)
+    found = found[np.isfinite(found["mean"])].rename(columns={over: "x", "mean": "y"})
+    if found.empty:
+        return None
+    alone = found["low"].groupby(found["series"]).transform("count") < 2  # an interval of one point is no band
+    found[["low", "high"]] = found[["low", "high"]].mask(alone)
+    if value.endswith("accuracy"):
+        found = found.assign(low=found["low"].clip(0, 1), high=found["high"].clip(0, 1))
+    points = thinned(found[["series", "x", "y", "low", "high", "runs"]], len(study.keys))
+    seen = window(points) if value.endswith("loss") else None
+    return Figure(
+        name=f"{value.replace('_', '-')}-over-{over}s".replace("bytess", "bytes").replace("secondss", "seconds"),
+        title=f"{MEASURES[value].capitalize()} by {OVER[over][0]}",
+        rows=lean(points.to_dict("records")),
+        draw=lambda look: draw_curves(study, look, points, value, over, seen, 340 if wide else 250),
+        note=f"Values above {seen[1]:.3g} are cut off." if seen else "",
+        wide=wide,
+        over=OVER[over][0],
+        percent=value.endswith("accuracy"),
+    )
+
+
+def thinned(points: "pd.DataFrame", series: int) -> "pd.DataFrame":
+    """At most so many points of each curve, evenly chosen, its ends included."""
+    most = max(40, min(LONGEST, POINTS // series))
+    position = points.groupby("series").cumcount()
+    length = points.groupby("series")["x"].transform("size")
+    step = (length - 1).clip(lower=1) / (most - 1)
+    kept = (length <= most) | (np.floor(position / step) != np.floor((position - 1) / step)) | (position == length - 1)
+    return points[kept]
+
+
+def window(points: "pd.DataFrame") -> tuple[float, float] | None:
+    """The losses to look at where some runs blew up and would hide the others; None where none did."""
+    highest = points.groupby("series")["y"].max()
+    typical = float(np.quantile(highest, 0.5, method="lower"))
+    if not max(highest.max(), points["high"].max()) > 4 * typical > 0:
+        return None
+    lowest, top = float(points["y"].min()), float(highest[highest <= 2 * typical].max())
+    room = 0.05 * (top - lowest)
+    return max(0.0, lowest - room), top + room
+
+
+def draw_curves(
+    study: Study,
+    look: Look,
+    points: "pd.DataFrame",
+    value: str,
+    over: str,
+    seen: tuple[float, float] | None,
+    height: int,
+) -> Chart:
+    percent = value.endswith("accuracy")
+    scale = alt.Scale(zero=False) if seen is None else alt.Scale(domain=list(seen), nice=False)
+    axis = alt.Axis(format=".0%" if percent else ",~f", tickCount=6)
+    x_axis = alt.Axis(grid=False, tickCount=7, **OVER[over][1])
+    base = (
+        alt.Chart(ROWS)
+        .transform_filter(SHOWN)
+        .encode(
+            x=alt.X("x:Q", title=OVER[over][0], axis=x_axis, scale=alt.Scale(nice=False, zero=over != "round")),
+            color=series_colour(study, look),
+        )
+    )
+    y = alt.Y("y:Q", title=MEASURES[value], axis=axis, scale=scale)
+    few = points.groupby("series").size().max() <= 12
+    lines = base.mark_line(clip=True, strokeWidth=2, strokeJoin="round", point={"size": 22} if few else False)
+    layers = [lines.encode(y=y, strokeDash=series_dash(study, look), opacity=focused(0.12))]
+    if points["low"].notna().any():
+        band = base.transform_filter(f"isValid(datum.low) && length(shown) <= {BANDS}").mark_area(clip=True)
+        layers.insert(0, band.encode(y=y.copy(), y2="high:Q", opacity=focused(0.02, 0.16)))
+        layers[0].encoding.y = alt.Y("low:Q", title=MEASURES[value], axis=axis, scale=scale)
+    return alt.layer(*layers).add_params(*legend_params(study)).properties(height=height)

@@ -1,0 +1,128 @@
+"""A figure, what all figures are made of, and how one becomes a specification, an SVG or a PNG.
+
+A chart is drawn once in Vega-Lite; the look decides whether the page or a paper gets it.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import vl_convert
+
+from fedray.report.look import PAGE, PAPER, Look, dash
+from fedray.report.study import Study
+
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+"""The version of Vega-Lite that Altair writes, as vl_convert names it."""
+
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart of the report."""
+
+    name: str
+    """Of its files, and of its place on the page."""
+    title: str
+    rows: list[dict[str, Any]]
+    """Its data, ready for JSON."""
+    draw: Callable[[Look], Chart]
+    """Vega-Lite of `ROWS`, without a width."""
+    note: str = ""
+    """What one has to know to read it."""
+    wide: bool = False
+    follows: bool = True
+    """Whether the legend switches its series."""
+    over: str = ""
+    """Over what its curves are drawn, whose nearest point the page then shows; empty where it has none."""
+    percent: bool = False
+    """Whether its curves are fractions, to be written in percent."""
+
+    def specification(self, look: Look) -> dict[str, Any]:
+        """Vega-Lite for this look, whole."""
+        sizes = {"width": look.width, "autosize": {"type": "fit-x" if look.page else "pad", "contains": "padding"}}
+        specification: dict[str, Any] = self.draw(look).to_dict()
+        return specification | sizes | {"config": look.config(), "datasets": {"rows": self.rows}}
+
+    def vega(self) -> dict[str, Any]:
+        """The page's chart, compiled: nothing is left for the browser to decide or to warn about."""
+        compiled: dict[str, Any] = vl_convert.vegalite_to_vega(self.specification(PAGE), vl_version=VEGA_LITE)
+        return compiled
+
+    def svg(self) -> str:
+        return str(vl_convert.vegalite_to_svg(self.specification(PAPER), vl_version=VEGA_LITE))
+
+    def png(self) -> bytes:
+        """At twice the size, for print."""
+        return bytes(vl_convert.vegalite_to_png(self.specification(PAPER), vl_version=VEGA_LITE, scale=2))
+
+
+@dataclass(frozen=True)
+class Section:
+    """Figures under a heading."""
+
+    title: str
+    figures: tuple[Figure, ...]
+    note: str = ""
+
+
+ROWS = alt.NamedData("rows")
+"""A figure's rows as the data of its chart; they join the specification last, since Altair would validate each."""
+
+
+def lean(rows: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
+    """The rows for JSON: numbers with five digits, and null for what is not a number."""
+    return [{str(key): lean_value(value) for key, value in row.items()} for row in rows]
+
+
+def lean_value(value: Any) -> Any:
+    if isinstance(value, float):  # NumPy's float64 too
+        return float(f"{value:.5g}") if math.isfinite(value) else None
+    return value.item() if hasattr(value, "item") else value
+
+
+def mapped(labels: Mapping[str, str], datum: str = "datum.label") -> str:
+    """A Vega expression: the label of a key."""
+    return f"{json.dumps(labels)}[{datum}]"
+
+
+SHOWN = "indexof(shown, datum.series) >= 0"
+"""Only the series that the legend leaves on."""
+
+
+def legend_params(study: Study) -> tuple[alt.Parameter, alt.Parameter]:
+    """What the page's legend sets: the series that are on, and the one that stands out (empty: none)."""
+    return alt.param(name="shown", value=study.shown), alt.param(name="focus", value="")
+
+
+def focused(faint: float, plain: float = 1.0) -> Any:
+    """Full where no series stands out or this one does, otherwise faint."""
+    return alt.condition("focus == '' || datum.series == focus", alt.value(plain), alt.value(faint))
+
+
+def series_colour(study: Study, look: Look, legend: bool = True) -> alt.Color:
+    return alt.Color(
+        "series:N", scale=series_scale(study, look, look.colour), legend=series_legend(study, look, legend)
+    )
+
+
+def series_dash(study: Study, look: Look) -> alt.StrokeDash:
+    return alt.StrokeDash("series:N", scale=series_scale(study, look, dash), legend=series_legend(study, look))
+
+
+def series_scale(study: Study, look: Look, style: Callable[[int], Any]) -> alt.Scale:
+    keys = study.keys if look.page else study.shown
+    return alt.Scale(domain=keys, range=[style(study.keys.index(key)) for key in keys])
+
+
+def series_legend(study: Study, look: Look, legend: bool = True) -> alt.Legend | None:
+    """The legend of a paper's figure; the page has one for all of its own."""
+    if look.page or not legend or len(study.keys) == 1:
+        return None
+    left_out = len(study.keys) - len(study.shown)
+    title = f"the best {len(study.shown)} of {len(study.keys)}" if left_out else None
+    return alt.Legend(title=title, orient="right", labelExpr=mapped(study.labels), symbolType="stroke", symbolOpacity=1)

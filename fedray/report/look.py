@@ -1,0 +1,87 @@
+"""What charts look like: on the page, where CSS decides on light and dark, and on paper.
+
+The seven hues are Okabe and Ito's, made to be told apart with any kind of colour vision (Wong 2011, Nature Methods 8,
+441); beyond seven, lines differ in their dashes too. On the page a colour is the name of a CSS property.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [14, 4], [2, 5], [9, 2, 2, 2, 2, 2], [4, 7], [14, 3, 5, 3])
+PARTS = {
+    "train": "#0072b2",
+    "evaluate": "#56b4e9",
+    "aggregate": "#009e73",
+    "transfer": "#e69f00",
+    "idle": "#b4b4b4",
+    "record": "#cc79a7",
+}
+"""Where the time goes, in the order of the bars, and its colours."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The colours and the width of all charts of a page or of a paper."""
+
+    page: bool
+    width: int | str
+    colours: tuple[str, ...]
+    parts: tuple[str, ...]
+    ink: str
+    muted: str
+    grid: str
+    accent: str
+    """Of cells that show how much by their opacity."""
+    on_accent: str
+    font_size: int
+
+    def colour(self, position: int) -> str:
+        return self.colours[position % len(self.colours)]
+
+    def config(self) -> dict[str, Any]:
+        """Vega-Lite's config."""
+        text = {"labelColor": self.muted, "titleColor": self.ink, "titleFontWeight": "normal"}
+        sizes = {"labelFontSize": self.font_size, "titleFontSize": self.font_size}
+        axis = {"gridColor": self.grid, "domainColor": self.grid, "tickColor": self.grid, "titlePadding": 8}
+        return {
+            "background": None if self.page else "white",
+            "font": "system-ui, sans-serif" if self.page else "Helvetica, Arial, sans-serif",
+            "padding": 0 if self.page else 6,
+            "view": {"stroke": None},
+            "aria": False,  # a description of each chart stands beside it; one for each of its marks is noise
+            "axis": {**text, **sizes, **axis, "labelOverlap": True, "labelSeparation": 5},
+            "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
+            "legend": {**text, **sizes, "labelColor": self.ink, "labelLimit": 400, "symbolStrokeWidth": 2},
+        }
+
+
+def dash(position: int) -> list[int]:
+    """The dashes of a series: solid for as many as there are hues."""
+    return DASHES[position // len(OKABE_ITO) % len(DASHES)]
+
+
+PAGE = Look(
+    page=True,
+    width="container",
+    colours=tuple(f"var(--c{number})" for number in range(len(OKABE_ITO))),
+    parts=tuple(f"var(--part-{part})" for part in PARTS),
+    ink="var(--ink)",
+    muted="var(--muted)",
+    grid="var(--line)",
+    accent="var(--accent)",
+    on_accent="var(--on-accent)",
+    font_size=12,
+)
+PAPER = Look(
+    page=False,
+    width=440,
+    colours=OKABE_ITO,
+    parts=tuple(PARTS.values()),
+    ink="#000000",
+    muted="#333333",
+    grid="#dddddd",
+    accent="#0072b2",
+    on_accent="#ffffff",
+    font_size=12,
+)

@@ -1,0 +1,14 @@
+"""All figures of a report, in order."""
+
+from fedray.report.curve_figures import curve_sections
+from fedray.report.figure import Section
+from fedray.report.grid_figures import partition_section, setting_section
+from fedray.report.spread_figures import spread_section
+from fedray.report.study import Study
+from fedray.report.time_figure import time_section
+
+
+def all_sections(study: Study) -> list[Section]:
+    """Each section that these results have something for."""
+    makers = (curve_sections, setting_section, partition_section, spread_section, time_section)
+    return [section for make in makers for section in make(study)]

@@ -1,0 +1,174 @@
+"""The results seen as a comparison: its configurations, what tells them apart and how good each is."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fedray.comparison import COMPLETE
+from fedray.report import wording
+from fedray.results import Results, to_target_by, varied
+from fedray.summary import fitting_target
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACCURACIES = ("test_accuracy", "client_accuracy")
+AT_ONCE = 10
+"""So many curves are told apart in one chart."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Results by configuration: the runs that differ in nothing but their seed.
+
+    A configuration's key is `s00` for the best, `s01` for the next ...; `results.runs` has it in a column `series`, and
+    what the run sent in `bytes`.
+    """
+
+    name: str
+    results: Results
+    axes: tuple[str, ...]
+    """The settings that tell configurations apart, without those that others explain (FedProx's one mu)."""
+    varied: tuple[str, ...]
+    """All settings that differ."""
+    configurations: "pd.DataFrame"
+    """By key, best first: `label`, the axes, `runs`, `good` (how many came to an end without diverging), `complete`
+    (all did), and mean and std of the totals of the good runs, or, where there is none, of all."""
+    measure: str | None
+    """The column of `rounds` by which configurations are compared: the first accuracy that each of them has."""
+    chosen_by: str | None
+    """The column that orders them: the validation accuracy where there is one, otherwise `measure`."""
+    target: float | None
+    """Up to where rounds, seconds and bytes are counted."""
+
+    @property
+    def as_loaded(self) -> Results:
+        """The results without the columns that this study added to them."""
+        return dataclasses.replace(self.results, runs=self.results.runs.drop(columns=["series", "bytes"]))
+
+    @property
+    def keys(self) -> list[str]:
+        return list(self.configurations.index)
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return dict(self.configurations["label"])
+
+    @property
+    def shown(self) -> list[str]:
+        """The configurations that charts begin with: all, or the best where that would be too many to tell apart."""
+        return self.keys if len(self.keys) <= AT_ONCE + 2 else self.keys[:AT_ONCE]
+
+
+TOTALS = (
+    *(f"{at}_{name}" for at in ("final", "best") for name in ACCURACIES),
+    *("final_validation_accuracy", "final_test_loss", "rounds_done", "seconds", "bytes"),
+)
+
+
+def make_study(name: str, results: Results, target: float | None = None) -> Study:
+    """Put the runs into configurations, best first; `target` is a fraction, None for one that suits the results."""
+    differing = varied(results)
+    axes = telling(results.runs, differing)
+    runs = results.runs.assign(
+        series=numbered(results.runs, differing), bytes=results.runs["run"].map(bytes_of_runs(results))
+    )
+    measure = common_measure(runs)
+    chosen_by = "validation_accuracy" if all_have(runs, "validation_accuracy", measure) else measure
+    table = summed_up(runs, axes)
+    order = ["complete"] if chosen_by is None else ["complete", f"final_{chosen_by}_mean"]
+    table = table.sort_values(order, ascending=False, kind="stable", na_position="last")
+    keys = {number: f"s{rank:02d}" for rank, number in enumerate(table.index)}
+    table = table.rename(index=keys)
+    return Study(
+        name=name,
+        results=dataclasses.replace(results, runs=runs.assign(series=runs["series"].map(keys))),
+        axes=tuple(axes),
+        varied=tuple(differing),
+        configurations=table,
+        measure=measure,
+        chosen_by=chosen_by,
+        target=target or fitting_target(table[f"best_{measure}_mean"].max() if measure else None),
+    )
+
+
+def telling(runs: "pd.DataFrame", names: list[str]) -> list[str]:
+    """The names without those that only some runs have and whose value follows from the names before."""
+    kept: list[str] = []
+    for name in names:
+        splits = len(runs[[*kept, name]].drop_duplicates()) > (len(runs[kept].drop_duplicates()) if kept else 1)
+        if splits or runs[name].notna().all():
+            kept.append(name)
+    return kept
+
+
+def numbered(runs: "pd.DataFrame", names: list[str]) -> "pd.Series[int]":
+    """Each run's configuration as a number, in the settings' own order."""
+    if not names:
+        return runs["seed"] * 0
+    order = runs[names].sort_values(names, key=lambda column: column if column.dtype != object else column.map(str))
+    return runs.loc[order.index].groupby(names, dropna=False, sort=False).ngroup()
+
+
+def bytes_of_runs(results: Results) -> "pd.Series[float]":
+    """What a run sent, both ways."""
+    rounds = results.rounds
+    return (rounds["bytes_down"] + rounds["bytes_up"]).groupby(rounds["run"]).sum().astype(float)
+
+
+def common_measure(runs: "pd.DataFrame") -> str | None:
+    present = [name for name in ACCURACIES if runs[f"final_{name}"].notna().any()]
+    measured = runs[runs[[f"final_{name}" for name in ACCURACIES]].notna().any(axis="columns")]
+    return next((name for name in present if all_have(measured, name)), present[0] if present else None)
+
+
+def all_have(runs: "pd.DataFrame", name: str, where: str | None = None) -> bool:
+    """Whether each configuration, or each that has `where`, has a final value of `name` in some run."""
+    known = runs if where is None else runs[runs[f"final_{where}"].notna()]
+    return bool(len(known)) and bool(known[f"final_{name}"].notna().groupby(known["series"]).any().all())
+
+
+def summed_up(runs: "pd.DataFrame", axes: list[str]) -> "pd.DataFrame":
+    """`Study.configurations`, by the numbers in `series`."""
+    import pandas as pd
+
+    rows = {}
+    for number, group in runs.groupby("series"):
+        good = group[group["status"].isin(COMPLETE)]
+        totals = (good if len(good) else group)[list(TOTALS)].astype(float)
+        settings = {name: group[name].iloc[0] for name in axes}
+        rows[number] = {
+            "label": wording.label(settings) or group["algorithm"].iloc[0],
+            **settings,
+            "runs": len(group),
+            "good": len(good),
+            "complete": len(good) == len(group),
+            **{f"{name}_mean": totals[name].mean() for name in TOTALS},
+            **{f"{name}_std": totals[name].std() for name in TOTALS},
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def way_to_target(study: Study) -> "pd.DataFrame":
+    """By key, the columns of `to_target_by` over the good runs, or all where none is; empty without a target."""
+    import pandas as pd
+
+    if study.target is None or study.measure is None:
+        return pd.DataFrame()
+    runs = study.results.runs
+    counted = runs["status"].isin(COMPLETE) | (runs["series"].map(study.configurations["good"]) == 0)
+    results = dataclasses.replace(study.results, runs=runs[counted])
+    return to_target_by(results, study.target, by="series", value=study.measure).set_index("series")
+
+
+def is_numeric(column: "pd.Series[Any]") -> bool:
+    import pandas as pd
+
+    return bool(pd.api.types.is_numeric_dtype(column) and not pd.api.types.is_bool_dtype(column))
+
+
+def ordered(column: "pd.Series[Any]") -> list[Any]:
+    """The distinct values in order, nothing first."""
+    known = column.dropna().drop_duplicates()
+    known = known.sort_values(key=None if is_numeric(known) else lambda each: each.map(str))
+    return ([None] if column.isna().any() else []) + known.tolist()

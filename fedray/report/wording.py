@@ -1,0 +1,89 @@
+"""How numbers, settings and data sets are written in a report."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
+"""Settings whose value speaks for itself in a label."""
+
+MEASURES = {
+    "test_accuracy": "test accuracy",
+    "validation_accuracy": "validation accuracy",
+    "client_accuracy": "clients' accuracy",
+    "test_loss": "test loss",
+    "train_loss": "train loss",
+}
+
+
+def short(name: str) -> str:
+    """A setting's name without its section."""
+    return name.rpartition(".")[2].replace("_", " ")
+
+
+def value(given: Any) -> str:
+    """A setting's value as one would write it; nothing for none."""
+    if isinstance(given, (bool, np.bool_)):
+        return str(given).lower()
+    if isinstance(given, tuple):
+        return ", ".join(map(value, given))
+    if is_missing(given):
+        return ""
+    return f"{given:g}" if isinstance(given, float) else str(given)
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """What tells a configuration apart, without settings that have no value: `fedprox, lr 0.1, mu 0.01`."""
+    words = [value(given) if name in BARE else f"{short(name)} {value(given)}" for name, given in settings.items()]
+    return ", ".join(word for word, given in zip(words, settings.values(), strict=True) if not is_missing(given))
+
+
+def is_missing(given: Any) -> bool:
+    return given is None or (isinstance(given, float) and math.isnan(given))
+
+
+def percent(mean: float, std: float = math.nan) -> str:
+    """A fraction and its spread in percent, without the sign: `97.9 ± 0.3`."""
+    return "" if is_missing(mean) else f"{100 * mean:.1f}" + ("" if is_missing(std) else f" ± {100 * std:.1f}")
+
+
+def number(mean: float, std: float = math.nan) -> str:
+    """A mean and its spread with the digits that such a number deserves: `12.3 ± 0.6`, `1,204 ± 31`."""
+    if is_missing(mean):
+        return ""
+    digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if 0 < abs(mean) < 100 else 0
+    written = f"{mean:,.{min(digits, 4)}f}"
+    written = written if mean != round(mean) or not is_missing(std) else f"{mean:,.0f}"
+    return written + ("" if is_missing(std) else f" ± {std:,.{min(digits, 4)}f}")
+
+
+def duration(seconds: float) -> str:
+    """`0.84 s`, `12.3 s`, `4 min 10 s`, `2 h 5 min`."""
+    if is_missing(seconds):
+        return ""
+    if seconds < 100:
+        return f"{seconds:.3g} s"
+    minutes = round(seconds / 60)
+    return (
+        f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+    )
+
+
+def size(count: float) -> str:
+    """Bytes in decimal units: `24.8 MB`."""
+    if is_missing(count):
+        return ""
+    power = min(4, int(math.log10(count) // 3)) if count >= 1 else 0
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def enumerate_words(words: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
+
+
+def count(number: int, noun: str) -> str:
+    """`1 run`, `1,200 runs`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
