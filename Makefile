@@ -39,8 +39,8 @@ check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
-bench: $(INSTALLED)  ## measure speed and memory: seven minutes on a machine with nothing else to do
-	@for program in rounds start actors population large balance precision loading; do \
+bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine with nothing else to do
+	@for program in rounds start actors population large balance precision sweeping loading; do \
 		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
 
 PEERS := $(VENV)/peers

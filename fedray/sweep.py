@@ -106,15 +106,16 @@ def main(argv: list[str]) -> int:
     results.check_version(folder.parent, folder.name)
     watch = SweepWatch(sweep.jobs, sweep.labels)
     watch.say("sweep", describe(sweep))
-    left = sweep.left
-    plans = {job.run: check(job.experiment, most) for job in left}
-    if left:
+    if left := sweep.left:
+        left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
+        for job in left:
+            Job(job.experiment).check_split()
         busy = (
             f"another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
         )
         with hold(folder / ".sweep.lock", busy):
             try:
-                play_sweep(sweep, plans, watch)
+                play_sweep(sweep, most, watch)
             finally:
                 watch.close()
     for job in sweep.jobs:
@@ -194,12 +195,11 @@ def describe(sweep: Sweep) -> str:
 
 
 def check(experiment: Experiment, most: int | None) -> "tuple[Plan | None, int]":
-    """Make every check of a run that has not ended, as BadInputError; nothing is on disk or started yet.
+    """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
 
     Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
     """
     job = Job(experiment)  # of its own: it holds the model and the shards only as long as it takes
-    job.check_split()
     job.check_shards()
     open_past(job)
     if experiment.cluster.backend == "in-process":
@@ -216,9 +216,10 @@ def check(experiment: Experiment, most: int | None) -> "tuple[Plan | None, int]"
 Plans = Mapping[str, "tuple[Plan | None, int]"]
 
 
-def play_sweep(sweep: Sweep, plans: Plans, watch: SweepWatch) -> None:
+def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
     """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
     with shared_session(sweep.jobs[0].experiment.cluster) as session:
+        plans = {job.run: check(job.experiment, most) for job in sweep.left}
         keep_file(sweep.file, sweep.jobs[0].folder)
         out: set[str] = set()
         for rung in (*sweep.rungs, None):

@@ -13,9 +13,9 @@ from fedray.report.wording import (
     is_missing,
     number,
     percent,
+    setting,
     short,
     size,
-    value,
 )
 from fedray.results import compare
 
@@ -42,7 +42,9 @@ class Tile:
 def columns(study: Study) -> list[Column]:
     table = study.configurations
     rows = table.to_dict("records")
-    axes = [Column("", short(name), tuple(value(row[name]) for row in rows), numeric=False) for name in study.axes]
+    axes = [
+        Column("", short(name), tuple(setting(name, row[name]) for row in rows), numeric=False) for name in study.axes
+    ]
     if not axes:
         axes = [Column("", "algorithm", tuple(row["label"] for row in rows), numeric=False)]
     runs = Column("", "runs", tuple(counted(row) for row in rows))

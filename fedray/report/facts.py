@@ -124,7 +124,7 @@ def common_settings(study: Study) -> list[tuple[str, str]]:
 def varying_settings(study: Study) -> list[tuple[str, str]]:
     runs = study.results.runs
     return [
-        (name, wording.enumerate_words([wording.value(each) or "none" for each in ordered(runs[name])]))
+        (name, wording.enumerate_words([wording.setting(name, each) or "none" for each in ordered(runs[name])]))
         for name in (*study.varied, "seed")
         if name != "seed" or runs["seed"].nunique() > 1
     ]

@@ -9,6 +9,9 @@ import numpy as np
 BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
 """Settings whose value speaks for itself in a label."""
 
+ALL_AT_ZERO = ("data.train_examples", "data.test_examples")
+"""Settings of which 0 means all."""
+
 MEASURES = {
     "test_accuracy": "test accuracy",
     "validation_accuracy": "validation accuracy",
@@ -34,9 +37,16 @@ def value(given: Any) -> str:
     return f"{given:g}" if isinstance(given, float) else str(given)
 
 
+def setting(name: str, given: Any) -> str:
+    """A value of the setting `name`, whose 0 may stand for all."""
+    return "all" if name in ALL_AT_ZERO and given == 0 else value(given)
+
+
 def label(settings: Mapping[str, Any]) -> str:
     """What tells a configuration apart, without settings that have no value: `fedprox, lr 0.1, mu 0.01`."""
-    words = [value(given) if name in BARE else f"{short(name)} {value(given)}" for name, given in settings.items()]
+    words = [
+        value(given) if name in BARE else f"{short(name)} {setting(name, given)}" for name, given in settings.items()
+    ]
     return ", ".join(word for word, given in zip(words, settings.values(), strict=True) if not is_missing(given))
 
 
