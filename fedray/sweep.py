@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from fedray.cluster.start import Session
 
 PROGRAM = "python -m fedray.sweep"
+BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
 DESCRIPTION = (
     "Run a grid of experiments, or what is left of it. The exit status is 0 when every run came to a good end, 1 when "
     "some failed, 3 when some diverged, 2 for bad input."
@@ -92,16 +93,7 @@ def main(argv: list[str]) -> int:
             print(command(line, point))
         print(f"# {look_ahead([experiment for _, experiment in composed], line.flags['retry-failed'])}")
         return 0
-    members = [(Job(experiment), point) for point, experiment in composed]
-    jobs = {job.run: job for job, _ in reversed(members)}  # points that only differ in what is worked out are one run
-    sweep = Sweep(
-        line.file or Path(),
-        tuple(reversed(jobs.values())),
-        {job.run: " ".join(f"{name}={value}" for name, value in point.items()) for job, point in reversed(members)},
-        tuple(name for name in varying([point for point, _ in composed]) if name != "seed"),
-        tuple(rungs),
-        line.flags["retry-failed"],
-    )
+    sweep = make_sweep(line, composed, rungs)
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
     watch = SweepWatch(sweep.jobs, sweep.labels)
@@ -110,10 +102,7 @@ def main(argv: list[str]) -> int:
         left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
         for job in left:
             Job(job.experiment).check_split()
-        busy = (
-            f"another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
-        )
-        with hold(folder / ".sweep.lock", busy):
+        with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
             try:
                 play_sweep(sweep, most, watch)
             finally:
@@ -139,6 +128,19 @@ def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
         override(tree, point)
         composed.append((point, compose(tree)))
     return composed
+
+
+def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], rungs: Sequence[int]) -> Sweep:
+    """Each run once: points that differ only in what fedray works out are one."""
+    jobs: dict[str, Job] = {}
+    labels: dict[str, str] = {}
+    for point, experiment in composed:
+        job = Job(experiment)
+        jobs.setdefault(job.run, job)
+        labels.setdefault(job.run, " ".join(f"{name}={value}" for name, value in point.items()))
+    axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
+    file = line.file or Path()
+    return Sweep(file, tuple(jobs.values()), labels, tuple(axes), tuple(rungs), line.flags["retry-failed"])
 
 
 def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -222,11 +224,13 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
         plans = {job.run: check(job.experiment, most) for job in sweep.left}
         keep_file(sweep.file, sweep.jobs[0].folder)
         out: set[str] = set()
+        failed: set[str] = set()  # in this sweep, which tries nothing twice
         for rung in (*sweep.rungs, None):
-            alive = [job for job in sweep.left if configuration(job.experiment) not in out]
+            alive = [job for job in sweep.left if configuration(job.experiment) not in out and job.run not in failed]
             for jobs, most in together(alive, plans):
                 stop = session.pool.dispatcher.stop if session else lambda: None
                 play_all(jobs, lambda job: play(job, watch, session, rung), min(most, len(jobs)), stop)  # noqa: B023
+            failed |= {job.run for job in alive if job.status == "failed"}
             if rung:
                 out |= halve(rung, sweep, out, watch)
 
@@ -273,7 +277,7 @@ def halve(rung: int, sweep: Sweep, out: set[str], watch: SweepWatch) -> set[str]
         scores.setdefault(configuration(job.experiment), []).append(judged)
     losers = set(worse_half(scores))
     for job in alive:
-        if configuration(job.experiment) in losers and job.status not in (*results.FINAL_STATUSES, "failed"):
+        if configuration(job.experiment) in losers and job.status in ("interrupted", "halved"):
             why = f"--halve stopped it after round {rung}, being in the worse half of {len(scores)} configurations"
             mark(folder.parent, folder.name, job.run, "halved", why, {})
     watch.halve(rung, len(scores) - len(losers), [job for job in alive if configuration(job.experiment) in losers])
