@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -22,7 +23,7 @@ from fedray.experiment import compose
 from fedray.job import Job
 from fedray.lock import hold
 from fedray.recorder import Recorder
-from fedray.sweep import main
+from fedray.sweep import FLAGS, LISTS, VALUES, experiments, main
 
 SETTINGS = """
 rounds = 2
@@ -381,6 +382,21 @@ def test_a_damaged_checkpoint_of_a_later_run_is_refused_before_the_first(file, c
     assert sweep(path) == 2
     assert f"{checkpoint} is no checkpoint of fedray, or it is damaged" in capsys.readouterr().err
     assert not (path.parent / "results/lr/runs").exists()
+
+
+EXPERIMENTS = sorted((Path(__file__).parent.parent / "experiments").rglob("*.toml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_every_sweep_in_experiments_is_valid(path):
+    line = read_command_line([str(path)], "", "", FLAGS, VALUES, LISTS)
+    if line.sweep:
+        assert len(experiments(line)) > 1
+
+
+def test_no_two_experiments_leave_results_of_one_name():
+    names = [path.stem for path in EXPERIMENTS]
+    assert sorted(set(names)) == sorted(names)
 
 
 def job(*argv):
