@@ -1,7 +1,7 @@
 """Several runs of a sweep at once, each in a thread of its own; their actors share the work (cluster/dispatch.py)."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -20,10 +20,11 @@ def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Cal
     with ThreadPoolExecutor(most, thread_name_prefix="run") as threads:
         calls = [threads.submit(play, item) for item in items]
         try:
-            for call in calls:
-                while not call.done():
-                    wait([call], timeout=0.5)  # a signal that another thread was given wakes nobody here
-                call.result()
+            left = set(calls)
+            while left:  # a signal that another thread was given wakes nobody here, hence the timeout
+                ended, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
+                for call in ended:
+                    call.result()
         except BaseException:
             stop()
             threads.shutdown(cancel_futures=True)

@@ -34,7 +34,11 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
 def locked(path: Path, refusal: str) -> IO[str]:
     """The lock file, open and locked, with this process's id in it."""
     while True:
-        lock = path.open("a+")
+        try:
+            lock = path.open("a+")
+        except FileNotFoundError:  # another has just removed the folder that was made for its lock
+            path.parent.mkdir(parents=True, exist_ok=True)
+            continue
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -239,7 +239,7 @@ def mark(root: str | Path, name: str, run: str, status: str, error: str, known: 
         row = {"started_at": datetime.now(UTC), **known, **summarise([])}
     row |= {"finished_at": datetime.now(UTC), "status": status, "error": error}
     columns = to_columns("runs", [{column: row.get(column) for column in OWN["runs"]}])
-    grouping = plain({column: row[column] for column in GROUPING})
+    grouping = plain({column: row.get(column) for column in GROUPING})
     _write_parquet(path, join_batches("runs", [to_batch("runs", columns)], run, grouping))
 
 

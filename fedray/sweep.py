@@ -5,33 +5,26 @@ ends in the same bits as alone. All that a sweep knows is in the tables of its r
 moment and started again.
 """
 
-import math
 import shlex
 import sys
-import traceback
+import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fedray import results
-from fedray.cluster.resources import Plan, local_capacity, plan, runs_at_once
 from fedray.command_line import CommandLine, read_command_line, report_errors
-from fedray.errors import BadInputError, BusyError, ClientError, LostActorError
+from fedray.errors import BadInputError
 from fedray.estimate import known_runs, outlook
 from fedray.experiment import Experiment, compose, flatten, override
 from fedray.grid import Point, points, varying
-from fedray.halving import configuration, read_rungs, score, worse_half
-from fedray.in_flight import play_all
+from fedray.halving import read_rungs
 from fedray.job import Job
 from fedray.lock import hold
-from fedray.recorder import keep_file, mark
-from fedray.run import open_past, run, shared_session
+from fedray.playing import Sweep, done, play_sweep
+from fedray.stored import DamagedError
 from fedray.summary import summary
 from fedray.sweep_watch import SweepWatch
-
-if TYPE_CHECKING:
-    from fedray.cluster.start import Session
 
 PROGRAM = "python -m fedray.sweep"
 BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
@@ -60,45 +53,32 @@ LISTS = {
 }
 
 
-@dataclass(frozen=True)
-class Sweep:
-    """The runs, each once, in order, with what tells them apart; and how they are to be run."""
-
-    file: Path
-    jobs: tuple[Job, ...]
-    labels: Mapping[str, str]
-    axes: tuple[str, ...]
-    rungs: tuple[int, ...]
-    retry_failed: bool
-
-    @property
-    def left(self) -> list[Job]:
-        """The runs that have not ended, but for those that failed, unless they are to be tried again."""
-        return [job for job in self.jobs if job.status not in done(self.retry_failed)]
-
-
-def done(retry_failed: bool) -> tuple[str, ...]:
-    """The statuses of runs that are not to be played."""
-    return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, "failed")
-
-
 def main(argv: list[str]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", results.DamagedResultsWarning)  # said once, at the end
+        return sweep_all(argv)
+
+
+def sweep_all(argv: list[str]) -> int:
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
     composed = experiments(line)
     target = read_fraction("target", line.values.get("target"))
     rungs = read_rungs(line.values["halve"], [e for _, e in composed]) if "halve" in line.values else []
     most = read_count("max-concurrent", line.values.get("max-concurrent"))
     if line.flags["dry-run"]:
-        for point, _ in composed:
-            print(command(line, point))
+        for point, experiment in composed:
+            print(command(line, point, experiment))
         print(f"# {look_ahead([experiment for _, experiment in composed], line.flags['retry-failed'])}")
         return 0
     sweep = make_sweep(line, composed, rungs)
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
-    watch = SweepWatch(sweep.jobs, sweep.labels)
+    left = sweep.left
+    watch = SweepWatch(sweep.jobs, left, sweep.labels)
     watch.say("sweep", describe(sweep))
-    if left := sweep.left:
+    for sentence in sweep.damaged:
+        watch.notice(sentence)
+    if left:
         left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
         for job in left:
             Job(job.experiment).check_split()
@@ -110,10 +90,14 @@ def main(argv: list[str]) -> int:
     for job in sweep.jobs:
         if job.ended:
             job.tidy()
-    found = results.load(folder.name, folder.parent)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", results.DamagedResultsWarning)
+        found = results.load(folder.name, folder.parent)
+    for warning in caught:
+        watch.notice(str(warning.message))
     watch.print_wide(summary(found, [job.run for job in sweep.jobs], sweep.axes, target))
     watch.say("results", f"{folder}/, for a page of them python -m fedray.report {folder}")
-    return exit_status([job.status for job in sweep.jobs])
+    return 1 if sweep.damaged else exit_status([job.status for job in sweep.jobs])
 
 
 def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
@@ -134,13 +118,21 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
     """Each run once: points that differ only in what fedray works out are one."""
     jobs: dict[str, Job] = {}
     labels: dict[str, str] = {}
+    damaged: dict[str, str] = {}
     for point, experiment in composed:
         job = Job(experiment)
-        jobs.setdefault(job.run, job)
-        labels.setdefault(job.run, " ".join(f"{name}={value}" for name, value in point.items()))
+        try:
+            job.status  # noqa: B018
+            jobs.setdefault(job.run, job)
+        except DamagedError as error:
+            damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep"
+        labels.setdefault(job.run, " ".join(f"{name}={written(value)}" for name, value in point.items()) or job.run)
     axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
     file = line.file or Path()
-    return Sweep(file, tuple(jobs.values()), labels, tuple(axes), tuple(rungs), line.flags["retry-failed"])
+    if not jobs:
+        raise BadInputError(next(iter(damaged.values())))
+    runs, sentences = tuple(jobs.values()), tuple(damaged.values())
+    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), line.flags["retry-failed"], sentences)
 
 
 def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,12 +157,19 @@ def read_fraction(name: str, text: str | None) -> float | None:
     return fraction
 
 
-def command(line: CommandLine, point: Point) -> str:
-    """The command that makes this run alone."""
+def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
+    """The command that makes this run alone, without overrides that another choice of the point has no use for."""
     words = ["python", "-m", "fedray", str(line.file)]
+    there = dict(flatten(experiment.settings()))
     for name, value in {**line.overrides, **point}.items():
-        words += [f"--{name}", str(value).lower() if isinstance(value, bool) else str(value)]
+        if name in there:
+            words += [f"--{name}", written(value)]
     return shlex.join(words)
+
+
+def written(value: Any) -> str:
+    """A setting as on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def look_ahead(experiments: Sequence[Experiment], retry_failed: bool) -> str:
@@ -194,94 +193,6 @@ def describe(sweep: Sweep) -> str:
     text = f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, {ended} of them finished before"
     failed = len(sweep.jobs) - len(sweep.left) - ended
     return text + (f", {failed} failed before (--retry-failed runs them again)" if failed else "")
-
-
-def check(experiment: Experiment, most: int | None) -> "tuple[Plan | None, int]":
-    """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
-
-    Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
-    """
-    job = Job(experiment)  # of its own: it holds the model and the shards only as long as it takes
-    job.check_shards()
-    open_past(job)
-    if experiment.cluster.backend == "in-process":
-        if most and most > 1:
-            raise BadInputError(f"--max-concurrent {most} needs Ray; cluster.backend = in-process has one process")
-        return None, 1
-    if experiment.cluster.address != "local":
-        return None, most or 2
-    capacity = local_capacity(experiment.cluster, job.blueprint.torch.gpus)
-    planned = plan(experiment.cluster, experiment.clients, capacity, job.needs)
-    return planned, most or runs_at_once(planned, job.needs, capacity)
-
-
-Plans = Mapping[str, "tuple[Plan | None, int]"]
-
-
-def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
-    """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
-    with shared_session(sweep.jobs[0].experiment.cluster) as session:
-        plans = {job.run: check(job.experiment, most) for job in sweep.left}
-        keep_file(sweep.file, sweep.jobs[0].folder)
-        out: set[str] = set()
-        failed: set[str] = set()  # in this sweep, which tries nothing twice
-        for rung in (*sweep.rungs, None):
-            alive = [job for job in sweep.left if configuration(job.experiment) not in out and job.run not in failed]
-            for jobs, most in together(alive, plans):
-                stop = session.pool.dispatcher.stop if session else lambda: None
-                play_all(jobs, lambda job: play(job, watch, session, rung), min(most, len(jobs)), stop)  # noqa: B023
-            failed |= {job.run for job in alive if job.status == "failed"}
-            if rung:
-                out |= halve(rung, sweep, out, watch)
-
-
-def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
-    """The runs that want the same reservations, in order, and how many of them may be in flight."""
-    groups: dict[Any, list[Job]] = {}
-    for job in jobs:
-        planned, _ = plans[job.run]
-        groups.setdefault(planned and (planned.num_cpus, planned.num_gpus), []).append(job)
-    return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
-
-
-def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None) -> None:
-    """Play one run; whatever goes wrong is shown and recorded as its status, and the sweep goes on."""
-    try:
-        run(job.experiment, watch, session, until)
-    except BusyError as error:  # it is another's to record
-        watch.fail(job, str(error))
-    except Exception as error:
-        said = isinstance(error, BadInputError | ClientError | LostActorError)
-        why = str(error) if said else traceback.format_exc()
-        if job.status != "failed":  # it never came to its rounds
-            ready = Job(job.experiment)
-            output = job.experiment.output
-            mark(output.root, output.name, job.run, "failed", why, {**ready.grouping, **ready.run_row})
-        watch.fail(job, why)
-
-
-def halve(rung: int, sweep: Sweep, out: set[str], watch: SweepWatch) -> set[str]:
-    """The configurations that end at this rung; their runs are marked, and keep what they recorded."""
-    folder = sweep.jobs[0].folder
-    rounds = results.load(folder.name, folder.parent).rounds
-    by_run = {
-        str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")
-        for run, rows in rounds.groupby("run")
-    }
-    alive = [job for job in sweep.jobs if configuration(job.experiment) not in out]
-    scores: dict[str, list[float]] = {}
-    for job in alive:
-        judged = (
-            -math.inf if job.status in ("failed", "diverged") else score(job.experiment, by_run.get(job.run, []), rung)
-        )
-        scores.setdefault(configuration(job.experiment), []).append(judged)
-    losers = set(worse_half(scores))
-    for job in alive:
-        if configuration(job.experiment) in losers and job.status in ("interrupted", "halved"):
-            why = f"--halve stopped it after round {rung}, being in the worse half of {len(scores)} configurations"
-            mark(folder.parent, folder.name, job.run, "halved", why, {})
-    watch.halve(rung, len(scores) - len(losers), [job for job in alive if configuration(job.experiment) in losers])
-    return losers
 
 
 def exit_status(statuses: Sequence[str | None]) -> int:

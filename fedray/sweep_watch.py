@@ -24,24 +24,30 @@ from fedray.job import Job
 from fedray.run import judged_by
 
 WIDE = 200  # columns of a file, which has no edge to wrap at
+DRAWN_SECONDS = 0.1  # at least between two pictures
 
 
 class SweepWatch(ConsoleWatch):
     """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
 
-    def __init__(self, jobs: Sequence[Job], labels: Mapping[str, str]) -> None:
+    def __init__(self, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> None:
+        """`left` are those of the runs that are to be played."""
         super().__init__()
         self.labels, self.lock = labels, threading.RLock()
         self.shown = ""  # the run whose set-up was shown
-        self.ended = sum(job.ended for job in jobs)
-        self.total = len(jobs)
+        self.ended, self.total = len(jobs) - len(left), len(jobs)
         self.running: dict[str, tuple[Job, Mapping[str, Any]]] = {}
         self.best: tuple[float, str] | None = None
-        self.round_work = {job.run: work(dict(flatten(job.experiment.settings()))) for job in jobs if not job.ended}
-        self.left = {job.run: job.experiment.rounds for job in jobs if not job.ended}  # rounds
+        self.round_work = {job.run: work(dict(flatten(job.experiment.settings()))) for job in left}
+        self.left = {job.run: job.experiment.rounds for job in left}  # rounds
         self.played = 0.0  # work of the rounds played since the start
         self.began_at = time.monotonic()
-        self.live: Live | None = None
+        self.live: Live | None = None  # has a lock of its own, only ever taken by who holds this one
+        self.drawn_at = 0.0
+
+    def say(self, label: str, text: str) -> None:
+        with self.lock:
+            super().say(label, text)
 
     def prepare(self, job: Job) -> None:
         with self.lock:
@@ -57,7 +63,7 @@ class SweepWatch(ConsoleWatch):
                 self.began_at = time.monotonic()
             self.running[job.run] = job, {}
             if self.console.is_terminal and not self.live:
-                self.live = Live(get_renderable=self.render, console=self.console, transient=True)
+                self.live = Live(get_renderable=self.render, console=self.console, transient=True, auto_refresh=False)
                 self.live.start()
 
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
@@ -65,6 +71,9 @@ class SweepWatch(ConsoleWatch):
             self.running[job.run] = job, row
             self.left[job.run] = job.experiment.rounds - row["round"]
             self.played += self.round_work[job.run]
+            if self.live and time.monotonic() > self.drawn_at + DRAWN_SECONDS:
+                self.live.refresh()
+                self.drawn_at = time.monotonic()
 
     def notice(self, text: str) -> None:
         self.say("note", text)
@@ -78,12 +87,12 @@ class SweepWatch(ConsoleWatch):
             text = f"{status}: {self.sum_up(job)}"
             self.console.print(f"{self.place()}{self.labels[job.run]}  {text}  {self.outlook()}", markup=False)
 
-    def fail(self, job: Job, why: str) -> None:
-        """A run failed, or is at work elsewhere."""
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        """A run failed, or is not this sweep's to play; `how` is the word for it."""
         with self.lock:
             self.running.pop(job.run, None)
             self.count(job)
-            self.console.print(f"{self.place()}{self.labels[job.run]}  failed  {self.outlook()}", markup=False)
+            self.console.print(f"{self.place()}{self.labels[job.run]}  {how}  {self.outlook()}", markup=False)
             print(f"fedray: {why}", file=sys.stderr)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
@@ -138,9 +147,10 @@ class SweepWatch(ConsoleWatch):
             return Group(rows, Text(f"{self.total} runs: {counts}{best}   {self.outlook()}"))
 
     def close(self) -> None:
-        if self.live:
-            self.live.stop()
-            self.live = None
+        with self.lock:
+            if self.live:
+                self.live.stop()
+                self.live = None
 
     def print_wide(self, table: Table) -> None:
         if not self.console.is_terminal:

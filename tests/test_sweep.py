@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -23,7 +24,9 @@ from fedray.experiment import compose
 from fedray.job import Job
 from fedray.lock import hold
 from fedray.recorder import Recorder
+from fedray.results import DamagedResultsWarning
 from fedray.sweep import FLAGS, LISTS, VALUES, experiments, main
+from fedray.sweep_watch import SweepWatch
 
 SETTINGS = """
 rounds = 2
@@ -295,6 +298,95 @@ def test_wrong_options_are_refused(file, capsys, option, value, part):
     assert not (path.parent / "results").exists()
 
 
+def test_a_finished_run_stays_finished_whatever_fails_after_it(file, monkeypatch, capsys):
+    def end(self, job, status, repeated):
+        raise OSError("the terminal is gone")
+
+    path = file("[grid]\nseed = [0]\n")
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepWatch, "end", end)
+        assert sweep(path) == 0
+        assert "the terminal is gone" in capsys.readouterr().err
+    assert load(path).runs["status"].tolist() == ["finished"]
+    assert load(path).runs["error"].isna().all()
+
+
+def test_a_failure_of_the_data_of_a_run_is_recorded_too(file, monkeypatch):
+    """What is known of the run without its data is its row."""
+    from fedray import playing
+
+    def run_(experiment, *args):
+        if experiment.seed == 1:
+            monkeypatch.setattr(Job, "dataset", property(lambda self: missing()))
+            raise MemoryError("no room for the data")
+        return original(experiment, *args)
+
+    def missing():
+        raise MemoryError("no room for the data")
+
+    original = playing.run
+    monkeypatch.setattr(playing, "run", run_)
+    path = file("[grid]\nseed = [0, 1]\n")
+    assert sweep(path) == 1
+    runs = load(path).runs.set_index("seed")
+    assert runs["status"].to_dict() == {0: "finished", 1: "failed"}
+    assert "no room for the data" in runs.loc[1, "error"]
+    assert runs.loc[1, "algorithm"] == "fedavg"
+
+
+def test_a_run_whose_row_is_damaged_is_left_out_by_name_and_the_rest_goes_on(file, capsys):
+    path = file(GRID)
+    assert sweep(path) == 0
+    (first, *_) = sorted((path.parent / "results/lr/runs").iterdir())
+    first.write_bytes(first.read_bytes()[:100])
+    capsys.readouterr()
+    assert sweep(path, "--grid", "seed=0..2") == 1
+    out = capsys.readouterr().out
+    assert f"{first} cannot be read" in out
+    assert "remove it to have this run recorded again" in out
+    with pytest.warns(DamagedResultsWarning):
+        assert len(load(path).runs) == 5
+    first.unlink()
+    assert sweep(path, "--grid", "seed=0..2") == 0
+    assert set(load(path).runs["status"]) == {"finished"}
+    assert len(load(path).runs) == 6
+
+
+def test_every_command_of_a_dry_run_makes_the_run_that_the_sweep_would(file, capsys):
+    """Also where a choice of the point has no use for an override."""
+    path = file('[grid]\nalgorithm.name = ["fedprox", "fedavg"]\nalgorithm.drop_last = [true, false]\n')
+    path.write_text(path.read_text().replace("batch_size = 10", 'batch_size = 10\nname = "fedprox"'))
+    options = ("--algorithm.mu", "0.5", "--rounds", "1")
+    assert sweep(path, *options, "--dry-run") == 0
+    commands = capsys.readouterr().out.splitlines()[:-1]
+    assert sweep(path, *options) == 0
+    runs = [job(*shlex.split(command)[3:]).run for command in commands]
+    assert sorted(runs) == load(path).runs["run"].tolist()
+    assert len(runs) == 4
+
+
+def test_on_a_terminal_a_sweep_shows_what_runs_and_comes_to_its_end(file):
+    """Forty short runs, which once stopped for ever after a few: two locks, taken in two orders."""
+    path = file("[grid]\nseed = [0]\n")
+    words = ("--grid", "seed=0..39", "--data.train_examples", "80", "--model.name", "logistic", "--rounds", "8")
+    command = [sys.executable, "-m", "fedray.sweep", str(path), *words]
+    mine, theirs = os.openpty()
+    process = subprocess.Popen(
+        command, stdout=theirs, stderr=theirs, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    )
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # what Linux says at the end
+        while part := os.read(mine, 1 << 16):
+            shown += part
+    os.close(mine)
+    assert process.wait(timeout=10) == 0
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    assert "[40/40] " in text
+    assert re.search(r"round \d/8 .*accuracy 0\.\d+", text)
+    assert re.search(r"40 runs: \d+ done, 1 running, \d+ left   best 0\.\d+ \(seed=\d+\)   ETA 0:\d\d", text)
+
+
 HALVED = "[grid]\nalgorithm.lr = [0.001, 0.002, 0.03, 0.3]\nseed = [0, 1]\n"
 LEARNABLE = (
     "--data.train_examples",
@@ -337,8 +429,9 @@ def test_halving_stops_the_worse_half_and_keeps_what_it_recorded(file, capsys):
     assert "2 halved" in out
 
     before = load(path).rounds
-    assert sweep(path, *LEARNABLE, "--halve", "1,3") == 0  # decides the same again
+    assert sweep(path, *LEARNABLE, "--halve", "1,3") == 0  # decides the same again, and starts nothing
     pd.testing.assert_frame_equal(load(path).rounds, before)
+    assert "actors " not in capsys.readouterr().out
 
     assert sweep(path, *LEARNABLE) == 0  # without it they go on, to the bits of an undisturbed sweep
     again = load(path).runs

@@ -147,6 +147,7 @@ class Dispatcher:
             for slot in slots:
                 slot.tickets, slot.starting = [], None
             self.slots = [slot for slot in self.slots if slot not in slots]
+            self.hand_out()  # there may be room for other runs' calls now
 
     def withdraw(self, traffic: Traffic) -> None:
         """Drop what a run has queued; what it has in flight goes on."""
@@ -196,7 +197,8 @@ class Dispatcher:
         with self.lock:
             flying = {ticket.refs[0]: (ticket, slot) for slot in self.slots for ticket in slot.tickets}
             starting = {slot.starting: slot for slot in self.slots if slot.starting is not None}
-        if not flying and not starting:
+        if not flying and not starting:  # another thread has just settled what there was
+            self.pause()
             return
         ready, _ = ray.wait([*flying, *starting], num_returns=1, timeout=LOOK_UP_SECONDS)
         if self.stopping:

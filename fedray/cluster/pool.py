@@ -44,28 +44,37 @@ class Pool:
             shape = (plan.num_cpus, plan.num_gpus)
             while shape != self.shape and any(slot.enrolments for slot in self.slots):
                 self.dispatcher.pause()
-            with self.dispatcher.lock:
-                self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
-                self.shape = shape
-                idle = sum(not slot.enrolments for slot in self.slots)
-                missing = min(plan.actors - idle, plan.room - len(self.slots))
-                self.slots += [Slot(self.spawn(), self.respawn) for _ in range(missing)]
-                slots = sorted(self.slots, key=lambda slot: len(slot.enrolments))[: plan.actors]
-                for slot in slots:
-                    if not slot.enrolments:
-                        self.await_answer(slot)
-                    slot.enrolments[run] = lambda actor: None  # until the run says how
-                self.dispatcher.lanes = min(len(self.slots), plan.most_lanes)
-            while any(slot.starting is not None and not slot.gone for slot in slots):
-                self.dispatcher.turn()
-            if lost := [slot for slot in slots if slot.gone]:
-                self.leave(run, slots)
-                raise BadInputError(
-                    f"only {len(slots) - len(lost)} of {len(slots)} actors x {plan.num_cpus:g} CPU and "
-                    f"{plan.num_gpus:g} GPU came up ({lost[0].why}); see cluster.start_timeout, or pack clients with "
-                    "cluster.clients_per_actor"
-                )
-            return slots, self.share(run, dataset)
+            try:
+                slots = self.choose(run, plan)
+                while any(slot.starting is not None and not slot.gone for slot in slots):
+                    self.dispatcher.turn()
+                if lost := [slot for slot in slots if slot.gone]:
+                    raise BadInputError(
+                        f"only {len(slots) - len(lost)} of {len(slots)} actors x {plan.num_cpus:g} CPU and "
+                        f"{plan.num_gpus:g} GPU came up ({lost[0].why}); see cluster.start_timeout, or pack clients "
+                        "with cluster.clients_per_actor"
+                    )
+                return slots, self.share(run, dataset)
+            except BaseException:
+                self.leave(run, [slot for slot in self.slots if run in slot.enrolments])
+                raise
+
+    def choose(self, run: str, plan: Plan) -> list[Slot]:
+        """The actors for a run, those with the fewest others, new ones where there is room; they may not answer yet."""
+        with self.dispatcher.lock:
+            shape = (plan.num_cpus, plan.num_gpus)
+            self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
+            self.shape = shape
+            idle = sum(not slot.enrolments for slot in self.slots)
+            missing = min(plan.actors - idle, plan.room - len(self.slots))
+            self.slots += [Slot(self.spawn(), self.respawn) for _ in range(missing)]
+            slots = sorted(self.slots, key=lambda slot: len(slot.enrolments))[: plan.actors]
+            for slot in slots:
+                if not slot.enrolments:
+                    self.await_answer(slot)
+                slot.enrolments[run] = lambda actor: None  # until the run says how
+            self.dispatcher.lanes = min(len(self.slots), plan.most_lanes)
+            return slots
 
     def leave(self, run: str, slots: list[Slot]) -> None:
         """Let go of what a run claimed, when it has ended, well or not."""
@@ -87,15 +96,16 @@ class Pool:
 
     def give_up(self, slots: list[Slot]) -> None:
         """End these actors; their places are filled anew when a run next wants them."""
+        for slot in slots:
+            slot.gone = True
         self.dispatcher.forget(slots)
         self.slots = [slot for slot in self.slots if slot not in slots]
         for slot in slots:
-            slot.gone = True
             ray.kill(slot.handle)
 
     def share(self, run: str, dataset: Dataset) -> Any:
         """A reference to the data set in the object store: put there once for all runs that use it in a row."""
-        known = next((shared for shared in self.shared.values() if shared[0] is dataset), None)
+        known = next((shared for shared in list(self.shared.values()) if shared[0] is dataset), None)
         if known is None:
             self.shared.pop(LAST, None)  # the store may let go of it before it holds the next
             arrays = (dataset.train_images, dataset.train_labels, *dataset.examples("test"))

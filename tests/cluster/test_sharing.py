@@ -150,6 +150,40 @@ def test_calls_of_the_run_that_began_first_are_handed_out_first():
     assert late[1] in dispatcher.queue  # of another Traffic, though of the same rank
 
 
+def test_a_run_whose_data_do_not_fit_leaves_its_actors_to_the_next(session, dataset, monkeypatch):
+    from fedray.cluster.pool import Pool
+
+    def share(self, run, data):
+        raise MemoryError("the object store is full")
+
+    recipe = make_recipe(dataset)
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(Pool, "share", share)
+        on_ray(session, dataset, recipe, clients_per_actor=1)
+    assert not any(slot.enrolments for slot in session.pool.slots)
+    on_ray(session, dataset, recipe, clients_per_actor=2).close()  # other reservations, and no waiting
+
+
+def test_room_that_another_run_leaves_is_used_and_a_wait_for_nothing_can_be_stopped():
+    dispatcher = Dispatcher()
+    first, second = Slot(None, lambda slot: None), Slot(None, lambda slot: None)
+    started = []
+
+    def ticket(slot, name):
+        return Ticket(lambda actor: started.append(name) or [object()], [slot], Traffic(0))
+
+    waiting = ticket(second, "b")
+    dispatcher.submit([ticket(first, "a"), waiting])  # one lane
+    assert started == ["a"]
+    first.gone = True
+    dispatcher.forget([first])
+    assert started == ["a", "b"]
+    dispatcher.forget([second])
+    dispatcher.stop()
+    with pytest.raises(KeyboardInterrupt):
+        dispatcher.wait(waiting)
+
+
 def test_an_interrupt_reaches_every_thread_at_its_next_wait():
     stop, ended = threading.Event(), []
 

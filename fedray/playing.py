@@ -1,0 +1,184 @@
+"""A sweep is played: the checks of all runs, then several in flight, to each rung and to their ends."""
+
+import math
+import traceback
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fedray import results
+from fedray.cluster.resources import Plan, local_capacity, plan, runs_at_once
+from fedray.errors import BadInputError, BusyError, ClientError, LostActorError
+from fedray.halving import configuration, score, worse_half
+from fedray.in_flight import play_all
+from fedray.job import Job
+from fedray.models import Blueprint
+from fedray.recorder import keep_file, mark
+from fedray.run import open_past, run, shared_session
+from fedray.sweep_watch import SweepWatch
+
+if TYPE_CHECKING:
+    from fedray.cluster.start import Session
+
+Plans = Mapping[str, "tuple[Plan | None, int]"]
+"""By run, its reservations, and how many such runs may be in flight."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The runs, each once, in order, with what tells them apart; and how they are to be run."""
+
+    file: Path
+    jobs: tuple[Job, ...]
+    labels: Mapping[str, str]
+    axes: tuple[str, ...]
+    rungs: tuple[int, ...]
+    retry_failed: bool
+    damaged: tuple[str, ...]
+    """What is wrong with the runs that are left out, because what they recorded cannot be read."""
+
+    @property
+    def left(self) -> list[Job]:
+        """The runs that have not ended, but for those that failed, unless they are to be tried again."""
+        return [job for job in self.jobs if job.status not in done(self.retry_failed)]
+
+
+def done(retry_failed: bool) -> tuple[str, ...]:
+    """The statuses of runs that are not to be played."""
+    return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, "failed")
+
+
+def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
+    """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
+    session, plans = None, dict[str, tuple[Plan | None, int]]()
+    out: set[str] = set()
+    failed: set[str] = set()  # in this sweep, which tries nothing twice
+    with ExitStack() as stack:
+        for rung in (*sweep.rungs, None):
+            there = recorded(sweep) if rung else {}
+            alive = [
+                job
+                for job in sweep.left
+                if configuration(job.experiment) not in out
+                and job.run not in failed
+                and there.get(job.run, 0) < (rung or math.inf)
+            ]
+            if alive and not plans:
+                session = stack.enter_context(shared_session(sweep.jobs[0].experiment.cluster))
+                plans = check_all(sweep.left, most)
+                keep_file(sweep.file, sweep.jobs[0].folder)
+            for jobs, at_once in together(alive, plans):
+                play_together(jobs, at_once, watch, session, rung)
+            failed |= {job.run for job in alive if job.status == "failed"}
+            if rung:
+                out |= halve(rung, sweep, out, watch)
+
+
+def play_together(
+    jobs: Sequence[Job], most: int, watch: SweepWatch, session: "Session | None", until: int | None
+) -> None:
+    stop = session.pool.dispatcher.stop if session else lambda: None
+    play_all(jobs, lambda job: play(job, watch, session, until), min(most, len(jobs)), stop)
+
+
+def recorded(sweep: Sweep) -> dict[str, int]:
+    """The last round that is recorded of each run."""
+    folder = sweep.jobs[0].folder
+    rounds = results.load(folder.name, folder.parent).rounds
+    return {str(run): int(t) for run, t in rounds.groupby("run")["round"].max().items()}
+
+
+def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
+    """The runs that want the same reservations, in order, and how many of them may be in flight."""
+    groups: dict[Any, list[Job]] = {}
+    for job in jobs:
+        planned, _ = plans[job.run]
+        groups.setdefault(planned and (planned.num_cpus, planned.num_gpus), []).append(job)
+    return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
+
+
+def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None) -> None:
+    """Play one run; whatever goes wrong is shown and recorded as its status, and the sweep goes on."""
+    try:
+        run(job.experiment, watch, session, until)
+    except BusyError as error:
+        watch.fail(job, str(error), "left to another process")
+    except Exception as error:
+        said = isinstance(error, BadInputError | ClientError | LostActorError)
+        why = str(error) if said else traceback.format_exc()
+        if job.status in (None, "running", "interrupted", "halved"):  # it never came to its rounds
+            record_failure(job, why)
+        watch.fail(job, why)
+
+
+def record_failure(job: Job, why: str) -> None:
+    """Give the run its status; BadInputError where nothing can be written any more."""
+    e, ready = job.experiment, Job(job.experiment)
+    try:
+        known = {**ready.grouping, **ready.run_row}
+    except Exception:  # perhaps it is its data, or its model, that failed
+        names = {"algorithm": e.chosen_name("algorithm"), "model": e.model.name, "dataset": e.data.dataset}
+        known = {**names, "clients": e.clients, "cohort": e.cohort, "seed": e.seed, "settings": job.settings_json}
+    try:
+        mark(e.output.root, e.output.name, job.run, "failed", why, known)
+    except OSError as error:
+        raise BadInputError(f"results cannot be written to {job.folder}: {error.strerror or error}") from None
+
+
+def halve(rung: int, sweep: Sweep, out: set[str], watch: SweepWatch) -> set[str]:
+    """The configurations that end at this rung; their runs are marked, and keep what they recorded."""
+    folder = sweep.jobs[0].folder
+    rounds = results.load(folder.name, folder.parent).rounds
+    by_run = {
+        str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")
+        for run, rows in rounds.groupby("run")
+    }
+    alive = [job for job in sweep.jobs if configuration(job.experiment) not in out]
+    scores: dict[str, list[float]] = {}
+    for job in alive:
+        judged = (
+            -math.inf if job.status in ("failed", "diverged") else score(job.experiment, by_run.get(job.run, []), rung)
+        )
+        scores.setdefault(configuration(job.experiment), []).append(judged)
+    losers = set(worse_half(scores))
+    for job in alive:
+        if configuration(job.experiment) in losers and job.status in ("interrupted", "halved"):
+            why = f"--halve stopped it after round {rung}, being in the worse half of {len(scores)} configurations"
+            mark(folder.parent, folder.name, job.run, "halved", why, {})
+    watch.halve(rung, len(scores) - len(losers), [job for job in alive if configuration(job.experiment) in losers])
+    return losers
+
+
+def check_all(jobs: Sequence[Job], most: int | None) -> "dict[str, tuple[Plan | None, int]]":
+    """`check` for each run; a model is built once, though other seeds begin with other parameters."""
+    blueprints: dict[Any, Blueprint] = {}
+    found = {}
+    for job in jobs:
+        fresh = Job(job.experiment)  # of its own: it holds the model and the shards only as long as it takes
+        key = (fresh.recipe.model, fresh.recipe.shape, fresh.recipe.classes)
+        if key in blueprints:
+            fresh.blueprint = blueprints[key]
+        found[job.run] = check(fresh, most)
+        blueprints[key] = fresh.blueprint
+    return found
+
+
+def check(job: Job, most: int | None) -> "tuple[Plan | None, int]":
+    """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
+
+    Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
+    """
+    experiment = job.experiment
+    job.check_shards()
+    open_past(job)
+    if experiment.cluster.backend == "in-process":
+        if most and most > 1:
+            raise BadInputError(f"--max-concurrent {most} needs Ray; cluster.backend = in-process has one process")
+        return None, 1
+    if experiment.cluster.address != "local":
+        return None, most or 2
+    capacity = local_capacity(experiment.cluster, job.blueprint.torch.gpus)
+    planned = plan(experiment.cluster, experiment.clients, capacity, job.needs)
+    return planned, most or runs_at_once(planned, job.needs, capacity)
