@@ -18,9 +18,8 @@ def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Cal
             play(item)
         return
     with ThreadPoolExecutor(most, thread_name_prefix="run") as threads:
-        calls = [threads.submit(play, item) for item in items]
         try:
-            left = set(calls)
+            left = {threads.submit(play, item) for item in items}
             while left:  # a signal that another thread was given wakes nobody here, hence the timeout
                 ended, left = wait(left, timeout=0.5, return_when=FIRST_EXCEPTION)
                 for call in ended:
