@@ -180,6 +180,17 @@ def absent(field: Any) -> str:
     return next(word for word in ("auto", "none") if validator(word) is None)
 
 
+def read_fraction(name: str, text: str | None) -> float | None:
+    """The value of an option that is a fraction; None where it was not given."""
+    try:
+        fraction = None if text is None else float(text)
+    except ValueError:
+        fraction = -1.0
+    if fraction is not None and not 0 < fraction <= 1:
+        raise BadInputError(f"--{name} {text} must be a number above 0 and at most 1, as 0.5 is for 50 %")
+    return fraction
+
+
 def report_errors(main: Callable[[], int]) -> int:
     """Run a program's main and return its exit status.
 

@@ -22,7 +22,7 @@ from fedray.sweep_watch import SweepWatch
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
 
-Plans = Mapping[str, "tuple[Plan | None, int]"]
+Plans = dict[str, tuple[Plan | None, int]]
 """By run, its reservations, and how many such runs may be in flight."""
 
 
@@ -52,18 +52,14 @@ def done(retry_failed: bool) -> tuple[str, ...]:
 
 def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
     """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
-    session, plans = None, dict[str, tuple[Plan | None, int]]()
-    out: set[str] = set()
+    session, plans = None, Plans()
+    out: set[str] = set()  # runs that were halved
     failed: set[str] = set()  # in this sweep, which tries nothing twice
     with ExitStack() as stack:
         for rung in (*sweep.rungs, None):
             there = recorded(sweep) if rung else {}
             alive = [
-                job
-                for job in sweep.left
-                if configuration(job.experiment) not in out
-                and job.run not in failed
-                and there.get(job.run, 0) < (rung or math.inf)
+                job for job in sweep.left if job.run not in out | failed and there.get(job.run, 0) < (rung or math.inf)
             ]
             if alive and not plans:
                 session = stack.enter_context(shared_session(sweep.jobs[0].experiment.cluster))
@@ -73,7 +69,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
                 play_together(jobs, at_once, watch, session, rung)
             failed |= {job.run for job in alive if job.status == "failed"}
             if rung:
-                out |= halve(rung, sweep, out, watch)
+                out |= halve(rung, [job for job in sweep.jobs if job.run not in out], watch)
 
 
 def play_together(
@@ -127,31 +123,31 @@ def record_failure(job: Job, why: str) -> None:
         raise BadInputError(f"results cannot be written to {job.folder}: {error.strerror or error}") from None
 
 
-def halve(rung: int, sweep: Sweep, out: set[str], watch: SweepWatch) -> set[str]:
-    """The configurations that end at this rung; their runs are marked, and keep what they recorded."""
-    folder = sweep.jobs[0].folder
+def halve(rung: int, jobs: Sequence[Job], watch: SweepWatch) -> set[str]:
+    """The runs that end at this rung, the worse half of these; they are marked, and keep what they recorded."""
+    folder = jobs[0].folder
     rounds = results.load(folder.name, folder.parent).rounds
     by_run = {
         str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")
         for run, rows in rounds.groupby("run")
     }
-    alive = [job for job in sweep.jobs if configuration(job.experiment) not in out]
+    members: dict[str, list[Job]] = {}
     scores: dict[str, list[float]] = {}
-    for job in alive:
-        judged = (
-            -math.inf if job.status in ("failed", "diverged") else score(job.experiment, by_run.get(job.run, []), rung)
-        )
-        scores.setdefault(configuration(job.experiment), []).append(judged)
-    losers = set(worse_half(scores))
-    for job in alive:
-        if configuration(job.experiment) in losers and job.status in ("interrupted", "halved"):
+    for job in jobs:
+        key, lost = configuration(job.experiment), job.status in ("failed", "diverged")
+        members.setdefault(key, []).append(job)
+        scores.setdefault(key, []).append(-math.inf if lost else score(job.experiment, by_run.get(job.run, []), rung))
+    losers = worse_half(scores)
+    stopped = [job for key in losers for job in members[key]]
+    for job in stopped:
+        if job.status in ("interrupted", "halved"):
             why = f"--halve stopped it after round {rung}, being in the worse half of {len(scores)} configurations"
             mark(folder.parent, folder.name, job.run, "halved", why, {})
-    watch.halve(rung, len(scores) - len(losers), [job for job in alive if configuration(job.experiment) in losers])
-    return losers
+    watch.halve(rung, len(scores) - len(losers), stopped)
+    return {job.run for job in stopped}
 
 
-def check_all(jobs: Sequence[Job], most: int | None) -> "dict[str, tuple[Plan | None, int]]":
+def check_all(jobs: Sequence[Job], most: int | None) -> Plans:
     """`check` for each run; a model is built once, though other seeds begin with other parameters."""
     blueprints: dict[Any, Blueprint] = {}
     found = {}
@@ -165,7 +161,7 @@ def check_all(jobs: Sequence[Job], most: int | None) -> "dict[str, tuple[Plan | 
     return found
 
 
-def check(job: Job, most: int | None) -> "tuple[Plan | None, int]":
+def check(job: Job, most: int | None) -> tuple[Plan | None, int]:
     """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
 
     Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.

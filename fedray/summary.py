@@ -5,9 +5,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.table import Table
 
-from fedray.results import FINAL_STATUSES, Results, to_target_by
+from fedray.comparison import COMPLETE
+from fedray.results import Results, to_target_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +30,7 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
     """
     rows = results.runs.set_index("run").loc[lambda all_runs: all_runs.index.isin(runs)].reset_index()
     rows = rows.assign(order=rows["run"].map({run: place for place, run in enumerate(runs)})).sort_values("order")
-    done = rows["status"].isin(FINAL_STATUSES) & (rows["status"] != "diverged")
+    done = rows["status"].isin(COMPLETE)
     names = [name for name in axes if name in rows]
     shown = [name for name in ACCURACIES if rows.loc[done, name].notna().any()]
     measure = next((name for name, best in BEST.items() if rows.loc[done, best].notna().any()), "test_accuracy")
@@ -73,7 +75,11 @@ def ways_to(
 
 
 def written(value: Any) -> str:
-    """A setting as it would be written; nothing for one that the run does not have."""
+    """A setting's value, from a table, as one would write it; nothing for one that the run does not have."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(written, value))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from fedray import results
-from fedray.command_line import CommandLine, read_command_line, report_errors
+from fedray.command_line import CommandLine, read_command_line, read_fraction, report_errors
 from fedray.errors import BadInputError
 from fedray.estimate import known_runs, outlook
 from fedray.experiment import Experiment, compose, flatten, override
@@ -145,16 +145,6 @@ def read_count(name: str, text: str | None) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
     return int(text)
-
-
-def read_fraction(name: str, text: str | None) -> float | None:
-    try:
-        fraction = None if text is None else float(text)
-    except ValueError:
-        fraction = -1.0
-    if fraction is not None and not 0 < fraction <= 1:
-        raise BadInputError(f"--{name} {text} must be a fraction between 0 and 1, as 0.5 is for 50 %")
-    return fraction
 
 
 def command(line: CommandLine, point: Point, experiment: Experiment) -> str:

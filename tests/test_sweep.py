@@ -282,8 +282,8 @@ def test_the_table_tells_the_way_to_a_target(file, capsys):
 @pytest.mark.parametrize(
     ("option", "value", "part"),
     [
-        ("--target", "50", "fraction between 0 and 1"),
-        ("--target", "much", "fraction between 0 and 1"),
+        ("--target", "50", "must be a number above 0 and at most 1"),
+        ("--target", "much", "must be a number above 0 and at most 1"),
         ("--max-concurrent", "0", "at least 1"),
         ("--max-concurrent", "2", "needs Ray"),
         ("--halve", "x", "--halve 10,30"),

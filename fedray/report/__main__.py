@@ -6,7 +6,7 @@ import warnings
 from pathlib import Path
 
 from fedray.atomic import replacing
-from fedray.command_line import Parser, report_errors
+from fedray.command_line import Parser, read_fraction, report_errors
 from fedray.errors import BadInputError
 from fedray.results import DamagedResultsWarning, Results, load
 
@@ -20,7 +20,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--figures", action="store_true", help="write each figure as SVG and PNG too, for papers")
     parser.add_argument("--target", metavar="0.5", help="accuracy to which rounds, seconds and bytes are counted")
     given = parser.parse_args(argv)
-    target = read_target(given.target)
+    target = read_fraction("target", given.target)
     folder = folder_of(given.results)
     results, damages = read(folder)
     for damage in damages:
@@ -43,18 +43,6 @@ def main(argv: list[str]) -> int:
                 write(folder / "figures" / f"{figure.name}.{suffix}", content)
                 print(folder / "figures" / f"{figure.name}.{suffix}")
     return 0
-
-
-def read_target(given: str | None) -> float | None:
-    if given is None:
-        return None
-    try:
-        target = float(given)
-    except ValueError:
-        target = -1.0
-    if not 0 < target <= 1:
-        raise BadInputError(f"--target {given} must be a number above 0 and at most 1, as 0.5 is for 50 %")
-    return target
 
 
 def folder_of(given: str) -> Path:

@@ -118,7 +118,7 @@ def common_settings(study: Study) -> list[tuple[str, str]]:
     same = [
         name for name in sorted(settings_of(runs)) if (runs[name].factorize()[0] == runs[name].factorize()[0][0]).all()
     ]
-    return [(name, wording.value(first[name]) or "none") for name in same]
+    return [(name, wording.written(first[name]) or "none") for name in same]
 
 
 def varying_settings(study: Study) -> list[tuple[str, str]]:

@@ -1,6 +1,5 @@
 """Heat maps: how good each pair of two settings is, and which client holds which labels; one setting as a curve."""
 
-from typing import Any
 
 import altair as alt
 import pandas as pd
@@ -8,7 +7,7 @@ import pandas as pd
 from fedray.report.figure import ROWS, Chart, Figure, Section, lean
 from fedray.report.look import Look
 from fedray.report.study import Study, is_numeric, ordered
-from fedray.report.wording import MEASURES, count, enumerate_words, is_missing, label, percent, short, value
+from fedray.report.wording import MEASURES, count, enumerate_words, label, percent, short, written
 
 CLIENTS, PARTITIONS = 50, 6
 """So many clients of so many partitions are drawn."""
@@ -79,8 +78,8 @@ def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
     low, high = best[mean].min(), best[mean].max()
     rows = [
         {
-            "x": written(row[x]),
-            "y": written(row[y]),
+            "x": written(row[x]) or "none",
+            "y": written(row[y]) or "none",
             "mean": row[mean],
             "share": (row[mean] - low) / (high - low) if high > low else 1.0,
             "text": percent(row[mean]),
@@ -89,7 +88,7 @@ def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
         }
         for row in best.to_dict("records")
     ]
-    orders = {axis: [written(each) for each in ordered(table[axis])] for axis in (x, y)}
+    orders = {axis: [written(each) or "none" for each in ordered(table[axis])] for axis in (x, y)}
     others = [short(name) for name in study.axes if name not in (x, y)]
     note = f"Each cell is the best over {enumerate_words(others)}. " if others else ""
 
@@ -107,10 +106,6 @@ def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
 
     title = f"Final {MEASURES[str(study.measure)]} (%) by {short(x)} and {short(y)}"
     return Figure("settings", title, lean(rows), draw, note.strip(), wide=True, follows=False)
-
-
-def written(given: Any) -> str:
-    return "none" if is_missing(given) else value(given)
 
 
 def partition_section(study: Study) -> list[Section]:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
+from fedray.summary import written
 
 BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
 """Settings whose value speaks for itself in a label."""
@@ -26,26 +26,15 @@ def short(name: str) -> str:
     return name.rpartition(".")[2].replace("_", " ")
 
 
-def value(given: Any) -> str:
-    """A setting's value as one would write it; nothing for none."""
-    if isinstance(given, (bool, np.bool_)):
-        return str(given).lower()
-    if isinstance(given, tuple):
-        return ", ".join(map(value, given))
-    if is_missing(given):
-        return ""
-    return f"{given:g}" if isinstance(given, float) else str(given)
-
-
 def setting(name: str, given: Any) -> str:
     """A value of the setting `name`, whose 0 may stand for all."""
-    return "all" if name in ALL_AT_ZERO and given == 0 else value(given)
+    return "all" if name in ALL_AT_ZERO and given == 0 else written(given)
 
 
 def label(settings: Mapping[str, Any]) -> str:
     """What tells a configuration apart, without settings that have no value: `fedprox, lr 0.1, mu 0.01`."""
     words = [
-        value(given) if name in BARE else f"{short(name)} {setting(name, given)}" for name, given in settings.items()
+        written(given) if name in BARE else f"{short(name)} {setting(name, given)}" for name, given in settings.items()
     ]
     return ", ".join(word for word, given in zip(words, settings.values(), strict=True) if not is_missing(given))
 
