@@ -1,6 +1,5 @@
 """Heat maps: how good each pair of two settings is, and which client holds which labels; one setting as a curve."""
 
-
 import altair as alt
 import pandas as pd
 
