@@ -2,7 +2,8 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -66,13 +67,17 @@ class ConsoleWatch(Watch):
         line = f"round {t:>{len(str(rounds))}}/{rounds}"
         if row["test_accuracy"] is not None:
             line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
+        if row["answered"] < row["cohort_size"]:
+            line += f"  {row['answered']} of {row['cohort_size']} clients"
         if row["client_accuracy"] is not None:
             line += f"  clients {row['client_accuracy']:.4f}"
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
         else:
-            line += f"  train loss {row['train_loss']:.4f}  {row['seconds']:.2f} s"
+            if row["train_loss"] is not None:
+                line += f"  train loss {row['train_loss']:.4f}"
+            line += f"  {row['seconds']:.2f} s"
             self.console.print(line + left, markup=False)
 
     def notice(self, text: str) -> None:
@@ -100,6 +105,8 @@ class ConsoleWatch(Watch):
         if not math.isnan(row["final_client_accuracy"]):
             self.say("clients", describe_clients(tables.rounds.dropna(subset="client_accuracy").iloc[-1].to_dict()))
         self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
+        for label, sentence in describe_absences(tables.rounds.sum(numeric_only=True).to_dict(), tables.events["kind"]):
+            self.say(label, sentence)
         self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
         if job.model.exists():
             self.say("model", str(job.model))
@@ -137,6 +144,39 @@ def describe_time(sums: Mapping[Any, float]) -> str:
         f"overhead {sum(share[part] for part in OVERHEAD):.1%} ({overhead})"
     )
 
+
+def describe_absences(sums: Mapping[Any, float], kinds: Iterable[str]) -> list[tuple[str, str]]:
+    """What kept clients from counting, and what befell actors, in all rounds: a label and a sentence for each kind.
+
+    `sums` are over the rounds table, `kinds` are those of the events table.
+    """
+    simulated = count_all({"dropped out": sums["dropouts"], "came too late to count": sums["surplus"]})
+    happened = Counter(kinds)
+    faults = count_all({words: happened[kind] for kind, words in HAPPENED.items()})
+    faults += count_all(
+        {"call made again": sums["retries"], "client lost": sums["lost"], "update not finite": sums["non_finite"]}
+    )
+    sentences = [("simulated", f"of those asked, {', '.join(simulated)}" if simulated else "")]
+    sentences.append(("faults", ", ".join(faults)))
+    return [(label, sentence) for label, sentence in sentences if sentence]
+
+
+def count_all(counts: Mapping[str, float]) -> list[str]:
+    return [f"{count:.0f} x {words}" for words, count in counts.items() if count]
+
+
+HAPPENED = {
+    "resumed": "continued",
+    "actor_lost": "actor lost",
+    "node_lost": "actor lost with its node",
+    "out_of_memory": "actor ended for want of memory",
+    "hung": "actor taken to hang",
+    "slow": "call slow in the first round",
+    "object_lost": "object lost",
+    "place_given_up": "actor not replaced",
+    "went_back": "back to the last checkpoint",
+}
+"""How a count of each kind of event reads."""
 
 OVERHEAD = ("transfer", "aggregate", "idle", "record")
 

@@ -12,7 +12,7 @@ import numpy as np
 from fedray.data import Dataset, Split
 from fedray.recipe import Recipe
 from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
-from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches
+from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, remembered
 
 
 class InProcessPopulation:
@@ -41,9 +41,12 @@ class InProcessPopulation:
     def sizes(self) -> np.ndarray:
         return np.array([len(rows) for rows in self.shards])
 
-    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+    def train(
+        self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
+    ) -> Updates:
         began = time.perf_counter()
-        self.remembered.update(self.learned[1])
+        if self.learned[0] != t:
+            self.remembered.update(self.learned[1])
         learned: dict[int, Vectors] = {}
 
         def trained() -> Iterator[list[Trained]]:
@@ -52,12 +55,13 @@ class InProcessPopulation:
                 part, new = train_block(
                     self.trainer, algorithm, block, self.shard, message, memories, t, lr, summed=algorithm.linear
                 )
-                learned.update((client, memory) for client, memory in zip(block, new, strict=True) if memory)
+                if algorithm.remembers:
+                    learned.update(remembered(block, part.reports, new))
                 yield [replace(part, reports=[replace(report, **self.place) for report in part.reports])]
 
         updates = gather(algorithm, trained())
         self.learned = (t, learned)
-        train = sum(report.seconds for report in updates.reports)
+        train = sum(report.seconds or 0.0 for report in (*updates.reports, *updates.missing))
         return replace(updates, seconds=Seconds(train=train, aggregate=time.perf_counter() - began - train))
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
@@ -87,6 +91,9 @@ class InProcessPopulation:
         n = len(self)
         place = {name: [value] * n for name, value in self.place.items()}
         return {"client": range(n), **place, "num_cpus": [0.0] * n, "num_gpus": [0.0] * n, "num_examples": self.sizes}
+
+    def events(self) -> list[Event]:
+        return []
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned

@@ -12,8 +12,7 @@ import numpy as np
 # Append only: a purpose's position is part of every address drawn under it.
 PURPOSES = (
     *("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic", "client-test", "fine-tune"),
-    "validation",
-    "search",
+    *("validation", "search", "silence", "arrival"),
 )
 MAX_SEED = 2**63 - 1
 

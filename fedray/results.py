@@ -16,12 +16,13 @@ from fedray.analysis import curves, to_target, to_target_by
 from fedray.comparison import Comparison, best, compare, varied
 from fedray.errors import BadInputError
 from fedray.stored import DamagedError, check_columns, journal_tables, read_journal, read_parquet, read_row
-from fedray.tables import FINAL_STATUSES, PER_RUN, SCHEMAS
+from fedray.tables import FAILED_STATUSES, FINAL_STATUSES, PER_RUN, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
 
 __all__ = [
+    "FAILED_STATUSES",
     "FINAL_STATUSES",
     "SCHEMAS",
     "Comparison",
@@ -53,6 +54,7 @@ class Results:
     partitions: "pd.DataFrame"
     metrics: "pd.DataFrame"
     evaluations: "pd.DataFrame"
+    events: "pd.DataFrame"
 
 
 class DamagedResultsWarning(UserWarning):

@@ -7,13 +7,16 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, Protocol
 
 import numpy as np
 
 from fedray.data import Split
+from fedray.errors import TooFewSurvivorsError
+from fedray.faults import Faults, absentee, answering
 from fedray.randomness import generator
-from fedray.updates import Scores, Seconds, Updates, Vectors
+from fedray.updates import Event, Report, Scores, Seconds, Updates, Vectors
 
 
 class Population(Protocol):
@@ -26,8 +29,14 @@ class Population(Protocol):
     def sizes(self) -> np.ndarray:
         """How many examples each client holds: int64 [N]."""
 
-    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
-        """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order."""
+    def train(
+        self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
+    ) -> Updates:
+        """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order.
+
+        A client whose process is lost trains again, or, with `drop`, is missing. What clients remember of a round that
+        is trained again does not count.
+        """
 
     def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
         """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole of a split."""
@@ -41,6 +50,9 @@ class Population(Protocol):
     def rows(self) -> dict[str, Any]:
         """The columns of the population table, a client a row."""
 
+    def events(self) -> list[Event]:
+        """What has happened to the processes since this was last asked."""
+
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         """What each client remembers after round t, the last one trained or the one before it, one at a time."""
 
@@ -53,12 +65,16 @@ class Population(Protocol):
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did: `mean` is the aggregated update, `state` the server's after it; seconds are wall-clock."""
+    """What one round did: `mean` is the aggregated update, `state` the server's after it; seconds are wall-clock.
+
+    `cohort` is who was asked, `updates.reports` are of those whose update counts, and `absent` of all others.
+    """
 
     t: int
     cohort: list[int]
     lr: float
     updates: Updates
+    absent: list[Report]
     mean: Vectors
     state: Vectors
     seconds: Seconds
@@ -71,26 +87,62 @@ def sample_cohort(seed: int, t: int, population: int, size: int) -> list[int]:
 
 
 def play_rounds(
-    algorithm: Any, population: Population, state: Vectors, *, ts: Sequence[int], rounds: int, cohort: int, seed: int
+    algorithm: Any,
+    population: Population,
+    state: Vectors,
+    *,
+    ts: Sequence[int],
+    rounds: int,
+    cohort: int,
+    seed: int,
+    faults: Faults | None = None,
 ) -> Iterator[Round]:
-    """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`."""
-    all_weights = math.fsum(algorithm.weight(n) for n in population.sizes.tolist())
+    """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`.
+
+    A round without any update leaves the state as it was. Raises TooFewSurvivorsError as `faults` says.
+    """
+    faults, sizes = faults or Faults(), population.sizes
+    all_weights = math.fsum(algorithm.weight(n) for n in sizes.tolist())
     for t in ts:
-        members = sample_cohort(seed, t, len(population), cohort)
+        asked = sample_cohort(seed, t, len(population), cohort + faults.over_selection)
+        members, reasons = answering(faults, seed, t, asked, cohort)
         lr = algorithm.learning_rate(t, rounds)
         message = algorithm.broadcast(state, t)
-        updates = population.train(algorithm, members, message, t, lr)
+        updates = train_enough(algorithm, population, members, message, t, lr, faults)
         trained = time.perf_counter()
-        mean = algorithm.aggregate(updates)
-        participation = math.fsum(algorithm.weight(report.num_examples) for report in updates.reports) / all_weights
-        state = algorithm.server_update(state, mean, participation)
+        if updates.reports:
+            mean = algorithm.aggregate(updates)
+            participation = math.fsum(algorithm.weight(report.num_examples) for report in updates.reports) / all_weights
+            state = algorithm.server_update(state, mean, participation)
+        else:
+            mean = {name: np.zeros_like(state[name]) for name in ("params", "buffers")}
+        absent = [absentee(client, int(sizes[client]), status) for client, status in reasons.items()]
         yield Round(
             t=t,
-            cohort=members,
+            cohort=asked,
             lr=lr,
             updates=updates,
+            absent=sorted([*updates.missing, *absent], key=attrgetter("client")),
             mean=mean,
             state=state,
             seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
         )
         del message, updates, mean  # several vectors, while the next round is played
+
+
+def train_enough(
+    algorithm: Any, population: Population, members: list[int], message: Vectors, t: int, lr: float, faults: Faults
+) -> Updates:
+    """A round's updates; where too many clients were lost, those of a second attempt, or TooFewSurvivorsError."""
+    needed, retries = min(faults.min_survivors, len(members)), 0
+    for _ in range(2):
+        updates = population.train(algorithm, members, message, t, lr, drop=faults.lost == "drop")
+        updates = replace(updates, retries=updates.retries + retries)
+        retries = updates.retries
+        lost = sum(report.status == "lost" for report in updates.missing)
+        if not lost or len(updates.reports) >= needed:
+            return updates
+    raise TooFewSurvivorsError(
+        f"round {t} was played twice, and {lost} of {len(members)} clients were lost with their processes, so that "
+        f"{len(updates.reports)} updates were left, fewer than faults.min_survivors = {faults.min_survivors}"
+    )

@@ -9,7 +9,7 @@ import numpy as np
 from rich.table import Table
 
 from fedray.comparison import COMPLETE
-from fedray.results import Results, to_target_by
+from fedray.results import FAILED_STATUSES, Results, to_target_by
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -100,4 +100,4 @@ def trouble(group: "pd.DataFrame") -> str:
     )
 
 
-BAD_ENDS = ("diverged", "failed", "halved")
+BAD_ENDS = ("diverged", *FAILED_STATUSES, "halved")

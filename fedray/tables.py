@@ -47,7 +47,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy"), FLOAT),
         **dict.fromkeys(("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"), FLOAT),
         "train_loss": FLOAT,
-        "cohort_size": INT,
+        **dict.fromkeys(("cohort_size", "answered", "dropouts", "surplus", "lost", "non_finite"), INT),
         "num_examples": LONG,
         "update_norm": FLOAT,
         **dict.fromkeys(("bytes_down", "bytes_up"), LONG),
@@ -77,15 +77,23 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("test_loss", "test_accuracy"), FLOAT),
     },
     "metrics": {"round": INT, "name": STRING, "value": FLOAT},
+    "events": {
+        "round": INT,
+        **dict.fromkeys(("kind", "detail", "actor", "node"), STRING),
+        "pid": INT,
+        "at_work": STRING,
+        "at": TIME,
+    },
     "partitions": {"partition_id": STRING, "client": INT, "label": INT, "label_name": STRING, "count": LONG},
 }
 """The columns of each table that are its own: all of them for `partitions`, which runs share."""
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
-BY_ROUND = ("rounds", "clients", "metrics", "evaluations")
+BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
-STATUSES = ("running", "interrupted", "failed", "halved", *FINAL_STATUSES)
+FAILED_STATUSES = ("failed", "too_few_survivors")
+STATUSES = ("running", "interrupted", *FAILED_STATUSES, "halved", *FINAL_STATUSES)
 
 SCHEMAS: dict[str, pa.Schema] = {
     table: pa.schema(list(({"run": STRING, **GROUPING, **own} if table in PER_RUN else own).items()))

@@ -1,11 +1,13 @@
 """The model of a process, which trains and evaluates one client after another, and blocks of them."""
 
 import ctypes
+import math
 import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -22,7 +24,7 @@ from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Report, Scores, Sum, Trained, Vectors, mean_of_batches, num_bytes
+from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, mean_of_batches, num_bytes
 from fedray.vector import FlatModel, Tensors
 
 
@@ -264,7 +266,8 @@ def train_block(
 ) -> tuple[Trained, list[Vectors]]:
     """Train a block's clients: their updates, summed or each, and their new memories.
 
-    `shard` gives a client's images and labels. Whatever a client's code raises comes out as a ClientError.
+    `shard` gives a client's images and labels. An update that is not finite is left out, as its report says. Whatever a
+    client's code raises comes out as a ClientError.
     """
 
     def one_by_one() -> Iterator[tuple[Vectors, Vectors, Report]]:
@@ -283,8 +286,12 @@ def train_block(
 
     total, each, reports, remembered = Sum(), [], [], []
     for vectors, memory, report in together() if trainer.recipe.engine == "fused" else one_by_one():
+        if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
+            report = replace(report, status="non_finite")
         reports.append(report)
         remembered.append(memory)
+        if report.status != "ok":
+            continue
         if summed:
             total.add_update(vectors, algorithm.weight(report.num_examples))
         else:

@@ -6,32 +6,52 @@ the same float32 operations happen in the same order, so the bits are the same.
 """
 
 import math
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 Vectors = dict[str, np.ndarray]
+M = TypeVar("M")
 Scores = tuple[int, float, float]  # a client's own test examples, their mean cross-entropy and accuracy
 
 
 @dataclass(frozen=True)
 class Report:
-    """What one client did in one round; `seconds` is its local training, bytes are those that it received and sent."""
+    """What one client did in one round; `seconds` is its local training, bytes are those that it received and sent.
+
+    `status` is "ok" for a client whose update counts. Otherwise "non_finite"; or, without losses, norms and seconds,
+    "lost", "dropout" or "surplus" (faults.py).
+    """
 
     client: int
     num_examples: int
     steps: int
-    train_loss: float
-    update_norm: float
-    seconds: float
+    train_loss: float | None
+    update_norm: float | None
+    seconds: float | None
     bytes_down: int
     bytes_up: int
     status: str = "ok"
     actor: str = ""
     node: str = ""
     pid: int = 0
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that happened to a process of a run; to which, where that is known, and with which clients at work."""
+
+    kind: str
+    detail: str
+    actor: str | None = None
+    node: str | None = None
+    pid: int | None = None
+    clients: tuple[int, ...] = ()
+    at: int = field(default_factory=lambda: int(time.time() * 1000))
+    """Milliseconds since 1970 UTC."""
 
 
 @dataclass
@@ -61,7 +81,7 @@ class Sum:
 class Trained:
     """What one call to a population's worker gives back: a block summed, or its clients' own vectors, in cohort order.
 
-    Exactly one of `sum` and `each` is filled.
+    Exactly one of `sum` and `each` is filled, with the vectors of those clients whose report's status is "ok".
     """
 
     reports: list[Report]
@@ -96,38 +116,47 @@ class Updates:
     """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
 
     `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. The vectors of the sum are
-    large and used up by the aggregation, which makes the mean of them. `retries` counts the calls that were made again
-    because an actor was lost.
+    large and used up by the aggregation, which makes the mean of them. `missing` are the reports of clients whose
+    update is not there: it was not finite, or was lost. `retries` counts the calls that were made again because an
+    actor was lost.
     """
 
     sum: Sum
     reports: list[Report]
     each: list[Vectors] = field(default_factory=list)
+    missing: list[Report] = field(default_factory=list)
     retries: int = 0
     seconds: Seconds = Seconds()
 
 
 def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
     """The cohort's updates from its blocks in order, each as one call's result or as one for each of its clients."""
-    total, reports, each = Sum(), [], []
+    total, reports, each = Sum(), list[Report](), list[Vectors]()
     for block in blocks_trained:
+        reports += [report for trained in block for report in trained.reports]
         if len(block) == 1 and block[0].sum is not None:  # no need for a copy that is added to
-            reports += block[0].reports
             total.add(block[0].sum)
             continue
         subtotal = Sum()
         for trained in block:
-            reports += trained.reports
             if trained.sum is not None:
                 subtotal.add(trained.sum)
-            elif algorithm.linear:
-                for vectors, report in zip(trained.each, trained.reports, strict=True):
+                continue
+            counted = [report for report in trained.reports if report.status == "ok"]
+            if algorithm.linear:
+                for vectors, report in zip(trained.each, counted, strict=True):
                     subtotal.add_update(vectors, algorithm.weight(report.num_examples))
             else:
                 each += trained.each
         if algorithm.linear:
             total.add(subtotal)
-    return Updates(total, reports, each)
+    counted = [report for report in reports if report.status == "ok"]
+    return Updates(total, counted, each, [report for report in reports if report.status != "ok"])
+
+
+def remembered(clients: Sequence[int], reports: Sequence[Report], memories: Sequence[M]) -> dict[int, M]:
+    """What each of these clients remembers from now on: nothing new where its update does not count."""
+    return {c: memory for c, report, memory in zip(clients, reports, memories, strict=True) if report.status == "ok"}
 
 
 def cut(cohort: list[int], blocks: int) -> list[list[int]]:
@@ -147,7 +176,13 @@ def mean_of_batches(batches: Iterable[tuple[float, int]], count: int) -> tuple[f
     return math.fsum(loss for loss, _ in batches) / count, sum(right for _, right in batches) / count
 
 
-def mean_loss(reports: Iterable[Report]) -> float:
-    """The cohort's training loss, weighted by examples."""
-    reports = list(reports)
-    return sum(r.train_loss * r.num_examples for r in reports) / sum(r.num_examples for r in reports)
+def mean_loss(reports: Iterable[Report]) -> float | None:
+    """The cohort's training loss, weighted by examples; None where nobody has one."""
+    losses = [(r.train_loss, r.num_examples) for r in reports if r.train_loss is not None]
+    return sum(loss * n for loss, n in losses) / sum(n for _, n in losses) if losses else None
+
+
+def finite(vectors: Vectors) -> bool:
+    """Whether every number in them is finite."""
+    # The sum of squares is fast, and finite only where all are; where it is not, it may have overflowed.
+    return all(math.isfinite(np.vdot(v, v)) or bool(np.isfinite(v).all()) for v in vectors.values())

@@ -51,25 +51,24 @@ def join_rows(parts: list[np.ndarray]) -> Rows:
 
 
 class Enrolment:
-    """What an actor holds for one run: a trainer, the node's data, and its own client's shard or everybody's rows."""
+    """What an actor holds for one run: a trainer, the node's data, and its own clients' shards or everybody's rows."""
 
-    def __init__(
-        self, recipe: Recipe, data: NodeData, shards: "Rows", own_tests: "Rows | None", own: int | None, device: str
-    ):
+    def __init__(self, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None, device: str):
         from fedray.trainer import Trainer
 
         self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
-        self.own = {own: self.copy(shards.of(0))} if own is not None else {}
+        self.own: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.own_test: dict[int, np.ndarray | None] = {}
 
     def copy(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.data.train_images[rows], self.data.train_labels[rows]
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.own[client] if self.own else self.copy(self.shards.of(client))
+        return self.copy(self.shards.of(client)) if self.shards else self.own[client]
 
     def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
-        assert self.own_tests is not None
-        rows = self.own_tests.of(0 if self.own else client)
+        rows = self.own_tests.of(client) if self.own_tests else self.own_test[client]
+        assert rows is not None
         return self.data.test_images[rows], self.data.test_labels[rows]
 
 
@@ -100,15 +99,18 @@ class ClientActor:
         """Actor id, node id, process id and device."""
         return {**self.place, "device": self.device}
 
-    def enrol(
-        self, run: str, recipe: Recipe, data: NodeData, shards: Rows, own_tests: Rows | None, own: int | None
-    ) -> None:
-        """Take part in a run: with the shard of the client `own` copied here, or, where it is None, with everybody's.
+    def enrol(self, run: str, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None) -> None:
+        """Take part in a run: with everybody's shards or, where `shards` is None, with those that are adopted.
 
-        `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated; with
-        `own`, those of that client alone.
+        `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated.
         """
-        self.runs[run] = Enrolment(recipe, data, shards, own_tests, own, self.device)
+        self.runs[run] = Enrolment(recipe, data, shards, own_tests, self.device)
+
+    def adopt(self, run: str, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
+        """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
+        enrolment = self.runs[run]
+        if client not in enrolment.own:
+            enrolment.own[client], enrolment.own_test[client] = enrolment.copy(rows), own_test
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)

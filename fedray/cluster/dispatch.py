@@ -5,6 +5,10 @@ order that the caller asks for, so it never changes a bit.
 
 Several runs may share it, each in a thread of its own: whichever waits settles what has ended, its own calls or
 another's. A run that began earlier has its calls handed out first, and the others fill the gaps.
+
+What goes wrong with processes is noted as an Event of every run whose calls it hit. A call whose actor is lost, by a
+kill, for want of memory, with its node, or because it has hung, is made again elsewhere, unless its run would rather
+do without.
 """
 
 import pickle
@@ -15,12 +19,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
-from fedray.errors import ClientError, LostActorError
+from fedray.errors import ClientError, LostActorError, LostStateError
+from fedray.updates import Event
 
 IN_FLIGHT = 2  # calls an actor has: one running, one waiting
 MOST_TRIES = 4  # of one call, or of filling one slot, before a loss is no accident
+NO_ROOM = "no node has room for it"
 LOOK_UP_SECONDS = 0.5  # how often a waiting thread sees whether it is to stop
 
 
@@ -28,21 +34,39 @@ LOOK_UP_SECONDS = 0.5  # how often a waiting thread sees whether it is to stop
 class Slot:
     """A place for one actor. When it is lost, `respawn` puts a new, enrolled one there, which then has to come up.
 
-    `enrolments` are the runs that use it, and what enrols an actor in each. `starting` is the reference that is ready
-    when the new actor has answered, and `deadline` the time until which it may take; `gone` says that the place could
-    not be filled, and `why`.
+    `uses` are those that runs make of it, by run. `busy_since` is when the first of its calls began to run. `starting`
+    is the reference that is ready when the new actor has answered, and `deadline` the time until which it may take,
+    unless it is `hopeless`. `lost` says that the actor before it was lost, `gone` that the place could not be filled,
+    and `why`.
     """
 
     handle: Any
     respawn: Callable[["Slot"], None]
+    hopeless: Callable[[], bool]
     where: dict[str, Any] = field(default_factory=dict)
-    enrolments: dict[str, Callable[[Any], Any]] = field(default_factory=dict)
+    uses: dict[str, "Use"] = field(default_factory=dict)
     tickets: list["Ticket"] = field(default_factory=list)
+    busy_since: float = 0.0
     starting: Any = None
     deadline: float = 0.0
     failures: int = 0
+    lost: bool = False
     gone: bool = False
     why: str = ""
+
+    @property
+    def known(self) -> dict[str, Any]:
+        """What an event says of its actor: id, node and process, as far as it has come up."""
+        return {name: self.where.get(name) for name in ("actor", "node", "pid")}
+
+    def tell(self, event: Event) -> None:
+        """Have every run that uses this place know of it."""
+        note(event, *(use.traffic for use in self.uses.values()))
+
+    def give_up(self, why: str) -> None:
+        """There will be no actor here."""
+        self.gone, self.why, self.starting = True, why, None
+        self.tell(Event("place_given_up", why, **self.known))
 
     @property
     def has_room(self) -> bool:
@@ -66,23 +90,68 @@ class Occupancy:
         self.running, self.changed, self.started = running, now, self.started or running > 0
 
 
+@dataclass(frozen=True)
+class Use:
+    """A run's use of a slot: its traffic, and how an actor is enrolled in it."""
+
+    traffic: "Traffic"
+    enrol: Callable[[Any], Any] = lambda actor: None
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How long a call may take: `factor` times what the slowest so far took for its size, and at least `seconds`.
+
+    With a factor of 0 as long as it likes.
+    """
+
+    factor: float = 0.0
+    seconds: float = 0.0
+
+
 @dataclass(eq=False)
 class Traffic:
-    """All calls of one run: those of a lower rank are handed out first. `retries` counts those made again."""
+    """All calls of one run: those of a lower rank are handed out first. `retries` counts those made again.
+
+    `events` are what has happened to actors at work for this run. `slowest` is how many seconds a call of each kind has
+    taken for each unit of its cost, at most; it goes by whole rounds, and `measured` by calls.
+    """
 
     rank: int
+    patience: Patience = Patience()
     occupancy: Occupancy = field(default_factory=Occupancy)
     retries: int = 0
+    events: list[Event] = field(default_factory=list)
+    slowest: dict[str, float] = field(default_factory=dict)
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def learn(self) -> None:
+        """A round is over, or an evaluation: what was measured counts from now on."""
+        self.slowest = dict(self.measured)
+
+    def time_for(self, ticket: "Ticket") -> float | None:
+        """The seconds that a call may take; None while nothing of its kind has been measured."""
+        pace = self.slowest.get(ticket.kind)
+        return None if pace is None else max(self.patience.seconds, self.patience.factor * pace * ticket.cost)
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A call that was asked for: on any of `slots`, `call(handle)` gives its references, the first of them small."""
+    """A call that was asked for: on any of `slots`, `call(handle)` gives its references, the first of them small.
+
+    Calls of a `kind` take time in proportion to their `cost`. Where none of `slots` is left, the call may be made on
+    those that `elsewhere` gives. With `drop` it is not made again when its actor is lost while it runs.
+    """
 
     call: Callable[[Any], list[Any]]
     slots: Sequence[Slot]
     traffic: Traffic
+    kind: str = ""
     cost: float = 0.0
+    clients: Sequence[int] = ()
+    elsewhere: Callable[[], Sequence[Slot]] = tuple
+    drop: bool = False
+    overdue: bool = False
     tries: int = 0
     refs: list[Any] = field(default_factory=list)
     result: Any = None  # what the first reference held
@@ -117,13 +186,15 @@ class Dispatcher:
             self.queue.sort(key=lambda ticket: ticket.traffic.rank)
             self.hand_out()
 
-    def wait(self, ticket: Ticket) -> Any:
-        """The ticket's first result; its other references are then in ticket.refs[1:].
+    def wait(self, ticket: Ticket, look: Callable[[], None] = lambda: None) -> Any:
+        """The ticket's first result; its other references are then in ticket.refs[1:]. `look` is called now and then.
 
-        Raises ClientError when the client's own code failed, LostActorError when its actors kept dying.
+        Raises ClientError when the client's own code failed, LostActorError when its actors kept dying or it is not to
+        be made again, LostStateError when what it was given is lost.
         """
         while not ticket.done:
             self.turn()
+            look()
         if ticket.error:
             raise ticket.error
         return ticket.result
@@ -132,14 +203,13 @@ class Dispatcher:
         """What the ticket's reference `index` holds, the call made again if that was lost with its node."""
         while True:
             self.wait(ticket)
-            try:
-                return ray.get(ticket.refs[index])
-            except RayTaskError:
-                raise
-            except RayError as error:
-                with self.lock:
-                    self.again(ticket, error)
-                    self.hand_out()
+            value, error = look(ticket.refs[index])
+            if error is None:
+                return value
+            with self.lock:
+                note(Event("object_lost", first_line(error), clients=tuple(ticket.clients)), ticket.traffic)
+                self.again(ticket, error)
+                self.hand_out()
 
     def forget(self, slots: Sequence[Slot]) -> None:
         """Drop all that is in flight on these slots, which are about to be given up."""
@@ -159,6 +229,7 @@ class Dispatcher:
         waiting = []
         for ticket in self.queue:
             left = [slot for slot in ticket.slots if not slot.gone]
+            left = left or [slot for slot in ticket.elsewhere() if not slot.gone]
             full = sum(bool(slot.tickets) for slot in self.slots) >= self.lanes
             up = [slot for slot in left if slot.has_room and (slot.tickets or not full)]
             if not left:
@@ -173,6 +244,7 @@ class Dispatcher:
     def start(self, ticket: Ticket, slot: Slot) -> None:
         ticket.tries += 1
         ticket.refs = ticket.call(slot.handle)
+        slot.busy_since = slot.busy_since if slot.tickets else time.monotonic()
         slot.tickets.append(ticket)
         self.watch(slot)
         self.note(ticket.traffic)
@@ -210,9 +282,11 @@ class Dispatcher:
                 else:
                     self.settle_call(*flying[ref], ref)
             for ref, slot in starting.items():
-                if slot.starting is ref and not slot.gone and time.monotonic() > slot.deadline:
-                    slot.gone, slot.why = True, "it did not answer in time"
-                    ray.kill(slot.handle)
+                if slot.starting is ref and not slot.gone:
+                    self.see_start(slot)
+            for ref, (ticket, slot) in flying.items():
+                if slot.tickets[:1] == [ticket] and ticket.refs[0] is ref and ref not in ready:
+                    self.see_call(ticket, slot)
             self.slots = [slot for slot in self.slots if slot.tickets or (slot.starting is not None and not slot.gone)]
             self.hand_out()
 
@@ -220,41 +294,140 @@ class Dispatcher:
         if ticket not in slot.tickets or ticket.refs[0] is not ref:
             return  # another thread's turn settled it, or it was lost with another call of its actor
         before = [each.traffic for each in slot.tickets]
-        try:
-            result = ray.get(ticket.refs[0])
-            ticket.result = pickle.loads(result) if isinstance(result, bytes) else result
-        except RayTaskError as error:
-            ticket.error = error.cause if isinstance(error.cause, ClientError) else error
-        except RayError as error:
-            lost, slot.tickets = slot.tickets, []
-            self.note(*before)
-            slot.respawn(slot)
-            for each in reversed(lost):  # they come first now, in their old order
-                self.again(each, error)
+        result, error = look(ticket.refs[0])
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, ObjectLostError):
+            self.miss(ticket, slot, cause)
             return
+        if error is not None and not isinstance(error, RayTaskError):
+            self.lose(slot, error)
+            return
+        ticket.result = pickle.loads(result) if isinstance(result, bytes) else result
+        if isinstance(cause, ClientError):
+            ticket.error = cause
+        elif error is not None:
+            ticket.error = ClientError(f"a call to an actor ({ticket.kind}) failed:\n{error}")
+        elif ticket.cost:
+            pace = (time.monotonic() - slot.busy_since) / ticket.cost
+            ticket.traffic.measured[ticket.kind] = max(pace, ticket.traffic.measured.get(ticket.kind, 0.0))
         ticket.done = True
-        slot.tickets.remove(ticket)
+        self.free(slot, ticket)
         self.note(*before)
+
+    def free(self, slot: Slot, ticket: Ticket) -> None:
+        """The slot's actor is done with this call, and perhaps at work on the next."""
+        slot.tickets.remove(ticket)
+        slot.busy_since = time.monotonic()
+
+    def miss(self, ticket: Ticket, slot: Slot, error: Exception) -> None:
+        """What the call gave, or what it was given, was lost with a node; its actor is well.
+
+        In the first case it helps to make the call again, in the second it never will.
+        """
+        before = [each.traffic for each in slot.tickets]
+        self.free(slot, ticket)
+        self.note(*before)
+        note(Event("object_lost", first_line(error), clients=tuple(ticket.clients)), ticket.traffic)
+        if ticket.tries >= MOST_TRIES:
+            ticket.done, ticket.error = True, LostStateError(first_line(error))
+        else:
+            self.again(ticket, error, running=False)
+
+    def lose(self, slot: Slot, error: Exception) -> None:
+        """The slot's actor is lost: note it, put another there, and have its calls made again, or not."""
+        lost, slot.tickets = slot.tickets, []
+        traffics = [ticket.traffic for ticket in lost]
+        self.note(*traffics)
+        at_work = tuple(lost[0].clients) if lost else ()
+        note(Event(kind_of(error, slot), first_line(error), **slot.known, clients=at_work), *traffics)
+        slot.lost = True
+        slot.respawn(slot)
+        for ticket in reversed(lost):  # they come first now, in their old order
+            self.again(ticket, error, running=ticket is lost[0])
+
+    def see_call(self, ticket: Ticket, slot: Slot) -> None:
+        """End the actor of a call that takes far longer than any did before."""
+        patience, allowed = ticket.traffic.patience, ticket.traffic.time_for(ticket)
+        passed = time.monotonic() - slot.busy_since
+        if not patience.factor or not ticket.cost or passed <= (patience.seconds if allowed is None else allowed):
+            return
+        if allowed is not None:
+            ray.kill(slot.handle)
+            self.lose(slot, HungError(f"no answer after {passed:.0f} s, when {allowed:.0f} s were allowed"))
+        elif not ticket.overdue:
+            ticket.overdue = True
+            why = f"no answer after {passed:.0f} s; nothing like it has been measured yet, so it has no deadline"
+            note(Event("slow", why, **slot.known, clients=tuple(ticket.clients)), ticket.traffic)
 
     def settle_start(self, slot: Slot, ref: Any) -> None:
         if slot.starting is not ref:
             return
-        try:
-            slot.where = ray.get(slot.starting)
-            slot.starting, slot.failures = None, 0
-        except RayError as error:
-            slot.failures += 1
-            if slot.failures < MOST_TRIES:
-                slot.respawn(slot)
-            else:
-                slot.gone, slot.why = True, f"it died {slot.failures} times: {str(error).strip().splitlines()[-1]}"
-
-    def again(self, ticket: Ticket, error: Exception) -> None:
-        """Queue a call again, first of all, unless that has been done too often."""
-        ticket.traffic.retries += 1
-        ticket.done, ticket.result = False, None
-        if ticket.tries >= MOST_TRIES:
-            first = str(error).strip().splitlines()[0]
-            ticket.done, ticket.error = True, LostActorError(f"a call lost its actor {ticket.tries} times: {first}")
+        where, error = look(slot.starting)
+        slot.starting = None
+        if error is None:
+            slot.where, slot.failures = where, 0
+            if slot.lost:
+                slot.lost = False
+                slot.tell(Event("actor_started", "a new one is up", **slot.known))
+            return
+        slot.failures += 1
+        if slot.failures < MOST_TRIES:
+            slot.respawn(slot)
         else:
+            slot.give_up(f"it died {slot.failures} times: {first_line(error)}")
+
+    def see_start(self, slot: Slot) -> None:
+        """Give a place up whose actor takes too long to come up."""
+        late = time.monotonic() > slot.deadline
+        if late or slot.hopeless():
+            ray.kill(slot.handle)
+            slot.give_up("it did not answer in time" if late else NO_ROOM)
+
+    def again(self, ticket: Ticket, error: Exception, running: bool = True) -> None:
+        """Queue a call again, first of all, unless it is to be dropped or that has been done too often."""
+        ticket.done, ticket.result = False, None
+        if ticket.drop and running:
+            ticket.done, ticket.error = True, LostActorError(first_line(error))
+        elif ticket.tries >= MOST_TRIES:
+            why = f"a call lost its actor {ticket.tries} times: {first_line(error)}"
+            ticket.done, ticket.error = True, LostActorError(why)
+        else:
+            ticket.traffic.retries += 1
             self.queue.insert(0, ticket)
+
+
+class HungError(RuntimeError):
+    """A call took far longer than any like it."""
+
+
+def note(event: Event, *traffics: Traffic) -> None:
+    """Have each of these runs know of it, once."""
+    for traffic in dict.fromkeys(traffics):
+        traffic.events.append(event)
+
+
+def kind_of(error: Exception, slot: Slot) -> str:
+    """What an event of losing the slot's actor by this error is called."""
+    if isinstance(error, HungError):
+        return "hung"
+    if isinstance(error, OutOfMemoryError):
+        return "out_of_memory"
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return "actor_lost" if not slot.where or slot.where["node"] in alive else "node_lost"
+
+
+def look(ref: Any) -> tuple[Any, RayError | None]:
+    """What a reference holds, or the error that Ray gives for it.
+
+    The error comes without its traceback: a frame of Ray's in there holds the error, and both hold our own frame, with
+    all that is known there, until the next garbage collection.
+    """
+    try:
+        return ray.get(ref), None
+    except RayError as error:
+        return None, error.with_traceback(None)
+
+
+def first_line(error: Exception) -> str:
+    """The sentence of Ray's error, without its advice."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

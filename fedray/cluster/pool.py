@@ -1,5 +1,6 @@
 """The actor processes, kept warm from run to run, and shared by runs that want the same reservations."""
 
+import math
 import sys
 import threading
 import time
@@ -8,20 +9,22 @@ from typing import Any
 import ray
 
 from fedray.cluster.actor import ClientActor, NodeData
-from fedray.cluster.dispatch import Dispatcher, Slot
+from fedray.cluster.dispatch import NO_ROOM, Dispatcher, Slot, Traffic, Use
 from fedray.cluster.forks import Nursery
-from fedray.cluster.resources import Plan
+from fedray.cluster.resources import Capacity, Plan, room_for_actors
 from fedray.data import Dataset
 from fedray.errors import BadInputError
 
 LAST = ""
+LOOK_SECONDS = 2.0  # how often the nodes of a joined cluster are looked at
 
 
 class Pool:
     """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
 
-    def __init__(self, start_timeout: float, nursery: Nursery | None = None):
-        self.start_timeout, self.nursery = start_timeout, nursery
+    def __init__(self, start_timeout: float, nursery: Nursery | None = None, joined: bool = False):
+        """`joined`: the Ray is one that others started, whose nodes may come and go."""
+        self.start_timeout, self.nursery, self.joined = start_timeout, nursery, joined
         self.plainly = "" if nursery else "each imports torch anew"  # how actors start that are not forked
         self.known = nursery is None
         self.dispatcher = Dispatcher()
@@ -29,12 +32,14 @@ class Pool:
         self.shape: tuple[float, float] | None = None
         self.slots: list[Slot] = []
         self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run, and what was used last
+        self.looked, self.room = 0.0, 0  # when the nodes were last looked at, and how many actors they would hold
 
-    def claim(self, run: str, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
+    def claim(self, run: str, traffic: Traffic, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
         """As many actors as planned, up and answering, and a reference to the data set, until the run leaves.
 
         Runs share actors where no more of them fit. A run that wants other reservations than those of the actors at
-        work waits until these are free. BadInputError when actors are not up within the time allowed.
+        work waits until these are free. BadInputError when actors are not up within the time allowed; but places for
+        which no node has room any more, since one has just been lost, are left empty.
         """
         with self.claiming:
             if self.nursery and not self.known:
@@ -42,13 +47,14 @@ class Pool:
                 if trouble := self.nursery.trouble():
                     self.nursery, self.plainly = None, f"not forked ({trouble}), so each imports torch anew"
             shape = (plan.num_cpus, plan.num_gpus)
-            while shape != self.shape and any(slot.enrolments for slot in self.slots):
+            while shape != self.shape and any(slot.uses for slot in self.slots):
                 self.dispatcher.pause()
             try:
-                slots = self.choose(run, plan)
+                slots = self.choose(run, traffic, plan)
                 while any(slot.starting is not None and not slot.gone for slot in slots):
                     self.dispatcher.turn()
-                if lost := [slot for slot in slots if slot.gone]:
+                lost = [slot for slot in slots if slot.gone]
+                if lost and (len(lost) == len(slots) or any(slot.why != NO_ROOM for slot in lost)):
                     raise BadInputError(
                         f"only {len(slots) - len(lost)} of {len(slots)} actors x {plan.num_cpus:g} CPU and "
                         f"{plan.num_gpus:g} GPU came up ({lost[0].why}); see cluster.start_timeout, or pack clients "
@@ -56,23 +62,23 @@ class Pool:
                     )
                 return slots, self.share(run, dataset)
             except BaseException:
-                self.leave(run, [slot for slot in self.slots if run in slot.enrolments])
+                self.leave(run, [slot for slot in self.slots if run in slot.uses])
                 raise
 
-    def choose(self, run: str, plan: Plan) -> list[Slot]:
+    def choose(self, run: str, traffic: Traffic, plan: Plan) -> list[Slot]:
         """The actors for a run, those with the fewest others, new ones where there is room; they may not answer yet."""
         with self.dispatcher.lock:
             shape = (plan.num_cpus, plan.num_gpus)
             self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
-            self.shape = shape
-            idle = sum(not slot.enrolments for slot in self.slots)
+            self.shape, self.looked = shape, 0.0
+            idle = sum(not slot.uses for slot in self.slots)
             missing = min(plan.actors - idle, plan.room - len(self.slots))
-            self.slots += [Slot(self.spawn(), self.respawn) for _ in range(missing)]
-            slots = sorted(self.slots, key=lambda slot: len(slot.enrolments))[: plan.actors]
+            self.slots += [self.place() for _ in range(missing)]
+            slots = sorted(self.slots, key=lambda slot: len(slot.uses))[: plan.actors]
             for slot in slots:
-                if not slot.enrolments:
+                if not slot.uses:
                     self.await_answer(slot)
-                slot.enrolments[run] = lambda actor: None  # until the run says how
+                slot.uses[run] = Use(traffic)  # until the run says how it enrols
             self.dispatcher.lanes = min(len(self.slots), plan.most_lanes)
             return slots
 
@@ -80,10 +86,10 @@ class Pool:
         """Let go of what a run claimed, when it has ended, well or not."""
         with self.dispatcher.lock:
             for slot in slots:
-                slot.enrolments.pop(run, None)
+                slot.uses.pop(run, None)
             # After an error some are busy with what nobody waits for any more; others may still be coming up again.
             busy = [slot for slot in slots if slot.gone or slot.tickets or slot.starting is not None]
-            self.give_up([slot for slot in busy if not slot.enrolments])
+            self.give_up([slot for slot in busy if not slot.uses])
             for slot in slots:
                 if not slot.gone:
                     slot.handle.release.remote(run)
@@ -113,6 +119,9 @@ class Pool:
         self.shared[LAST] = self.shared[run] = known
         return known[1]
 
+    def place(self) -> Slot:
+        return Slot(self.spawn(), self.respawn, self.crowded)
+
     def spawn(self) -> Any:
         num_cpus, num_gpus = self.shape or (0.0, 0.0)
         options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
@@ -125,10 +134,51 @@ class Pool:
     def respawn(self, slot: Slot) -> None:
         """Put a new actor in the place of a lost one, enrolled before any call that is queued behind.
 
-        The lost one is killed: out of reach, it may still hold its share.
+        The lost one is killed: out of reach, it may still hold its share. Where no node has room any more, the place is
+        given up.
         """
         ray.kill(slot.handle)
+        if self.crowded():
+            slot.give_up(NO_ROOM)
+            return
         slot.handle = self.spawn()
         self.await_answer(slot)
-        for enrol in slot.enrolments.values():
-            enrol(slot.handle)
+        for use in slot.uses.values():
+            use.enrol(slot.handle)
+
+    def crowded(self) -> bool:
+        """Whether there are more places than the nodes that are left can hold."""
+        if not self.joined:
+            return False
+        if time.monotonic() >= self.looked + LOOK_SECONDS:
+            self.look()
+        return sum(not slot.gone for slot in self.slots) > self.room
+
+    def look(self) -> None:
+        """See how many actors like these the nodes would hold that are alive, had they nothing else to do."""
+        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        cpus = tuple(each["CPU"] for each in resources if each.get("CPU"))
+        capacity = Capacity(cpus, int(sum(each.get("GPU", 0.0) for each in resources)), math.inf)
+        self.room = room_for_actors(*self.shape, capacity) if self.shape and cpus else 0
+        self.looked = time.monotonic()
+
+    def refill(self, run: str, slots: list[Slot], most: int) -> list[Slot]:
+        """Fill given-up places of a run again, and add some, up to `most`, where nodes that have joined have room.
+
+        Returns the added ones, not yet in use. What is given an actor that does not come up is given up again.
+        """
+        with self.dispatcher.lock:
+            if not self.joined or time.monotonic() < self.looked + LOOK_SECONDS:
+                return []
+            self.look()
+            free = self.room - sum(not slot.gone for slot in self.slots)
+            for slot in [slot for slot in slots if slot.gone][: max(0, free)]:
+                slot.gone, slot.why, slot.failures, slot.lost = False, "", 0, True
+                self.respawn(slot)
+                free -= 1
+            added = [self.place() for _ in range(min(free, most - len(slots)))]
+            for slot in added:
+                slot.lost = True
+                self.await_answer(slot)
+            self.slots += added
+            return added

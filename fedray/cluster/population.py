@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -12,12 +12,26 @@ import numpy as np
 import ray
 
 from fedray.cluster.actor import BY_VALUE, join_rows
-from fedray.cluster.dispatch import Occupancy, Slot, Ticket, Traffic
+from fedray.cluster.dispatch import Occupancy, Patience, Slot, Ticket, Traffic, Use, first_line, look
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
 from fedray.data import Dataset, Split
+from fedray.errors import LostActorError, LostStateError
+from fedray.faults import absentee
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, num_bytes
+from fedray.updates import (
+    Event,
+    Scores,
+    Seconds,
+    Trained,
+    Updates,
+    Vectors,
+    cut,
+    gather,
+    mean_of_batches,
+    num_bytes,
+    remembered,
+)
 
 EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
 
@@ -36,18 +50,24 @@ class RayPopulation:
         recipe: Recipe,
         blocks: int,
         own_tests: list[np.ndarray] | None = None,
+        patience: Patience = Patience(),  # noqa: B008  it is frozen
+        notice: Callable[[str], None] = lambda text: None,
     ):
-        """`own_tests` are the rows of the test set on which each client is evaluated."""
+        """`own_tests` are the rows of the test set on which each client is evaluated.
+
+        `notice` is told, in a line, what happens to actors.
+        """
         rank = next(self.ids)
-        self.run, self.traffic = f"run-{rank}", Traffic(rank)
+        self.run, self.traffic, self.notice = f"run-{rank}", Traffic(rank, patience), notice
         self.pool, self.plan, self.recipe, self.blocks = pool, plan, recipe, blocks
         self.dispatcher = pool.dispatcher
         self.counts = {"test": len(dataset.test_labels), "validation": len(dataset.validation_labels)}
         self.shards, self.own_tests = shards, own_tests
+        self.told = 0  # how many of the traffic's events
         self.memory_refs: dict[int, Any] = {}
         self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
         self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
-        self.slots, self.data = pool.claim(self.run, plan, dataset)
+        self.slots, self.data = pool.claim(self.run, self.traffic, plan, dataset)
         try:
             self.rows_of_all: Any = None
             if plan.packed:
@@ -63,37 +83,83 @@ class RayPopulation:
 
     @property
     def device(self) -> str:
-        return str(self.slots[0].where["device"])
+        return next(str(slot.where["device"]) for slot in self.slots if slot.where)
 
     def enrol(self) -> None:
         """Have every actor take part, and any that comes in the place of a lost one."""
-        calls = [partial(self.enrol_at, slot) for slot in self.slots]
-        for slot, call in zip(self.slots, calls, strict=True):
-            slot.enrolments[self.run] = call
-        tickets = [Ticket(call, [slot], self.traffic) for slot, call in zip(self.slots, calls, strict=True)]
+        uses = [self.use(slot) for slot in self.slots]
+        tickets = [
+            Ticket(use.enrol, [slot], self.traffic, kind="enrol")
+            for slot, use in zip(self.slots, uses, strict=True)
+            if not slot.gone
+        ]
         self.dispatcher.submit(tickets)
         for ticket in tickets:
-            self.dispatcher.wait(ticket)
+            self.wait(ticket)
+
+    def use(self, slot: Slot) -> Use:
+        """The slot is this run's from now on."""
+        slot.uses[self.run] = use = Use(self.traffic, partial(self.enrol_at, slot))
+        return use
 
     def enrol_at(self, slot: Slot, actor: Any) -> list[Any]:
-        if self.plan.packed:
-            return [actor.enrol.remote(self.run, self.recipe, self.data, *self.rows_of_all, None)]
-        client = self.slots.index(slot)
-        own_test = join_rows([self.own_tests[client]]) if self.own_tests else None
-        return [
-            actor.enrol.remote(self.run, self.recipe, self.data, join_rows([self.shards[client]]), own_test, client)
-        ]
+        everybody = self.rows_of_all if self.plan.packed else (None, None)
+        enrolled = actor.enrol.remote(self.run, self.recipe, self.data, *everybody)
+        return [enrolled] if self.plan.packed else [enrolled, self.adopt(actor, self.slots.index(slot))]
 
-    def train(self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float) -> Updates:
+    def adopt(self, actor: Any, client: int) -> Any:
+        """Have an actor hold a client's shard, as its own or in the place of an actor that is gone."""
+        own_test = self.own_tests[client] if self.own_tests else None
+        return actor.adopt.remote(self.run, client, self.shards[client], own_test)
+
+    def slots_for(self, clients: list[int]) -> list[Slot]:
+        return self.slots if self.plan.packed else [self.slots[clients[0]]]
+
+    def prepare(self, actor: Any, clients: list[int]) -> None:
+        """Before a call with these clients: the actor of another client must get to know this one."""
+        if not self.plan.packed and actor is not self.slots[clients[0]].handle:
+            self.adopt(actor, clients[0])
+
+    def wait(self, ticket: Ticket) -> Any:
+        """Wait for a call's first result, and tell what happens to actors meanwhile."""
+        try:
+            return self.dispatcher.wait(ticket, self.tell)
+        finally:
+            self.tell()
+
+    def tell(self) -> None:
+        """Tell of the events since the last time."""
+        while self.told < len(self.traffic.events):
+            event, self.told = self.traffic.events[self.told], self.told + 1
+            if event.kind != "actor_started":
+                self.notice(describe(event))
+
+    def events(self) -> list[Event]:
+        self.tell()
+        happened, self.traffic.events, self.told = self.traffic.events, [], 0
+        return happened
+
+    def refill(self) -> None:
+        """Use the room that nodes offer which have joined since the last round."""
+        for slot in self.pool.refill(self.run, self.slots, self.plan.most):
+            self.slots.append(slot)
+            self.use(slot).enrol(slot.handle)
+
+    def train(
+        self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
+    ) -> Updates:
         began = time.perf_counter()
+        self.refill()
         occupancy = self.traffic.occupancy = Occupancy(self.plan.lanes)
-        self.memory_refs.update(self.learned[1])
+        if self.learned[0] != t:
+            self.memory_refs.update(self.learned[1])
         sent = as_sent(algorithm, message)
         summed, remembers = self.plan.packed and algorithm.linear, algorithm.remembers
         hands = cut(cohort, self.blocks)
         calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
         tickets = [
-            [self.ticket(clients, sent, t, lr, summed, remembers) for clients in block_calls] for block_calls in calls
+            [self.ticket(clients, sent, t, lr, summed, remembers, drop) for clients in block_calls]
+            for block_calls in calls
         ]
         self.dispatcher.submit([ticket for block_tickets in tickets for ticket in block_tickets])
         updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
@@ -101,26 +167,42 @@ class RayPopulation:
         if remembers:
             for block_calls, block_tickets in zip(calls, tickets, strict=True):
                 for clients, ticket in zip(block_calls, block_tickets, strict=True):
-                    learned.update(zip(clients, ticket.refs[2:], strict=True))
+                    if not ticket.error:
+                        learned.update(remembered(clients, ticket.result[0], ticket.refs[2:]))
         self.learned = (t, learned)
+        self.traffic.learn()
         before, self.retried = self.retried, self.traffic.retries
-        called = sum(ticket.result[2] for block_tickets in tickets for ticket in block_tickets)
-        seconds = split(time.perf_counter() - began, occupancy, sum(r.seconds for r in updates.reports), called)
+        called = sum(ticket.result[2] for block_tickets in tickets for ticket in block_tickets if not ticket.error)
+        trained = sum(r.seconds or 0.0 for r in (*updates.reports, *updates.missing))
+        seconds = split(time.perf_counter() - began, occupancy, trained, called)
         return replace(updates, retries=self.retried - before, seconds=seconds)
 
-    def ticket(self, clients: list[int], orders: Any, t: int, lr: float, summed: bool, remembers: bool) -> Ticket:
+    def ticket(
+        self, clients: list[int], orders: Any, t: int, lr: float, summed: bool, remembers: bool, drop: bool
+    ) -> Ticket:
         memories = [self.memory_refs.get(client, {}) for client in clients] if remembers else []
 
         def call(actor: Any) -> list[Any]:
+            self.prepare(actor, clients)
             train = actor.train.options(num_returns=2 + len(memories))
             return list(train.remote(self.run, orders, clients, summed, t, lr, *memories))
 
-        slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
-        return Ticket(call, slots, self.traffic, cost=float(self.sizes[clients].sum()))
+        return self.ticket_for("train", clients, call, drop)
+
+    def ticket_for(self, kind: str, clients: list[int], call: Callable[[Any], list[Any]], drop: bool = False) -> Ticket:
+        """A call with these clients, on an actor that serves them, or on any other once that is gone."""
+        cost = float(self.sizes[clients].sum())
+        slots = self.slots_for(clients)
+        return Ticket(call, slots, self.traffic, kind, cost, clients, elsewhere=lambda: self.slots, drop=drop)
 
     def trained(self, ticket: Ticket) -> Trained:
-        reports, vectors, _ = self.dispatcher.wait(ticket)
-        vectors = vectors or self.dispatcher.fetch(ticket, 1)
+        try:
+            reports, vectors, _ = self.wait(ticket)
+            vectors = vectors or self.dispatcher.fetch(ticket, 1)
+        except LostActorError:
+            if not ticket.drop:
+                raise
+            return Trained([absentee(client, int(self.sizes[client]), "lost") for client in ticket.clients])
         ticket.refs[:2] = [None, None]  # the object store may let go of them
         return Trained(reports, vectors.sum, vectors.each)
 
@@ -130,11 +212,13 @@ class RayPopulation:
         def ticket(first: int) -> Ticket:
             last = min(first + EVALUATION_CALL, count)
             call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last)]  # noqa: E731
-            return Ticket(call, self.slots, self.traffic)
+            return Ticket(call, self.slots, self.traffic, "evaluate", float(last - first))
 
         tickets = [ticket(first) for first in range(0, count, EVALUATION_CALL)]
         self.dispatcher.submit(tickets)
-        return mean_of_batches(itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets), count)
+        batches = [batch for ticket in tickets for batch in self.wait(ticket)]
+        self.traffic.learn()
+        return mean_of_batches(batches, count)
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         sent, remembers = as_sent(algorithm, message), algorithm.remembers
@@ -142,21 +226,26 @@ class RayPopulation:
 
         def ticket(clients: list[int]) -> Ticket:
             memories = [known.get(client, {}) for client in clients] if remembers else []
-            slots = self.slots if self.plan.packed else [self.slots[clients[0]]]
-            cost = float(self.sizes[clients].sum())
-            call = lambda actor: [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)]  # noqa: E731
-            return Ticket(call, slots, self.traffic, cost)
+
+            def call(actor: Any) -> list[Any]:
+                self.prepare(actor, clients)
+                return [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)]
+
+            return self.ticket_for("evaluate_clients", clients, call)
 
         calls = 4 * len(self.slots) if self.plan.packed else len(self)
         tickets = [ticket(clients) for clients in cut(list(range(len(self))), calls)]
         self.dispatcher.submit(tickets)
-        return list(itertools.chain.from_iterable(self.dispatcher.wait(ticket) for ticket in tickets))
+        scores = [score for ticket in tickets for score in self.wait(ticket)]
+        self.traffic.learn()
+        return scores
 
     def rows(self) -> dict[str, Any]:
         """Packed, a client counts against the actor at its place in line, though any actor may train it."""
         place = np.arange(len(self)) * len(self.slots) // len(self)
         sharing = np.bincount(place)[place]
-        where = {name: np.array([slot.where[name] for slot in self.slots])[place] for name in ("actor", "node", "pid")}
+        known = [slot.known for slot in self.slots]
+        where = {name: np.array([each[name] for each in known], object)[place] for name in ("actor", "node", "pid")}
         return {
             "client": np.arange(len(self)),
             **where,
@@ -168,7 +257,11 @@ class RayPopulation:
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
         last, learned = self.learned
         for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
-            yield client, ray.get(ref)
+            memory, error = look(ref)
+            if error is not None:
+                raise LostStateError(f"what client {client} remembers: {first_line(error)}")
+            yield client, memory
+            del memory  # before the next one is read
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory_refs[client] = ray.put(memory)
@@ -178,6 +271,22 @@ class RayPopulation:
         self.dispatcher.withdraw(self.traffic)
         self.pool.leave(self.run, self.slots)
         self.data = self.rows_of_all = None
+
+
+def describe(event: Event) -> str:
+    """An event in a line."""
+    what = {
+        "actor_lost": "an actor was lost",
+        "node_lost": "an actor was lost with its node",
+        "out_of_memory": "an actor was ended for want of memory",
+        "hung": "an actor was taken to hang, and ended",
+        "slow": "an actor is slow",
+        "object_lost": "an object was lost",
+        "place_given_up": "an actor could not be replaced",
+    }[event.kind]
+    clients = ", ".join(map(str, event.clients[:5])) + (", ..." if len(event.clients) > 5 else "")
+    at_work = f", at work on client{'s' * (len(event.clients) > 1)} {clients}" if clients else ""
+    return f"{what}{f' (process {event.pid})' if event.pid else ''}{at_work}: {event.detail}"
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:

@@ -13,6 +13,7 @@ import torch
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.dispatch import Traffic
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, plan
 from fedray.errors import BadInputError, ClientError, LostActorError
@@ -194,7 +195,7 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
         def sizes(self):
             return population.sizes
 
-        def train(self, algorithm, cohort, message, t, lr):
+        def train(self, algorithm, cohort, message, t, lr, drop):
             if t == 2:
                 kill = lambda: [os.kill(pid, signal.SIGKILL) for pid in set(pids)]  # noqa: E731
                 if moment == "idle":
@@ -202,7 +203,7 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
                     time.sleep(0.5)
                 else:
                     threading.Timer(0.02, kill).start()
-            updates = population.train(algorithm, cohort, message, t, lr)
+            updates = population.train(algorithm, cohort, message, t, lr, drop)
             retries.append(updates.retries)
             return updates
 
@@ -311,7 +312,7 @@ def test_actors_that_do_not_come_up_in_time_are_given_up(session, dataset):
     planned = plan(Cluster(clients_per_actor=1), 3, session.capacity, Needs(0))
     pool = type(session.pool)(start_timeout=0.01)
     with pytest.raises(BadInputError, match=r"only 0 of 3 actors .* came up \(it did not answer in time\)"):
-        pool.claim("a run", planned, dataset)
+        pool.claim("a run", Traffic(0), planned, dataset)
     assert not pool.slots
 
 

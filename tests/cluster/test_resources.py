@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, object_store_bytes, plan, room, share
+from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, capacity_of, object_store_bytes, plan, room, share
 from fedray.errors import BadInputError
 
 LAPTOP = Capacity(cpus=(2.0,), gpus=0, memory=20e9)
@@ -16,11 +16,11 @@ def planned(clients, capacity=LAPTOP, model_bytes=SMALL, **settings):
 
 
 def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
-    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0, room=10, most_lanes=2)
+    assert planned(10) == Plan(actors=10, clients_per_actor=1, num_cpus=0.2, num_gpus=0, room=10, most_lanes=2, most=10)
     assert not planned(100).packed
     assert planned(101, Capacity((2.0,), 0, 1e12)).packed  # it would take a minute to start them
     assert planned(60, forked=False).packed
-    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, room=2, most_lanes=2)
+    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, room=2, most_lanes=2, most=1000)
 
 
 def test_auto_counts_the_model_too():
@@ -52,6 +52,33 @@ def test_no_share_lies_across_two_nodes():
         planned(3, nodes, clients_per_actor=1, cpus_per_actor=0.6)
 
 
+def test_of_a_cluster_only_what_is_free_is_counted_and_nodes_without_cpus_are_left_out():
+    nodes = [({"CPU": 4.0, "GPU": 2.0}, {"CPU": 1.0, "GPU": 1.5}), ({"CPU": 2.0}, {}), ({"GPU": 8.0}, {"GPU": 8.0})]
+    capacity = capacity_of(nodes, 1e12)
+    assert capacity == Capacity((1.0, 0.0), 1.5, 1e12, node_gpus=(1.5, 0.0), held_cpus=5.0, held_gpus=0.5)
+    assert planned(3, capacity, clients_per_actor=1).num_cpus == pytest.approx(0.3333)
+    assert planned(3, capacity, clients_per_actor=1).num_gpus == 0.5  # two on one GPU, one on what is left of another
+    assert planned(3, capacity, clients_per_actor=3).actors == 1
+    with pytest.raises(BadInputError, match="but only 1 of 6 are free on 2 nodes, room for 1;"):
+        planned(2, capacity, clients_per_actor=1, cpus_per_actor=1)
+    with pytest.raises(BadInputError, match="only 1.5 of 2 GPUs are free on 2 nodes, so room for 1;"):
+        planned(2, capacity, clients_per_actor=1, gpus_per_client=1)
+    with pytest.raises(BadInputError, match="no CPUs .all of its 2 are held by other jobs."):
+        planned(2, capacity_of(nodes[1:], 1e12))
+
+
+def test_an_actor_finds_its_cpus_and_its_gpu_on_the_same_node():
+    """Eight CPUs beside no GPU are no use to an actor that wants one."""
+    nodes = Capacity((8.0, 2.0), 2, 1e12, node_gpus=(0, 2))
+    found = planned(6, nodes, clients_per_actor=1)
+    assert found.num_gpus == pytest.approx(1 / 3, abs=1e-4)
+    assert found.num_cpus == pytest.approx(1 / 3, abs=1e-4)
+    assert found.room == 6
+    assert planned(6, nodes, clients_per_actor=2).actors == 2  # a whole CPU each
+    with pytest.raises(BadInputError, match="on 2 nodes, so room for 2 with 1 CPUs each beside them;"):
+        planned(4, nodes, clients_per_actor=1, cpus_per_actor=1, gpus_per_client=0.5)
+
+
 @given(st.lists(st.integers(1, 64), min_size=1, max_size=4), st.integers(1, 200))
 def test_a_share_always_fits_and_no_noticeably_larger_one_does(wholes, parts):
     found = share(wholes, parts)
@@ -61,8 +88,8 @@ def test_a_share_always_fits_and_no_noticeably_larger_one_does(wholes, parts):
 
 
 def test_packing_makes_as_many_actors_as_fit():
-    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0, room=2, most_lanes=2)
-    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0, room=2, most_lanes=2)
+    assert planned(10, clients_per_actor=5) == Plan(2, 5, 1, 0, room=2, most_lanes=2, most=2)
+    assert planned(10, clients_per_actor=10) == Plan(1, 10, 1, 0, room=2, most_lanes=2, most=1)
     assert planned(100, clients_per_actor=10).actors == 2
     oversubscribed = planned(100, clients_per_actor=10, cpus_per_actor=0.25)
     assert oversubscribed.actors == oversubscribed.lanes == 8

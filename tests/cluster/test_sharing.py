@@ -57,7 +57,7 @@ def test_runs_at_once_give_the_bits_that_each_has_alone(session, dataset, alone,
     assert bits == alone
     used = [{slot.where["pid"] for slot in population.slots} for population in populations]
     assert all(pids == used[0] for pids in used)  # the same processes served them all
-    assert not any(slot.enrolments for slot in session.pool.slots)
+    assert not any(slot.uses for slot in session.pool.slots)
 
 
 def test_a_lost_actor_comes_back_enrolled_in_every_run_that_used_it(session, dataset, alone):
@@ -132,11 +132,11 @@ def test_each_data_set_in_use_is_in_the_store_once(session):
 def test_calls_of_the_run_that_began_first_are_handed_out_first():
     """One lane; a call is never answered here, so all but the first stay queued."""
     dispatcher = Dispatcher()
-    slot = Slot(None, lambda slot: None)
+    slot = Slot(None, lambda slot: None, lambda: False)
     started = []
 
     def ticket(rank, cost):
-        return Ticket(lambda actor: started.append((rank, cost)) or [object()], [slot], Traffic(rank), cost)
+        return Ticket(lambda actor: started.append((rank, cost)) or [object()], [slot], Traffic(rank), cost=cost)
 
     late = [ticket(2, cost) for cost in (5.0, 9.0)]
     dispatcher.submit([ticket(3, 1.0)])
@@ -160,13 +160,13 @@ def test_a_run_whose_data_do_not_fit_leaves_its_actors_to_the_next(session, data
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         patch.setattr(Pool, "share", share)
         on_ray(session, dataset, recipe, clients_per_actor=1)
-    assert not any(slot.enrolments for slot in session.pool.slots)
+    assert not any(slot.uses for slot in session.pool.slots)
     on_ray(session, dataset, recipe, clients_per_actor=2).close()  # other reservations, and no waiting
 
 
 def test_room_that_another_run_leaves_is_used_and_a_wait_for_nothing_can_be_stopped():
     dispatcher = Dispatcher()
-    first, second = Slot(None, lambda slot: None), Slot(None, lambda slot: None)
+    first, second = Slot(None, lambda slot: None, lambda: False), Slot(None, lambda slot: None, lambda: False)
     started = []
 
     def ticket(slot, name):
