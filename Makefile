@@ -1,6 +1,6 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test check bench bench-peers clean
+.PHONY: help setup data run test test-all check bench bench-peers soak clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -34,6 +34,9 @@ run: $(INSTALLED)  ## train the quick start: 10 clients, 10 Ray actors
 test: $(INSTALLED)  ## run the tests
 	@$(VENV)/bin/python -m pytest
 
+test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
+	@$(VENV)/bin/python -m pytest -m "slow or not slow"
+
 check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
@@ -42,6 +45,9 @@ check: $(INSTALLED)  ## lint, formatting and types
 bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine with nothing else to do
 	@for program in rounds start actors population large balance precision sweeping loading; do \
 		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
+
+soak: $(INSTALLED)  ## 2,000 rounds with random kills: nothing may grow or get lost (minutes)
+	@$(VENV)/bin/python experiments/speed/soak.py
 
 PEERS := $(VENV)/peers
 

@@ -1,10 +1,10 @@
 """The axes of a sweep, read: the name of a setting and the values that it takes, from TOML or from --grid's words."""
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+from fedray import toml
 from fedray.command_line import options
 from fedray.errors import BadInputError
 from fedray.experiment import nearest
@@ -80,9 +80,10 @@ def read_text(name: str, text: str) -> Values:
         return range(low, high + 1)
     if text.startswith("["):
         try:
-            return to_values(name, tomllib.loads(f"values = {text}")["values"], "--grid")
-        except tomllib.TOMLDecodeError as error:
+            values = toml.parse(f"values = {text}")["values"]
+        except ValueError as error:
             raise BadInputError(f"{name}={text} in --grid is no TOML list: {error}") from None
+        return to_values(name, values, "--grid")
     values = text.split(",")
     if "" in values:
         raise BadInputError(f'{name}={text} in --grid lacks a value; an empty text is written {name}=[""]')

@@ -8,7 +8,8 @@ also holds a BLAKE2b digest of everything else in the file; a file damaged on di
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from io import BufferedReader
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from fedray.atomic import remove_stale, replacing
-from fedray.errors import BadInputError
+from fedray.errors import BadInputError, DamagedError
 from fedray.updates import Vectors
 
 TYPE_NAMES = {
@@ -50,31 +51,36 @@ def save(
     meta: dict[str, Any],
     memories: Iterable[tuple[int, Vectors]] = (),
     at_most: int = 0,
+    keep: Path | None = None,
 ) -> None:
     """Write arrays of any shape, and meta that JSON can hold, in place of `path`: durable once this returns.
 
-    A kill at any moment leaves the file as it was before or as it is after. Tuples in `meta` come back as lists.
+    A kill at any moment leaves the file as it was before or as it is after; with `keep`, where the old one is kept, it
+    may leave the old one there alone. Tuples in `meta` come back as lists.
     `memories`, of `at_most` as many clients, are taken one by one, each let go of before the next. All have the same
     names, shapes and types; ValueError names a client where they differ, and an array whose type safetensors has not.
     """
     if any(name.startswith(MEMORY) for name in arrays):
         raise ValueError(f"names that begin with {MEMORY!r} are for what clients remember")
-    _write(Path(path), arrays, {"meta": json.dumps(meta)}, memories, at_most)
+    _write(Path(path), arrays, {"meta": json.dumps(meta)}, memories, at_most, keep)
 
 
 def load(path: str | Path) -> tuple[Vectors, dict[str, Any], Iterator[tuple[int, Vectors]]]:
     """Read back what `save` wrote, bit for bit: arrays, meta, and the memories, each read when it is asked for.
 
-    BadInputError where the file is missing, damaged or something else, before anything is returned. The file stays
-    open until the memories are used up or let go of; when it is replaced meanwhile, they are still the old one's.
+    BadInputError where the file is missing or may not be read, DamagedError where it is damaged or something else,
+    before anything is returned. The file stays open until the memories are used up or let go of; when it is replaced
+    meanwhile, they are still the old one's.
     """
     reading = _read(Path(path))
     try:
         arrays, meta = next(reading)
     except FileNotFoundError:
         raise BadInputError(f"there is no checkpoint {path}") from None
+    except PermissionError as error:
+        raise BadInputError(f"the checkpoint {path} cannot be read: {error.strerror}") from None
     except OSError as error:
-        raise BadInputError(f"the checkpoint {path} is damaged: {error}") from None
+        raise DamagedError(f"the checkpoint {path} is damaged: {error.strerror or error}") from None
     return arrays, meta, reading
 
 
@@ -89,6 +95,7 @@ def _write(
     metadata: dict[str, str],
     memories: Iterable[tuple[int, Vectors]] = (),
     at_most: int = 0,
+    keep: Path | None = None,
 ) -> None:
     """Stream a safetensors file: the header's length, the header as JSON, the arrays' bytes, those of the memories.
 
@@ -106,7 +113,7 @@ def _write(
         raise ValueError(f"the memories of {at_most} clients are too many for one safetensors file")
     path.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(path)
-    with replacing(path) as temporary, temporary.open("wb") as file:
+    with replacing(path, keep) as temporary, temporary.open("wb") as file:
         file.seek(8 + room)
         body = _Body(file)
         body.write(arrays)
@@ -168,37 +175,56 @@ def _layout(arrays: Vectors) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 def _read(path: Path) -> Iterator[Any]:
     """From one open file that was verified: first its arrays and its meta, then client by client its memories."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise DamagedError(f"the checkpoint {path} is not a file")
     with path.open("rb") as file:
-        header, begin = _verified(file, path)
-        metadata = header.pop("__metadata__")
-        if "meta" not in metadata:
-            raise BadInputError(f"{path} is no checkpoint of fedray")
-        arrays: dict[str, Any] = {}
-        memories: dict[int, dict[str, Any]] = {}
-        for name, entry in header.items():
-            if name.startswith(MEMORY):
-                _, client, key = name.split("/", 2)
-                memories.setdefault(int(client), {})[key] = entry
-            else:
-                arrays[name] = entry
-        yield _arrays(file, begin, arrays), json.loads(metadata["meta"])
+        try:
+            header, begin = _verified(file, path)
+            metadata = header.pop("__metadata__")
+            if "meta" not in metadata:
+                raise DamagedError(f"{path} is no checkpoint of fedray")
+            meta = dict(json.loads(metadata["meta"]))
+            arrays: dict[str, Any] = {}
+            memories: dict[int, dict[str, Any]] = {}
+            for name, entry in header.items():
+                _check(entry, os.fstat(file.fileno()).st_size - begin)
+                if name.startswith(MEMORY):
+                    _, client, key = name.split("/", 2)
+                    memories.setdefault(int(client), {})[key] = entry
+                else:
+                    arrays[name] = entry
+        except DamagedError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedError(f"the checkpoint {path} is damaged: its header says {error}") from None
+        yield _arrays(file, begin, arrays), meta
         for number, entries in memories.items():
             yield number, _arrays(file, begin, entries)
+
+
+def _check(entry: Mapping[str, Any], size: int) -> None:
+    """Raise where an array's entry is none, or is of more bytes than there are."""
+    width, shape = np.dtype(TYPES[entry["dtype"]]).itemsize, entry["shape"]
+    first, last = entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+        raise ValueError(f"a shape of {shape}")
+    if last - first != math.prod(shape) * width or last > size:
+        raise ValueError(f"an array of {last - first} bytes")
 
 
 def _verified(file: BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
     """The header, once the whole file was seen to match its digest, and where the data begin."""
     length = int.from_bytes(file.read(8), "little")
     if length > LARGEST_HEADER:
-        raise BadInputError(f"{path} is no checkpoint of fedray, or it is damaged: its header has {length} bytes")
+        raise DamagedError(f"{path} is no checkpoint of fedray, or it is damaged: its header has {length} bytes")
     head = bytearray(length.to_bytes(8, "little") + file.read(length))
     if not head.startswith(BEGINNING.encode(), 8):
-        raise BadInputError(f"{path} is no checkpoint of fedray, or it is damaged: its header has no digest")
+        raise DamagedError(f"{path} is no checkpoint of fedray, or it is damaged: its header has no digest")
     claimed, head[DIGEST] = head[DIGEST], UNKNOWN.encode()
     digest = hashlib.file_digest(file, blake2b)  # in small pieces, to the end of the file
     digest.update(head)
     if digest.hexdigest().encode() != claimed:
-        raise BadInputError(f"the checkpoint {path} is damaged: its bytes do not match the digest in its header")
+        raise DamagedError(f"the checkpoint {path} is damaged: its bytes do not match the digest in its header")
     return json.loads(head[8:]), 8 + length
 
 

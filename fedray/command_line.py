@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fedray.errors import BadInputError, ClientError, LostActorError
+from fedray.errors import BadInputError, RunError
 from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, override, read_toml, unknown
+from fedray.interrupt import Interrupt
 
 
 class Parser(argparse.ArgumentParser):
@@ -145,7 +146,7 @@ def variants(dotted: str, field: Any) -> list[str]:
 
 
 def group_order(title: str) -> tuple[int, str]:
-    sections = ["experiment", "data", "partition", "model", "algorithm", "evaluation", "cluster", "output"]
+    sections = ["experiment", "data", "partition", "model", "algorithm", "evaluation", "faults", "cluster", "output"]
     return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
 
 
@@ -194,17 +195,37 @@ def read_fraction(name: str, text: str | None) -> float | None:
 def report_errors(main: Callable[[], int]) -> int:
     """Run a program's main and return its exit status.
 
-    Bad input is one sentence and 2, failing client code its traceback and 1, as are actors that keep dying; an
-    interrupt is 130.
+    Bad input is one sentence and 2, what ends a run (failing client code, actors that keep dying, a full disk) is 1, an
+    interrupt 130.
     """
     try:
         return main()
     except BadInputError as error:
-        print(f"fedray: {error}", file=sys.stderr)
+        print(f"fedray: {one_line(str(error))}", file=sys.stderr)
         return 2
-    except (ClientError, LostActorError) as error:
+    except RunError as error:
         print(f"fedray: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue")
         return 130
+
+
+LONGEST_SENTENCE = 2000  # characters
+
+
+def one_line(text: str) -> str:
+    """A sentence that repeats whatever was given, on one line, and without its middle where it is long."""
+    text = " ".join(text.split())
+    half = LONGEST_SENTENCE // 2
+    return text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
+
+
+def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
+    """Run a program's main with the command line's words, reporting errors and listening to interrupts."""
+    interrupt = Interrupt()
+    interrupt.listen()
+    try:
+        return report_errors(lambda: main(sys.argv[1:], interrupt))
+    finally:
+        interrupt.end()

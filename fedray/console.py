@@ -102,8 +102,9 @@ class ConsoleWatch(Watch):
             best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
             self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
             self.say("loss", f"{row['final_test_loss']:.4f}")
-        if not math.isnan(row["final_client_accuracy"]):
-            self.say("clients", describe_clients(tables.rounds.dropna(subset="client_accuracy").iloc[-1].to_dict()))
+        evaluated = tables.rounds.dropna(subset="client_accuracy")
+        if len(evaluated):
+            self.say("clients", describe_clients(evaluated.iloc[-1].to_dict()))
         self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
         for label, sentence in describe_absences(tables.rounds.sum(numeric_only=True).to_dict(), tables.events["kind"]):
             self.say(label, sentence)

@@ -8,7 +8,6 @@ import dataclasses
 import difflib
 import json
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from hashlib import blake2b
 from pathlib import Path
@@ -16,13 +15,14 @@ from typing import Any, Literal, get_args
 
 from pydantic import InstanceOf, TypeAdapter, ValidationError
 
-from fedray import data
+from fedray import data, toml
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.resources import Cluster
 from fedray.data import Data
 from fedray.data.partitions import PARTITIONS, Iid, Partition
 from fedray.errors import BadInputError
+from fedray.faults import Faults
 from fedray.models import FUSED_ON_CPU, Model
 from fedray.randomness import MAX_SEED
 from fedray.recorder import Output
@@ -83,12 +83,22 @@ class Experiment:
     model: Model = Model()
     algorithm: InstanceOf[FedAvg] = FedAvg()
     evaluation: Evaluation = Evaluation()
+    faults: Faults = Faults()
     cluster: Cluster = Cluster()
     output: Output = Output()
 
     def __post_init__(self) -> None:
         if self.cohort > self.clients:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
+        if self.cohort + self.faults.over_selection > self.clients:
+            raise BadInputError(
+                f"cohort = {self.cohort} and faults.over_selection = {self.faults.over_selection} ask more clients than "
+                f"the population has, clients = {self.clients}"
+            )
+        if self.faults.min_survivors > self.cohort:
+            raise BadInputError(
+                f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
+            )
         looks = self.evaluation.target_accuracy or self.evaluation.patience
         if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
             raise BadInputError(
@@ -291,14 +301,10 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     "grid" is one table or a list of them, "search" is one; what the file does not have is absent.
     """
     try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8"))
+        tree = toml.read(path)
     except FileNotFoundError:
         near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
         raise BadInputError(f"there is no settings file {path}{near}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInputError(f"the settings file {path} cannot be read: {error}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise BadInputError(f"the settings file {path} is not TOML: {error}") from None
     sweep: dict[str, Any] = {name: tree.pop(name) for name in ("grid", "search") if name in tree}
     grid = sweep.get("grid", {})
     tables = grid if isinstance(grid, list) and grid else [grid]

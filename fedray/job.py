@@ -12,6 +12,7 @@ import numpy as np
 
 import fedray
 from fedray import data, models, results
+from fedray.atomic import remove_stale
 from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
@@ -22,6 +23,7 @@ from fedray.experiment import Experiment
 from fedray.models import Blueprint
 from fedray.recipe import Recipe
 from fedray.recorder import check_writable, drop_journal
+from fedray.tables import PER_RUN
 
 
 @lru_cache(maxsize=2)
@@ -41,8 +43,13 @@ class Job:
         self.run = experiment.run_id(self.fingerprint)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
+        self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
         self.model = self.folder / "models" / f"{self.run}.safetensors"
         check_writable(self.folder)
+        own = [self.checkpoint, self.checkpoint_before, self.model, self.folder / "journal" / f"{self.run}.jsonl"]
+        own += [self.folder / table / f"{self.run}.parquet" for table in PER_RUN]
+        if folder := next((path for path in own if path.is_dir()), None):
+            raise BadInputError(f"{folder} is a folder, where run {self.run} has a file")
 
     @property
     def status(self) -> str | None:
@@ -132,6 +139,8 @@ class Job:
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
         self.checkpoint.unlink(missing_ok=True)
+        self.checkpoint_before.unlink(missing_ok=True)
+        remove_stale(self.checkpoint)
         drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
     @property

@@ -7,6 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from fedray.atomic import writing
 from fedray.errors import BusyError
 
 
@@ -16,19 +17,28 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
 
     Its sentence is `refusal`, with the process that holds the lock in place of `{process}`. The lock ends with the
     process, however that ends. When the block raises, folders that were made for the lock alone go with it.
+    StorageError where no lock file can be made.
     """
     made = [folder for folder in path.parents if not folder.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with locked(path, refusal):
+    with writing(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = locked(path, refusal)
+    with lock:
         try:
             yield
         except BaseException:
-            path.unlink(missing_ok=True)
+            remove(path)
             for folder in made:
                 with suppress(OSError):
                     folder.rmdir()
             raise
-        path.unlink(missing_ok=True)
+        remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a lock file; where nothing can be written any more it stays, and holds nobody up."""
+    with suppress(OSError):
+        path.unlink()
 
 
 def locked(path: Path, refusal: str) -> IO[str]:
@@ -49,7 +59,7 @@ def locked(path: Path, refusal: str) -> IO[str]:
             if os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
                 break
         lock.close()  # the one who held it has removed it since it was opened here
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    with suppress(OSError):  # it only tells others who it is, and the disk may be full
+        os.ftruncate(lock.fileno(), 0)
+        os.write(lock.fileno(), str(os.getpid()).encode())
     return lock

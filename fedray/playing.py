@@ -3,19 +3,21 @@
 import math
 import traceback
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fedray import results
+from fedray.aside import begun, move_aside, next_folder
 from fedray.cluster.resources import Plan, local_capacity, plan, runs_at_once
-from fedray.errors import BadInputError, BusyError, ClientError, LostActorError
+from fedray.errors import BadInputError, BusyError, RunError, StorageError
 from fedray.halving import configuration, score, worse_half
 from fedray.in_flight import play_all
+from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.models import Blueprint
-from fedray.recorder import keep_file, mark
+from fedray.recorder import keep_file, lock_of, mark
 from fedray.run import open_past, run, shared_session
 from fedray.sweep_watch import SweepWatch
 
@@ -36,47 +38,76 @@ class Sweep:
     axes: tuple[str, ...]
     rungs: tuple[int, ...]
     retry_failed: bool
+    fresh: bool
+    """Whether all runs are to start over, which is so until what there is of them was moved aside."""
     damaged: tuple[str, ...]
     """What is wrong with the runs that are left out, because what they recorded cannot be read."""
 
     @property
     def left(self) -> list[Job]:
         """The runs that have not ended, but for those that failed, unless they are to be tried again."""
+        if self.fresh:
+            return list(self.jobs)
         return [job for job in self.jobs if job.status not in done(self.retry_failed)]
 
 
 def done(retry_failed: bool) -> tuple[str, ...]:
     """The statuses of runs that are not to be played."""
-    return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, "failed")
+    return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, *results.FAILED_STATUSES)
 
 
-def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch) -> None:
-    """Play the runs that are left, to each rung and there the worse half out, and then to their ends."""
+def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch, interrupt: Interrupt) -> None:
+    """Play the runs that are left, to each rung and there the worse half out, and then to their ends.
+
+    Raises KeyboardInterrupt after the rounds in play where an interrupt was asked for, StorageError where nothing can
+    be written any more.
+    """
     session, plans = None, Plans()
     out: set[str] = set()  # runs that were halved
     failed: set[str] = set()  # in this sweep, which tries nothing twice
     with ExitStack() as stack:
         for rung in (*sweep.rungs, None):
-            there = recorded(sweep) if rung else {}
+            there = recorded(sweep) if rung and not sweep.fresh else {}
             alive = [
                 job for job in sweep.left if job.run not in out | failed and there.get(job.run, 0) < (rung or math.inf)
             ]
             if alive and not plans:
                 session = stack.enter_context(shared_session(sweep.jobs[0].experiment.cluster))
-                plans = check_all(sweep.left, most)
+                plans = check_all(sweep.left, most, sweep.fresh)
+                if sweep.fresh:
+                    move_all_aside(sweep.jobs, watch)
+                    sweep = replace(sweep, fresh=False)
                 keep_file(sweep.file, sweep.jobs[0].folder)
             for jobs, at_once in together(alive, plans):
-                play_together(jobs, at_once, watch, session, rung)
-            failed |= {job.run for job in alive if job.status == "failed"}
+                play_together(jobs, at_once, watch, session, rung, interrupt)
+                if interrupt.asked:
+                    raise KeyboardInterrupt
+            failed |= {job.run for job in alive if job.status in results.FAILED_STATUSES}
             if rung:
                 out |= halve(rung, [job for job in sweep.jobs if job.run not in out], watch)
 
 
+def move_all_aside(jobs: Sequence[Job], watch: SweepWatch) -> None:
+    """Move what there is of these runs aside, into one folder; one that is at work elsewhere stays."""
+    folder = jobs[0].folder
+    into = next((old for job in jobs if (old := begun(folder, job.run))), None)
+    for job in jobs:
+        with suppress(BusyError), lock_of(folder, job.run):
+            into = move_aside(folder, job.run, into) or into
+    if into:
+        watch.notice(f"what there was of these runs is in {into}/ now")
+
+
 def play_together(
-    jobs: Sequence[Job], most: int, watch: SweepWatch, session: "Session | None", until: int | None
+    jobs: Sequence[Job],
+    most: int,
+    watch: SweepWatch,
+    session: "Session | None",
+    until: int | None,
+    interrupt: Interrupt,
 ) -> None:
     stop = session.pool.dispatcher.stop if session else lambda: None
-    play_all(jobs, lambda job: play(job, watch, session, until), min(most, len(jobs)), stop)
+    play_all(jobs, lambda job: play(job, watch, session, until, interrupt), min(most, len(jobs)), stop)
 
 
 def recorded(sweep: Sweep) -> dict[str, int]:
@@ -95,14 +126,21 @@ def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
     return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
 
 
-def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None) -> None:
-    """Play one run; whatever goes wrong is shown and recorded as its status, and the sweep goes on."""
+def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None, interrupt: Interrupt) -> None:
+    """Play one run; what goes wrong is shown and recorded as its status, and the sweep goes on.
+
+    StorageError where nothing can be written any more, which is the end of the sweep.
+    """
+    if interrupt.asked:
+        return
     try:
-        run(job.experiment, watch, session, until)
+        run(job.experiment, watch, session, until, interrupt=interrupt)
     except BusyError as error:
         watch.fail(job, str(error), "left to another process")
+    except StorageError:
+        raise
     except Exception as error:
-        said = isinstance(error, BadInputError | ClientError | LostActorError)
+        said = isinstance(error, BadInputError | RunError)
         why = str(error) if said else traceback.format_exc()
         if job.status in (None, "running", "interrupted", "halved"):  # it never came to its rounds
             record_failure(job, why)
@@ -110,17 +148,14 @@ def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | No
 
 
 def record_failure(job: Job, why: str) -> None:
-    """Give the run its status; BadInputError where nothing can be written any more."""
+    """Give the run its status."""
     e, ready = job.experiment, Job(job.experiment)
     try:
         known = {**ready.grouping, **ready.run_row}
     except Exception:  # perhaps it is its data, or its model, that failed
         names = {"algorithm": e.chosen_name("algorithm"), "model": e.model.name, "dataset": e.data.dataset}
         known = {**names, "clients": e.clients, "cohort": e.cohort, "seed": e.seed, "settings": job.settings_json}
-    try:
-        mark(e.output.root, e.output.name, job.run, "failed", why, known)
-    except OSError as error:
-        raise BadInputError(f"results cannot be written to {job.folder}: {error.strerror or error}") from None
+    mark(e.output.root, e.output.name, job.run, "failed", why, known)
 
 
 def halve(rung: int, jobs: Sequence[Job], watch: SweepWatch) -> set[str]:
@@ -134,7 +169,7 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepWatch) -> set[str]:
     members: dict[str, list[Job]] = {}
     scores: dict[str, list[float]] = {}
     for job in jobs:
-        key, lost = configuration(job.experiment), job.status in ("failed", "diverged")
+        key, lost = configuration(job.experiment), job.status in (*results.FAILED_STATUSES, "diverged")
         members.setdefault(key, []).append(job)
         scores.setdefault(key, []).append(-math.inf if lost else score(job.experiment, by_run.get(job.run, []), rung))
     losers = worse_half(scores)
@@ -147,28 +182,30 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepWatch) -> set[str]:
     return {job.run for job in stopped}
 
 
-def check_all(jobs: Sequence[Job], most: int | None) -> Plans:
+def check_all(jobs: Sequence[Job], most: int | None, fresh: bool) -> Plans:
     """`check` for each run; a model is built once, though other seeds begin with other parameters."""
     blueprints: dict[Any, Blueprint] = {}
     found = {}
     for job in jobs:
-        fresh = Job(job.experiment)  # of its own: it holds the model and the shards only as long as it takes
-        key = (fresh.recipe.model, fresh.recipe.shape, fresh.recipe.classes)
+        own = Job(job.experiment)  # it holds the model and the shards only as long as it takes
+        key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
         if key in blueprints:
-            fresh.blueprint = blueprints[key]
-        found[job.run] = check(fresh, most)
-        blueprints[key] = fresh.blueprint
+            own.blueprint = blueprints[key]
+        found[job.run] = check(own, most, fresh)
+        blueprints[key] = own.blueprint
     return found
 
 
-def check(job: Job, most: int | None) -> tuple[Plan | None, int]:
+def check(job: Job, most: int | None, fresh: bool) -> tuple[Plan | None, int]:
     """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
 
     Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
     """
     experiment = job.experiment
     job.check_shards()
-    open_past(job)
+    open_past(job, fresh)
+    if fresh:
+        next_folder(job.folder)
     if experiment.cluster.backend == "in-process":
         if most and most > 1:
             raise BadInputError(f"--max-concurrent {most} needs Ray; cluster.backend = in-process has one process")

@@ -8,13 +8,12 @@ once it carries a final status the tables are complete and the journal goes; unt
 is the other is.
 """
 
-import json
 import os
 import re
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,11 +21,11 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedray.atomic import remove_stale, replacing
-from fedray.errors import BadInputError
+from fedray.atomic import remove_stale, replacing, sync, writing
+from fedray.errors import START_OVER, BadInputError, DamagedError
 from fedray.lock import hold
 from fedray.settings import section, setting
-from fedray.stored import read_journal, read_row
+from fedray.stored import check_columns, encode_line, read_journal, read_parquet, read_row
 from fedray.tables import (
     BY_ROUND,
     FINAL_STATUSES,
@@ -87,6 +86,7 @@ class Recorder:
         self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
         self._flush_seconds = flush_seconds
         self._next_flush = self._next_sync = 0.0
+        check_columns(self._partition_path, "partitions")
 
     @classmethod
     def resume(
@@ -106,12 +106,15 @@ class Recorder:
         `started_at`. BadInputError where the journal lacks one of the rounds to keep.
         """
         recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
-        header, lines = read_journal(recorder._journal) or ({}, {})
+        try:
+            header, lines = read_journal(recorder._journal) or ({}, {})
+        except DamagedError as error:
+            raise DamagedError(f"{error}; {START_OVER}") from None
         kept = [line for t, line in lines.items() if t <= keep_rounds]
         if len(kept) < keep_rounds:
             raise BadInputError(
-                f"the journal {recorder._journal} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint: "
-                "remove the checkpoint to start this run over"
+                f"the journal {recorder._journal} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint; "
+                f"{START_OVER}"
             )
         if header:
             recorder._row["started_at"] = header["runs"]["started_at"][0]
@@ -125,6 +128,10 @@ class Recorder:
         without its `partition_id`, is written where no other run has written it; it may be empty when `run_row` names
         no partition_id. `run_columns` are what only now is known of the run's row.
         """
+        with writing(self._folder):
+            self._start(population, partition, **run_columns)
+
+    def _start(self, population: Content, partition: Content, **run_columns: Any) -> None:
         self._row |= run_columns
         members, runs = to_batch("population", population), self._run_columns()
         to_batch("runs", runs)  # a wrong value raises before anything is written
@@ -133,12 +140,12 @@ class Recorder:
         for path in (self._journal, *(self._path(table) for table in PER_RUN)):
             remove_stale(path)
         for line in self._lines:
-            self._take(line)
+            self._keep(line, self._batches_of(line))
         runs = self._run_columns()
         header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "runs": runs}
         self._write("population", members)
         with replacing(self._journal) as temporary:
-            temporary.write_bytes(b"".join(_encode(line) for line in (header, *self._lines, *self._later)))
+            temporary.write_bytes(b"".join(encode_line(line) for line in (header, *self._lines, *self._later)))
         self._lines, self._later = [], []
         self._write("runs", to_batch("runs", runs))
         self._write_partition(partition)
@@ -147,30 +154,54 @@ class Recorder:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for the length of a `with`; BusyError where another process or recorder holds it."""
-        path = self._journal.with_name(f".{self._run}.lock")
-        with hold(path, f"run {self._run} in {self._folder} is being recorded by another process"):
+        with lock_of(self._folder, self._run):
             yield
 
-    def round(self, round_row: Row, clients: Content, metrics: Content = (), evaluations: Content = ()) -> None:
+    def round(
+        self,
+        round_row: Row,
+        clients: Content,
+        metrics: Content = (),
+        evaluations: Content = (),
+        events: Content = (),
+    ) -> None:
         """Record one round: it is on disk when this returns, and in Parquet some seconds later.
 
         Only the row need say which round. A value of a wrong type raises before anything is written.
         """
         line = {"rounds": to_columns("rounds", [round_row])}
-        for table, content in (("clients", clients), ("metrics", metrics), ("evaluations", evaluations)):
+        others = {"clients": clients, "metrics": metrics, "evaluations": evaluations, "events": events}
+        for table, content in others.items():
             line[table] = to_columns(table, content)
             line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
-        self._take(line)
+        batches = self._batches_of(line)
+        with writing(self._folder):
+            self._append(encode_line(line))
+            self._keep(line, batches)
+            if time.monotonic() >= self._next_flush:
+                self._flush()
+
+    def _append(self, line: bytes) -> None:
+        """Put a line at the end of the journal, whole or not at all."""
         # Not "ab": a journal that somebody removed must not come back without its header.
-        with self._journal.open("r+b") as journal:
-            journal.seek(0, os.SEEK_END)
-            journal.write(_encode(line))
-            journal.flush()  # from here on it outlives this process, however that ends
-            if time.monotonic() >= self._next_sync:
-                os.fsync(journal.fileno())  # and a crash of the machine
-                self._next_sync = time.monotonic() + SYNC_SECONDS
-        if time.monotonic() >= self._next_flush:
-            self._flush()
+        with self._journal.open("r+b", buffering=0) as journal:
+            end = journal.seek(0, os.SEEK_END)
+            try:
+                left = memoryview(line)
+                while left:
+                    left = left[journal.write(left) :]  # from here on it outlives this process, however that ends
+                if time.monotonic() >= self._next_sync:
+                    os.fsync(journal.fileno())  # and a crash of the machine
+                    self._next_sync = time.monotonic() + SYNC_SECONDS
+            except OSError:  # the disk is full; nothing may come behind half a line
+                with suppress(OSError):
+                    journal.truncate(end)
+                raise
+
+    def sync(self) -> None:
+        """Force the journal to disk: a checkpoint that outlives a crash of the machine needs its rounds there."""
+        with writing(self._folder):
+            sync(self._journal)
 
     def finish(self, status: str, error: str | None = None, **run_columns: Any) -> None:
         """Write all tables, the run's row last. A final status ends the run and its journal; another can be resumed.
@@ -180,9 +211,10 @@ class Recorder:
         if status not in STATUSES[1:]:
             raise ValueError(f"a run ends with one of {STATUSES[1:]}, not with {status!r}")
         self._row |= {"finished_at": datetime.now(UTC), **run_columns, "status": status, "error": error}
-        self._write_tables()
-        if status in FINAL_STATUSES:
-            self._journal.unlink()
+        with writing(self._folder):
+            self._write_tables()
+            if status in FINAL_STATUSES:
+                self._journal.unlink()
 
     @property
     def _journal(self) -> Path:
@@ -194,8 +226,11 @@ class Recorder:
     def _run_columns(self) -> Columns:
         return to_columns("runs", [self._row | summarise(self.rounds)])
 
-    def _take(self, line: dict[str, Columns]) -> None:
-        batches = {table: to_batch(table, line[table]) for table in BY_ROUND}
+    def _batches_of(self, line: dict[str, Columns]) -> dict[str, pa.Table]:
+        return {table: to_batch(table, line[table]) for table in BY_ROUND}
+
+    def _keep(self, line: dict[str, Columns], batches: Mapping[str, pa.Table]) -> None:
+        """The line is in the journal: it is in the tables from their next writing on."""
         for table, batch in batches.items():
             self._batches[table].append(batch)
         self.rounds += to_rows(line["rounds"])
@@ -217,13 +252,32 @@ class Recorder:
     def _write(self, table: str, *batches: pa.Table) -> None:
         _write_parquet(self._path(table), join_batches(table, list(batches), self._run, self._grouping))
 
+    @property
+    def _partition_path(self) -> Path:
+        return self._folder / "partitions" / f"{self._row.get('partition_id')}.parquet"
+
     def _write_partition(self, partition: Content) -> None:
         partition_id = self._row.get("partition_id")
-        path = self._folder / "partitions" / f"{partition_id}.parquet"
-        if partition_id is not None and not path.exists():
+        path = self._partition_path
+        if partition_id is not None and not _is_whole(path):
             batch = to_batch("partitions", partition)
             named = pa.repeat(pa.scalar(partition_id, STRING), len(batch))
             _write_parquet(path, batch.set_column(0, "partition_id", named))
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether it is a file of the partitions table that can be read."""
+    try:
+        read_parquet(path, "partitions")
+    except DamagedError:
+        return False
+    return True
+
+
+def lock_of(folder: Path, run: str) -> AbstractContextManager[None]:
+    """Holds a run of the results `folder` for the length of a `with`; BusyError where somebody else holds it."""
+    path = folder / "journal" / f".{run}.lock"
+    return hold(path, f"run {run} in {folder} is being recorded by another process")
 
 
 def mark(root: str | Path, name: str, run: str, status: str, error: str, known: Row) -> None:
@@ -232,22 +286,22 @@ def mark(root: str | Path, name: str, run: str, status: str, error: str, known: 
     `known` has the grouping columns and what the Recorder's `run_row` has.
     """
     path = Path(root) / name / "runs" / f"{run}.parquet"
-    if path.exists():
-        row = read_row(path).to_pylist()[0]
-    else:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        row = {"started_at": datetime.now(UTC), **known, **summarise([])}
+    new = {"started_at": datetime.now(UTC), **known, **summarise([])}
+    row = read_row(path).to_pylist()[0] if path.exists() else new
     row |= {"finished_at": datetime.now(UTC), "status": status, "error": error}
     columns = to_columns("runs", [{column: row.get(column) for column in OWN["runs"]}])
     grouping = plain({column: row.get(column) for column in GROUPING})
-    _write_parquet(path, join_batches("runs", [to_batch("runs", columns)], run, grouping))
+    with writing(path.parents[1]):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_parquet(path, join_batches("runs", [to_batch("runs", columns)], run, grouping))
 
 
 def keep_file(path: Path, folder: Path) -> None:
     """Keep a copy of the settings file beside the tables: its header says what was asked."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "experiment.toml") as temporary:
-        temporary.write_bytes(path.read_bytes())
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(folder / "experiment.toml") as temporary:
+            temporary.write_bytes(path.read_bytes())
 
 
 def drop_journal(root: str | Path, name: str, run: str) -> None:
@@ -258,6 +312,8 @@ def drop_journal(root: str | Path, name: str, run: str) -> None:
 def check_writable(path: str | Path) -> None:
     """Raise BadInputError, in one sentence, where the folder `path` cannot be made or written; create nothing."""
     try:
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(Path(path, "checkpoints", "x" * 200))  # a path too long, or with a null character
         nearest = Path(path).absolute()
         while not os.path.lexists(nearest):
             nearest = nearest.parent
@@ -282,9 +338,11 @@ def _write_parquet(path: Path, table: pa.Table) -> None:
     words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     with replacing(path) as temporary:
         pq.write_table(
-            table, temporary, compression="snappy", use_dictionary=words, write_statistics=False, store_schema=False
+            table,
+            temporary,
+            compression="snappy",
+            use_dictionary=words,
+            write_statistics=False,
+            store_schema=False,
+            write_page_checksum=True,
         )
-
-
-def _encode(line: Mapping[str, Any]) -> bytes:
-    return json.dumps(line, separators=(",", ":")).encode() + b"\n"

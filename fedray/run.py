@@ -3,23 +3,37 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from hashlib import blake2b
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fedray import checkpoint, results
+from fedray.aside import begun, move_aside, next_folder
+from fedray.atomic import writing
 from fedray.cluster.resources import Cluster, Plan, plan
-from fedray.errors import BusyError
+from fedray.errors import (
+    START_OVER,
+    BadInputError,
+    BusyError,
+    DamagedError,
+    LostStateError,
+    StorageError,
+    TooFewSurvivorsError,
+)
 from fedray.experiment import Evaluation, Experiment
+from fedray.faults import Faults
+from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.server import Population, Round, play_rounds
-from fedray.updates import Report, Vectors, mean_loss
+from fedray.updates import Event, Report, Vectors, mean_loss
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
@@ -49,48 +63,107 @@ def run(
     watch: Watch | None = None,
     session: "Session | None" = None,
     until: int | None = None,
+    fresh: bool = False,
+    interrupt: Interrupt | None = None,
 ) -> Results:
     """Run an experiment, or what is left of it, and return the tables of this run alone.
 
-    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down. After round `until`
-    it is left as if interrupted, to be continued.
-    Raises BadInputError before anything is on disk, ClientError when the clients' code fails.
+    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down. After round `until`,
+    or the one in which `interrupt` was asked for, it is left as interrupted, to be continued. With `fresh` it starts
+    over, and what there is of it is moved aside, into a results folder NAME.old-1.
+    Raises BadInputError before anything is on disk, ClientError when the clients' code fails, StorageError when the
+    results cannot be written any more.
     """
-    job, watch = Job(experiment), watch or Watch()
+    job, watch, interrupt = Job(experiment), watch or Watch(), interrupt or Interrupt()
     output = job.experiment.output
-    if job.ended:
+    fresh = fresh or bool(begun(job.folder, job.run))
+    if fresh:
+        next_folder(job.folder)
+    elif has_ended(job):
         job.tidy()
         watch.end(job, str(job.status), repeated=True)
         if output.save_model and not job.model.exists():
-            watch.notice("its model was not kept; remove its file in runs/ to run it again")
+            watch.notice("its model was not kept; --fresh runs it again")
         return results.load(output.name, output.root, job.run)
     job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
     job.check_split()
     job.blueprint_asked  # noqa: B018
     watch.prepare(job)
-    with nullcontext(session) if session else shared_session(job.experiment.cluster) as session:
+    shared = nullcontext(session) if session else shared_session(job.experiment.cluster)
+    with shared as session, saying_how_to_go_on(job, fresh):
         job.check_shards()
-        past, recorder = open_past(job)
+        past, recorder = open_past(job, fresh)
         with recorder.locked():
-            if job.ended:
+            if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-            with population(job, session) as (clients, where, device):
-                watch.begin(job, where)
-                bfloat16 = job.experiment.model.precision == "bfloat16" and device == "cpu"
-                if bfloat16 and not job.blueprint.torch.bfloat16:
-                    watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
-                if past:
-                    watch.notice(past.notice)
-                status = play(job, clients, device, recorder, past, watch, until)
+            carried = [Event("resumed", past.notice)] if past else []
+            for attempt in range(MOST_ATTEMPTS):
+                with population(job, session, watch.notice, again=attempt > 0) as (clients, where, device):
+                    if attempt == 0:
+                        if fresh and (old := move_aside(job.folder, job.run)):
+                            watch.notice(f"what there was of run {job.run} is in {old}/ now")
+                        watch.begin(job, where)
+                        warn_of_bfloat16(job, device, watch)
+                    if past:
+                        watch.notice(past.notice)
+                    try:
+                        status = play(job, clients, device, recorder, past, watch, interrupt, carried, until)
+                        break
+                    except LostStateError as error:
+                        if attempt == MOST_ATTEMPTS - 1:
+                            recorder.finish("failed", error=str(error))
+                            raise
+                        carried += [*clients.events(), Event("went_back", str(error))]
+                        watch.notice(f"what clients remember was lost with a node ({error})")
+                    finally:
+                        interrupt.rounds.pop(job.run, None)
+                past, recorder = open_past(job)
     watch.end(job, status, repeated=False)
     return results.load(output.name, output.root, job.run)
 
 
-def open_past(job: Job) -> tuple[Past | None, Recorder]:
-    """What a checkpoint holds of the run, and a recorder that goes on from there; neither writes anything yet."""
-    past, output = read_past(job), job.experiment.output
+def has_ended(job: Job) -> bool:
+    """Whether the run came to its end before; DamagedError, with the way out, where that cannot be read."""
+    try:
+        return job.ended
+    except DamagedError as error:
+        raise DamagedError(f"{error}; {START_OVER}") from None
+
+
+MOST_ATTEMPTS = 5  # at a run whose clients' memories are lost again and again
+
+
+def warn_of_bfloat16(job: Job, device: str, watch: Watch) -> None:
+    if job.experiment.model.precision == "bfloat16" and device == "cpu" and not job.blueprint.torch.bfloat16:
+        watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
+
+
+def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
+    """What a checkpoint holds of the run, and a recorder that goes on from there; neither writes anything yet.
+
+    With `fresh` it has no past, and nothing of what there is of it is read.
+    """
+    output = job.experiment.output
     names = (output.root, output.name, job.run, job.grouping, job.run_row)
+    if fresh:
+        return None, Recorder(*names, flush_seconds=output.flush_seconds)
+    past = read_past(job)
     return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
+
+
+@contextmanager
+def saying_how_to_go_on(job: Job, fresh: bool) -> Iterator[None]:
+    """Where the results cannot be written any more, say what becomes of the run."""
+    try:
+        yield
+    except StorageError as error:
+        command = "the same command without --fresh" if fresh else "the same command"
+        try:
+            past = read_past(job)
+        except BadInputError:
+            past = None
+        kept = f"what was reported is kept, and {command} goes on from round {past.t + 1 if past else 1}"
+        raise StorageError(f"{error}; {kept}") from error
 
 
 @contextmanager
@@ -106,8 +179,13 @@ def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
 
 
 @contextmanager
-def population(job: Job, session: "Session | None") -> Iterator[tuple[Population, str, str]]:
-    """The run's population with a sentence on where it is and its device, for the length of a `with`."""
+def population(
+    job: Job, session: "Session | None", notice: Callable[[str], None], again: bool = False
+) -> Iterator[tuple[Population, str, str]]:
+    """The run's population with a sentence on where it is and its device, for the length of a `with`.
+
+    When it is made `again`, since nodes were lost, what is left of them has to do, whatever the settings say.
+    """
     e = job.experiment
     if session is None:
         from fedray.in_process import InProcessPopulation
@@ -118,10 +196,19 @@ def population(job: Job, session: "Session | None") -> Iterator[tuple[Population
             "cpu",
         )
         return
+    from fedray.cluster.dispatch import Patience
     from fedray.cluster.population import RayPopulation
 
-    planned = plan(e.cluster, e.clients, session.capacity, job.needs)
-    clients = RayPopulation(session.pool, planned, job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
+    try:
+        planned = plan(e.cluster, e.clients, session.capacity, job.needs)
+    except BadInputError:
+        if not again:
+            raise
+        anyhow = dataclasses.replace(e.cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=None)
+        planned = plan(anyhow, e.clients, session.capacity, job.needs)
+    patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
+    parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
+    clients = RayPopulation(session.pool, planned, *parts, patience, notice)
     try:
         yield clients, describe(planned, e.clients, session), clients.device
     finally:
@@ -142,9 +229,14 @@ def play(
     recorder: Recorder,
     past: Past | None,
     watch: Watch,
+    interrupt: Interrupt,
+    events: Sequence[Event] = (),
     until: int | None = None,
 ) -> str:
-    """Play the rounds that are left, or those up to `until`, record each, and return the run's status."""
+    """Play the rounds that are left, or those up to `until` or an interrupt, record each, and return the run's status.
+
+    `events` have happened before these, and are recorded with the first.
+    """
     e, output = job.experiment, job.experiment.output
     state, t = (past.state, past.t) if past else (e.algorithm.init(*job.vectors), 0)
     for client, memory in past.memories if past else ():
@@ -152,12 +244,15 @@ def play(
         del memory  # before the next one is read
     rows = clients.rows()
     recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
+    if past:
+        past.drop_damaged()
     saved = t
     judged = judged_by(e)
     try:
-        status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
-        left = range(t + 1, min(e.rounds, until or e.rounds) + 1) if status is None else ()
-        settings = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed}
+        status = outcome(e.evaluation, recorder.rounds, e.rounds, judged, e.faults)
+        left = range(t + 1, min(e.rounds, until or e.rounds) + 1) if status is None and not interrupt.asked else ()
+        interrupt.rounds[job.run] = t + 1
+        settings: dict[str, Any] = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed, "faults": e.faults}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
             row, evaluations = evaluated(done, e, clients)
@@ -165,20 +260,33 @@ def play(
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
             metrics = metric_rows(e.algorithm.metrics(done.state, done.updates))
-            recorder.round(row, client_columns(done), metrics, evaluations)
+            happened = event_rows([*events, *clients.events()])
+            recorder.round(row, client_columns(done), metrics, evaluations, happened)
+            events = ()
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
-            status = outcome(e.evaluation, recorder.rounds, e.rounds, judged)
+            status = outcome(e.evaluation, recorder.rounds, e.rounds, judged, e.faults)
             if status:
                 break
-            if t % output.checkpoint_every == 0 or t == until:
+            asked, interrupt.rounds[job.run] = interrupt.asked, t + 1
+            if t % output.checkpoint_every == 0 or t == until or asked:
+                recorder.sync()
                 save(job, state, t, clients)
                 saved = t
-    except KeyboardInterrupt:
+            if asked:
+                break
+    except LostStateError:
+        raise
+    except StorageError as error:
+        with suppress(StorageError):  # which are as likely not to be written either
+            recorder.finish("interrupted", str(error))
+        raise
+    except (KeyboardInterrupt, TooFewSurvivorsError) as error:
         if t > saved:
             save(job, state, t, clients)
-        recorder.finish("interrupted")
+        short = isinstance(error, TooFewSurvivorsError)
+        recorder.finish("too_few_survivors" if short else "interrupted", str(error) if short else None)
         raise
     except Exception as error:
         recorder.finish("failed", error=str(error))
@@ -188,10 +296,11 @@ def play(
         return "interrupted"
     if output.save_model:
         tensors = job.blueprint.state_dict(state["params"], state["buffers"])
-        checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
+        with writing(job.folder):
+            checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
     why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
     recorder.finish(status, why, model_fingerprint=fingerprint(state))
-    job.checkpoint.unlink(missing_ok=True)
+    job.tidy()
     return status
 
 
@@ -215,7 +324,9 @@ EVALUATED = (
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 
 
-def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int, judged: str) -> str | None:
+def outcome(
+    evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int, judged: str, faults: Faults
+) -> str | None:
     """The final status after these rows of the rounds table, a function of them alone; None while the run goes on.
 
     `judged` is the accuracy that target and patience go by.
@@ -223,7 +334,7 @@ def outcome(evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned
     if not rounds:
         return None
     last, scores = rounds[-1], {row["round"]: row[judged] for row in rounds if row[judged] is not None}
-    if not_finite(last):
+    if not_finite(last) or spoilt(last, faults):
         return "diverged"
     if last["round"] in scores:
         if evaluation.target_accuracy and scores[last["round"]] >= evaluation.target_accuracy:
@@ -240,9 +351,16 @@ def not_finite(row: Mapping[str, Any]) -> list[str]:
     return [name for name in watched if row.get(name) is not None and not math.isfinite(row[name])]
 
 
+def spoilt(row: Mapping[str, Any], faults: Faults) -> bool:
+    """Whether this round had updates that were not finite, and more of them than the run can do without."""
+    left = row["answered"] >= min(faults.min_survivors, row["answered"] + row["non_finite"])
+    return row["non_finite"] > 0 and (faults.non_finite == "stop" or not left)
+
+
 def describe_divergence(row: Mapping[str, Any]) -> str:
-    name = not_finite(row)[0]
-    return f"{name} = {row[name]} in round {row['round']}"
+    for name in not_finite(row):
+        return f"{name} = {row[name]} in round {row['round']}"
+    return f"{row['non_finite']} of {row['cohort_size']} updates in round {row['round']} are not finite"
 
 
 def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -276,19 +394,28 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     return row, columns
 
 
+ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}
+"""The columns of the rounds table that count the clients whose update is not there, by their status."""
+
+
 def round_row(done: Round) -> dict[str, Any]:
     """What a round's training gives of its row of the rounds table."""
     reports = done.updates.reports
+    everyone = [*reports, *done.absent]
+    counts = Counter(report.status for report in done.absent)
+    sent = max((report.bytes_down for report in everyone), default=0)  # the same to each of those that were asked
     return {
         "round": done.t,
         "round_lr": done.lr,
         **dict.fromkeys((*EVALUATED, "seconds_evaluate")),
         "train_loss": mean_loss(reports),
         "cohort_size": len(done.cohort),
+        "answered": len(reports),
+        **{column: counts[status] for status, column in ABSENCES.items()},
         "num_examples": sum(report.num_examples for report in reports),
         "update_norm": norm(done.mean["params"]),
-        "bytes_down": sum(report.bytes_down for report in reports),
-        "bytes_up": sum(report.bytes_up for report in reports),
+        "bytes_down": sent * len(done.cohort),
+        "bytes_up": sum(report.bytes_up for report in everyone),
         "retries": done.updates.retries,
         **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
         "finished_at": int(time.time() * 1000),
@@ -297,7 +424,16 @@ def round_row(done: Round) -> dict[str, Any]:
 
 def client_columns(done: Round) -> dict[str, list[Any]]:
     names = [field.name for field in dataclasses.fields(Report) if not field.name.startswith("bytes")]
-    return {name: [getattr(report, name) for report in done.updates.reports] for name in names}
+    reports = sorted([*done.updates.reports, *done.absent], key=attrgetter("client"))
+    return {name: [getattr(report, name) for report in reports] for name in names}
+
+
+def event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
+    names = [field.name for field in dataclasses.fields(Event) if field.name != "clients"]
+    return [
+        {name: getattr(event, name) for name in names} | {"at_work": ",".join(map(str, event.clients)) or None}
+        for event in events
+    ]
 
 
 def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:

@@ -1,7 +1,8 @@
 """What is stored of results, read back file by file: a Parquet table, a run's row, a journal."""
 
 import json
-from collections.abc import Iterable
+import zlib
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -10,23 +11,30 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray import __version__
-from fedray.errors import BadInputError
+from fedray.errors import BadInputError, DamagedError
 from fedray.tables import BY_ROUND, OWN, SCHEMAS, Columns, join_batches, summarise, to_batch, to_columns, to_rows
-
-
-class DamagedError(BadInputError):
-    """A file of the results cannot be read; the sentence begins with which."""
 
 
 def read_parquet(path: Path, table: str) -> pa.Table:
     """One file of a table; DamagedError where it cannot be read, BadInputError where its columns are others."""
     try:
-        with pq.ParquetFile(path) as file:
+        check_file(path)
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(SCHEMAS[table]):
                 raise foreign(path)
-            return file.read(use_threads=False)
+            found = file.read(use_threads=False)
+        found.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"the results file {path} cannot be read: {error}") from None
+    if others := set(found.column(0).unique().to_pylist()) - {path.stem}:
+        raise DamagedError(f"the results file {path} is that of {sorted(map(str, others))[0]}")
+    return found
+
+
+def check_file(path: Path) -> None:
+    """OSError where something else has a file's name: a pipe would never end."""
+    if path.exists() and not path.is_file():
+        raise OSError("it is not a file")
 
 
 def read_row(path: Path) -> pa.Table:
@@ -34,6 +42,12 @@ def read_row(path: Path) -> pa.Table:
     found = read_parquet(path, "runs")
     if len(found) != 1:
         raise DamagedError(f"the results file {path} has {len(found)} rows, not one")
+    try:
+        (row,) = found.to_pylist()
+        if row["settings"] is not None:
+            dict(json.loads(row["settings"]))
+    except (ValueError, TypeError, ArithmeticError, RecursionError) as error:
+        raise DamagedError(f"the results file {path} is damaged: {error}") from None
     return found
 
 
@@ -43,11 +57,30 @@ def check_columns(path: Path, table: str) -> None:
     A damaged file passes.
     """
     try:
+        check_file(path)
         found = pq.read_schema(path)
     except (pa.ArrowException, OSError):
         return
     if not found.equals(SCHEMAS[table]):
         raise foreign(path)
+
+
+CHECKSUM = b',"crc32":'
+
+
+def encode_line(line: Mapping[str, Any]) -> bytes:
+    """A line of a journal: JSON, with a checksum of all before it, since a flipped digit is JSON too."""
+    text = json.dumps(line, separators=(",", ":")).encode().removesuffix(b"}")
+    return text + CHECKSUM + str(zlib.crc32(text)).encode() + b"}\n"
+
+
+def decode_line(text: bytes) -> dict[str, Any]:
+    """The inverse of `encode_line`, also for a line without a checksum; ValueError where it does not match."""
+    line = dict(json.loads(text))
+    checksum = line.pop("crc32", None)
+    if checksum is not None and checksum != zlib.crc32(text.rpartition(CHECKSUM)[0]):
+        raise ValueError("a line does not match its checksum")
+    return line
 
 
 Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
@@ -57,28 +90,57 @@ Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
 def read_journal(path: Path) -> Journal | None:
     """A journal without what a kill cut short at its end, of a round recorded twice the later one; None if it is gone.
 
-    DamagedError where anything but the last line is damaged, BadInputError where its columns are others.
+    Its rounds are in order. DamagedError where anything but the last line is damaged, BadInputError where its columns
+    are others.
     """
     try:
+        check_file(path)
         texts = path.read_bytes().rstrip(b"\n").split(b"\n")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise DamagedError(f"the journal {path} cannot be read: {error.strerror or error}") from None
     if len(texts) > 1 and not _is_json(texts[-1]):
         texts.pop()
     try:
-        header, *lines = map(json.loads, texts)
-        by_round = {line["rounds"]["round"][0]: line for line in lines}
-        whole = all(line.keys() >= set(BY_ROUND) for line in lines)
-        if not whole or not header.keys() >= {"run", "grouping", "runs"}:
+        header, *lines = map(decode_line, texts)
+        whole = all(line.keys() == set(BY_ROUND) for line in lines)
+        if not whole or header.keys() != {"run", "grouping", "runs"}:
             raise ValueError("it lacks a table")
+        if header["run"] != path.stem:
+            raise ValueError(f"it is that of {str(header['run'])[:100]}")
         same = header["runs"].keys() == OWN["runs"].keys()
         same = same and all(line[table].keys() == OWN[table].keys() for line in lines for table in BY_ROUND)
         version = header["runs"].get("fedray_version", [None])[0]
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        if same:
+            by_round = {check_line(line): line for line in lines}
+            if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
+                raise ValueError(f"it lacks round {min(missing)}")
+            for table in BY_ROUND:
+                to_batch(table, _joined(table, by_round.values()))
+            if len(to_batch("runs", header["runs"])) != 1:
+                raise ValueError("its header has not one run")
+    except UNREADABLE as error:
         raise DamagedError(f"the journal {path} is damaged: {error}") from None
     if not same:
         raise _other_version(path, version)
-    return header, by_round
+    return header, dict(sorted(by_round.items()))
+
+
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, pa.ArrowException)
+"""What JSON of another form than a journal's may raise."""
+
+
+def check_line(line: dict[str, Columns]) -> int:
+    """The round that a line of a journal is about; ValueError where its columns do not go together."""
+    (t,) = line["rounds"]["round"]
+    if type(t) is not int or t < 1:
+        raise ValueError(f"it has a round {t!r}")
+    for table in BY_ROUND:
+        heights = {len(values) if isinstance(values, list) else -1 for values in line[table].values()}
+        if len(heights) > 1 or -1 in heights or any(each != t for each in line[table]["round"]):
+            raise ValueError(f"the columns of {table} in round {t} do not go together")
+    return t
 
 
 def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[str, pa.Table]:
@@ -95,13 +157,14 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
         return {
             table: join_batches(table, [each], header["run"], header["grouping"]) for table, each in batches.items()
         }
-    except (ValueError, KeyError, TypeError, IndexError, pa.ArrowException) as error:
+    except UNREADABLE as error:
         raise DamagedError(f"the journal {path} is damaged: {error}") from None
 
 
 def foreign(path: Path) -> BadInputError:
     """What to raise for a Parquet file with other columns; the version that wrote it stands in the run's row."""
     try:
+        check_file(path.parents[1] / "runs" / path.name)
         row = pq.read_table(path.parents[1] / "runs" / path.name, columns=["fedray_version"], partitioning=None)
         version = row["fedray_version"][0].as_py()
     except (pa.ArrowException, OSError, KeyError, IndexError):
@@ -125,6 +188,6 @@ def _joined(table: str, lines: Iterable[dict[str, Columns]]) -> Columns:
 def _is_json(text: bytes) -> bool:
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True

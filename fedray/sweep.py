@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from fedray import results
-from fedray.command_line import CommandLine, read_command_line, read_fraction, report_errors
+from fedray.command_line import CommandLine, read_command_line, read_fraction, run_program
 from fedray.errors import BadInputError
 from fedray.estimate import known_runs, outlook
 from fedray.experiment import Experiment, compose, flatten, override
 from fedray.grid import Point, points, varying
 from fedray.halving import read_rungs
+from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.lock import hold
 from fedray.playing import Sweep, done, play_sweep
@@ -35,6 +36,7 @@ DESCRIPTION = (
 FLAGS = {
     "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
     "retry-failed": "run those again that failed before",
+    "fresh": "start all runs over, and move what there is of them aside, into a results folder NAME.old-1",
     "yes": "start more than 10,000 runs",
 }
 VALUES = {
@@ -53,13 +55,13 @@ LISTS = {
 }
 
 
-def main(argv: list[str]) -> int:
+def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", results.DamagedResultsWarning)  # said once, at the end
-        return sweep_all(argv)
+        return sweep_all(argv, interrupt or Interrupt())
 
 
-def sweep_all(argv: list[str]) -> int:
+def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
     composed = experiments(line)
     target = read_fraction("target", line.values.get("target"))
@@ -68,13 +70,15 @@ def sweep_all(argv: list[str]) -> int:
     if line.flags["dry-run"]:
         for point, experiment in composed:
             print(command(line, point, experiment))
-        print(f"# {look_ahead([experiment for _, experiment in composed], line.flags['retry-failed'])}")
+        every = [experiment for _, experiment in composed]
+        print(f"# {look_ahead(every, line.flags['retry-failed'], line.flags['fresh'])}")
         return 0
     sweep = make_sweep(line, composed, rungs)
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
     left = sweep.left
     watch = SweepWatch(sweep.jobs, left, sweep.labels)
+    interrupt.tell = watch.notice
     watch.say("sweep", describe(sweep))
     for sentence in sweep.damaged:
         watch.notice(sentence)
@@ -84,7 +88,7 @@ def sweep_all(argv: list[str]) -> int:
             Job(job.experiment).check_split()
         with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
             try:
-                play_sweep(sweep, most, watch)
+                play_sweep(sweep, most, watch, interrupt)
             finally:
                 watch.close()
     for job in sweep.jobs:
@@ -122,17 +126,19 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
     for point, experiment in composed:
         job = Job(experiment)
         try:
-            job.status  # noqa: B018
+            if not line.flags["fresh"]:
+                job.status  # noqa: B018
             jobs.setdefault(job.run, job)
         except DamagedError as error:
-            damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep"
+            damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep, or --fresh all"
         labels.setdefault(job.run, " ".join(f"{name}={written(value)}" for name, value in point.items()) or job.run)
     axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
     file = line.file or Path()
     if not jobs:
         raise BadInputError(next(iter(damaged.values())))
     runs, sentences = tuple(jobs.values()), tuple(damaged.values())
-    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), line.flags["retry-failed"], sentences)
+    flags = line.flags["retry-failed"], line.flags["fresh"]
+    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences)
 
 
 def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -142,7 +148,7 @@ def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
 def read_count(name: str, text: str | None) -> int | None:
     if text is None:
         return None
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
     return int(text)
 
@@ -162,15 +168,15 @@ def written(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def look_ahead(experiments: Sequence[Experiment], retry_failed: bool) -> str:
+def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: bool) -> str:
     """How many of the runs are left and how long they take, as far as that can be known without their data."""
     try:
         jobs = {job.run: job for job in map(Job, experiments)}
         known = known_runs(experiments[0].output.root, experiments[0].output.name)
-        left = [job for job in jobs.values() if job.status not in done(retry_failed)]
+        left = [job for job in jobs.values() if fresh or job.status not in done(retry_failed)]
     except BadInputError as error:
         return f"{len(experiments):,} runs; how long they take cannot be said: {' '.join(str(error).split())}"
-    played = {run.run: run.rounds for run in known}
+    played = {} if fresh else {run.run: run.rounds for run in known}
     rounds = [
         (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
     ]
@@ -179,6 +185,8 @@ def look_ahead(experiments: Sequence[Experiment], retry_failed: bool) -> str:
 
 def describe(sweep: Sweep) -> str:
     """How many runs there are, and how many of them are not to be run."""
+    if sweep.fresh:
+        return f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, all started over"
     ended = sum(job.ended for job in sweep.jobs)
     text = f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, {ended} of them finished before"
     failed = len(sweep.jobs) - len(sweep.left) - ended
@@ -193,4 +201,4 @@ def exit_status(statuses: Sequence[str | None]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))
+    sys.exit(run_program(main))

@@ -168,7 +168,8 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     base = Experiment(blocks=1)
     others = {
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
-        "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
+        "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
+        "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
         if name == "data.root" or name.startswith(("algorithm.", "partition.")):

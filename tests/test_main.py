@@ -78,9 +78,7 @@ def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhe
     with start(*settings) as process:
         wait_for(process, "round  7")
         family = psutil.Process(process.pid).children(recursive=True)
-        # Ray's two agents see only after a minute that their cluster is gone.
-        family = [p for p in family if not p.name().endswith("Agent")]
-        assert len(family) >= 6
+        assert len(family) >= 8
         os.kill(process.pid, signal.SIGKILL)
     _, alive = psutil.wait_procs(family, timeout=30)
     assert not alive
@@ -119,7 +117,7 @@ def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
     status, out, err = finish(process)
     assert (status, err) == (130, "")
     assert "interrupted; run the same command again to continue" in out
-    assert len(list(tmp_path.glob("unnamed/checkpoints/*"))) == 1
+    assert list(tmp_path.glob("unnamed/checkpoints/*"))
     _, alive = psutil.wait_procs(family, timeout=10)
     assert not alive
 

@@ -407,7 +407,7 @@ def test_a_journal_damaged_elsewhere_is_left_out_by_its_name(tmp_path: Path) -> 
 
 def test_a_journal_of_another_version_is_refused_by_its_name(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 4))
-    text = journal_of(tmp_path).read_text()
+    text = re.sub(',"crc32":[0-9]+', "", journal_of(tmp_path).read_text())
     for there, then in (('"test_loss"', '"tost_loss"'), ('"best_round"', '"best_turn"'), ('"steps"', '"stops"')):
         assert there in text
         journal_of(tmp_path).write_text(text.replace(there, then))

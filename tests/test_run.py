@@ -20,12 +20,13 @@ from fedray import checkpoint, results
 from fedray.algorithms.fedavg import FedAvg
 from fedray.errors import BadInputError, ClientError
 from fedray.experiment import compose
+from fedray.faults import Faults
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
 from fedray.networks import BUILDERS
 from fedray.run import Watch, judged_by, outcome, run
 
-VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at")
+VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at", "retries")
 SMALL = {
     "rounds": 6, "clients": 4, "cohort": 3,
     "data": {"dataset": "synthetic", "train_examples": 160, "test_examples": 120},
@@ -47,7 +48,7 @@ def small(root, **changes):
 def comparable(tables):
     """The tables without their volatile columns (DESIGN's "same tables")."""
     frames = vars(tables).items()
-    dropped = {n: f[[c for c in f if not c.startswith(VOLATILE)]] for n, f in frames}
+    dropped = {n: f[[c for c in f if not c.startswith(VOLATILE)]] for n, f in frames if n != "events"}
     dropped["runs"] = dropped["runs"].drop(
         columns=[c for c in dropped["runs"] if c.startswith(("output.", "settings"))]
     )
@@ -147,10 +148,10 @@ def test_what_ends_a_run_is_its_status(tmp_path, changes, status, rounds_done):
 def test_patience_counts_from_the_first_of_equal_bests():
     evaluation = compose({"evaluation": {"patience": 2}}).evaluation
     rows = [
-        {"round": t, "test_accuracy": a, "test_loss": 1.0, "client_loss": None, "train_loss": 1.0, "update_norm": 1.0}
+        {"round": t, "test_accuracy": a, "test_loss": 1.0, "client_loss": None, "train_loss": 1.0, "update_norm": 1.0, "non_finite": 0, "answered": 3}
         for t, a in enumerate((0.1, 0.3, 0.3, 0.2), 1)
     ]
-    assert [outcome(evaluation, rows[:n], 9, "test_accuracy") for n in range(5)] == [
+    assert [outcome(evaluation, rows[:n], 9, "test_accuracy", Faults()) for n in range(5)] == [
         None,
         None,
         None,
@@ -407,9 +408,8 @@ def test_a_run_that_another_process_finished_in_the_meantime_is_left_alone(tmp_p
 
 def test_a_checkpoint_of_another_experiment_is_refused_and_nothing_is_written(tmp_path):
     stopped_after(tmp_path, 3)
-    (file,) = tmp_path.glob("small/checkpoints/*")
     other = Job(small(tmp_path, algorithm__lr=0.5))
-    shutil.copy(file, other.checkpoint)
+    shutil.copy(Job(small(tmp_path)).checkpoint, other.checkpoint)
     before = sorted((str(p), p.stat().st_mtime_ns) for p in tmp_path.rglob("*"))
     with pytest.raises(BadInputError, match=r"algorithm.lr 0.02 there, 0.5 here"):
         run(other.experiment)
@@ -422,16 +422,6 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
     arrays, meta, _ = checkpoint.load(job.checkpoint)
     checkpoint.save(job.checkpoint, arrays, meta | {"data": "something else"})
     with pytest.raises(BadInputError, match="other data"):
-        run(job.experiment)
-
-
-def test_a_damaged_checkpoint_is_named(tmp_path):
-    stopped_after(tmp_path, 3)
-    job = Job(small(tmp_path))
-    content = bytearray(job.checkpoint.read_bytes())
-    content[-5] ^= 1
-    job.checkpoint.write_bytes(content)
-    with pytest.raises(BadInputError, match=f"{job.run}.safetensors is damaged"):
         run(job.experiment)
 
 

@@ -195,10 +195,10 @@ def test_a_run_that_never_comes_to_its_rounds_is_recorded_with_its_reason(file, 
     """What only shows when the clients are set up, here for one seed."""
     from fedray import run as run_module
 
-    def population(job, session):
+    def population(job, session, notice):
         if job.experiment.seed == 1:
             raise BadInputError("no actor came up")
-        return original(job, session)
+        return original(job, session, notice)
 
     original = run_module.population
     monkeypatch.setattr(run_module, "population", population)
@@ -315,11 +315,11 @@ def test_a_failure_of_the_data_of_a_run_is_recorded_too(file, monkeypatch):
     """What is known of the run without its data is its row."""
     from fedray import playing
 
-    def run_(experiment, *args):
+    def run_(experiment, *args, **options):
         if experiment.seed == 1:
             monkeypatch.setattr(Job, "dataset", property(lambda self: missing()))
             raise MemoryError("no room for the data")
-        return original(experiment, *args)
+        return original(experiment, *args, **options)
 
     def missing():
         raise MemoryError("no room for the data")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import ray
 
+from fedray.cluster.versions import differences, software
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
 
@@ -75,8 +76,13 @@ class Enrolment:
 class ClientActor:
     """One process of the population. It is enrolled in a run, trains its clients, and lets go at the run's end."""
 
-    def __init__(self, path: list[str]) -> None:
-        """`path` is the driver's sys.path: the user's own modules are found here where they are found there."""
+    def __init__(self, path: list[str], wanted: dict[str, str] | None = None) -> None:
+        """`path` is the driver's sys.path: the user's own modules are found here where they are found there.
+
+        `wanted` is the software that this node must have, on a cluster whose nodes may join at any time.
+        """
+        if wanted and (different := differences(software(), wanted)):
+            raise RuntimeError(f"this node has {different}")
         import torch
 
         from fedray.trainer import settle_in

@@ -153,6 +153,7 @@ class Ticket:
     drop: bool = False
     overdue: bool = False
     tries: int = 0
+    misses: int = 0
     refs: list[Any] = field(default_factory=list)
     result: Any = None  # what the first reference held
     done: bool = False
@@ -328,7 +329,8 @@ class Dispatcher:
         self.free(slot, ticket)
         self.note(*before)
         note(Event("object_lost", first_line(error), clients=tuple(ticket.clients)), ticket.traffic)
-        if ticket.tries >= MOST_TRIES:
+        ticket.misses += 1
+        if ticket.misses > 1:
             ticket.done, ticket.error = True, LostStateError(first_line(error))
         else:
             self.again(ticket, error, running=False)
@@ -340,7 +342,7 @@ class Dispatcher:
         self.note(*traffics)
         at_work = tuple(lost[0].clients) if lost else ()
         note(Event(kind_of(error, slot), first_line(error), **slot.known, clients=at_work), *traffics)
-        slot.lost = True
+        slot.lost, slot.where = True, {}
         slot.respawn(slot)
         for ticket in reversed(lost):  # they come first now, in their old order
             self.again(ticket, error, running=ticket is lost[0])
@@ -374,7 +376,7 @@ class Dispatcher:
         if slot.failures < MOST_TRIES:
             slot.respawn(slot)
         else:
-            slot.give_up(f"it died {slot.failures} times: {first_line(error)}")
+            slot.give_up(f"it died {slot.failures} times: {str(error).strip().splitlines()[-1]}")
 
     def see_start(self, slot: Slot) -> None:
         """Give a place up whose actor takes too long to come up."""
@@ -429,5 +431,6 @@ def look(ref: Any) -> tuple[Any, RayError | None]:
 
 
 def first_line(error: Exception) -> str:
-    """The sentence of Ray's error, without its advice."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    """The first sentence of an error, without Ray's advice."""
+    first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return first.partition(". ")[0]

@@ -12,10 +12,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
-from functools import cache
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from fedray.cluster import forkserver
 
@@ -108,11 +113,48 @@ class Nursery:
         shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
-@cache
+class Guard:
+    """Sees that the local Ray that this process starts now ends with it, even when this process is killed.
+
+    Ray's own processes see to that, too, but for two agents, which take a minute to notice; and its folder stays.
+    """
+
+    def __init__(self, server: ForkServer | None, root: str):
+        """`root` is the folder of Ray's session folders; without a `server` nothing is guarded."""
+        self.server = server
+        self.ray = forkserver.LocalRay(root, os.getpid(), time.time())
+        self.tell(self.ray)
+
+    def started(self) -> None:
+        """Ray is up: its processes are those that this one started with its folder, and what these have started."""
+        found = []
+        for child in psutil.Process().children():
+            with suppress(psutil.Error):
+                if any(str(folder) in word for folder in self.ray.folders for word in child.cmdline()):
+                    found += [(process.pid, process.create_time()) for process in (child, *child.children(True))]
+        self.tell(replace(self.ray, processes=tuple(found)))
+
+    def close(self) -> None:
+        """Ray was shut down."""
+        self.tell(None)
+
+    def tell(self, ray: forkserver.LocalRay | None) -> None:
+        if self.server:
+            with suppress(OSError):  # it has died
+                self.server.ask(forkserver.guard, ray).connection.close()
+
+
+_servers: list[ForkServer] = []
+_starting = threading.Lock()
+
+
 def fork_server() -> ForkServer | None:
-    """This process's fork server; None where forking is not known to work."""
+    """This process's fork server, a new one where the last has died; None where forking is not known to work."""
     if sys.platform != "linux":
         return None
-    server = ForkServer()
-    atexit.register(server.close)
-    return server
+    with _starting:
+        if not _servers or _servers[-1].process.poll() is not None:
+            server = ForkServer()
+            atexit.register(server.close)
+            _servers[:] = [server]
+        return _servers[0]

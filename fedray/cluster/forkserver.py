@@ -3,7 +3,8 @@
 The driver starts it as `python -m fedray.cluster.forkserver FD` and talks to it over that socket. A request is either a
 function to call in a child, whose answer comes back, or the wish for a nursery: a child that has Ray imported, too, for
 one job of one Ray, and becomes a worker for each request that shim.py sends. Neither ever starts a thread or touches
-CUDA, and each ends when its socket to the driver closes, however the driver ended.
+CUDA, and each ends when its socket to the driver closes, however the driver ended. Where the driver was killed, the
+server first ends what is left of the driver's own Ray, some of which would go on for a minute.
 """
 
 import gc
@@ -11,12 +12,14 @@ import os
 import pickle
 import runpy
 import select
+import shutil
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,19 +27,64 @@ from typing import Any, NoReturn
 LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
 IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, when one starts
 SHIM_TIMEOUT = 10.0  # seconds for a shim that has connected to say what it wants
+END_SECONDS = 20.0  # for what a driver's Ray was to have ended
+
+
+@dataclass(frozen=True)
+class LocalRay:
+    """A Ray that its driver started for itself, by what nobody else's has.
+
+    Its session folder is in `root`, was made at `since` (seconds since 1970) or later, and its name ends with the
+    driver's process id. `processes` are ids and when each was created; none while the Ray is starting.
+    """
+
+    root: str
+    driver: int
+    since: float
+    processes: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def folders(self) -> list[Path]:
+        named = Path(self.root).glob(f"session_*_{self.driver}")
+        return [folder for folder in named if folder.stat().st_mtime >= self.since - 1]
+
+    def end(self) -> None:
+        """Kill its processes, as far as they are the same still, and remove its folder."""
+        import psutil
+
+        left = []
+        for pid, created in self.processes:
+            with suppress(psutil.Error):
+                process = psutil.Process(pid)
+                if abs(process.create_time() - created) < 1:
+                    process.kill()
+                    left.append(process)
+        psutil.wait_procs(left, timeout=END_SECONDS)
+        for folder in self.folders:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def guard(ray: LocalRay | None) -> LocalRay | None:
+    """What the fork server is to end when the driver has gone; None once the driver has done that itself."""
+    return ray
 
 
 def serve(driver: socket.socket) -> None:
     """Answer the driver's requests, each in a child of its own, until it closes the socket."""
+    guarded: LocalRay | None = None
     preload("torch", "fedray.trainer", "fedray.networks", "fedray.algorithms")
     while True:
         request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)
         if not request:
+            if guarded:
+                guarded.end()
             return
         with socket.socket(fileno=fds[0]) as reply:
             function, args = pickle.loads(request)
             if function is preload:
                 preload(*args)
+            elif function is guard:
+                guarded = guard(*args)
             elif function is nursery and _threads() > 1:
                 reply.sendall(pickle.dumps((False, RuntimeError(f"the fork server runs {_threads()} threads"))))
             elif os.fork() == 0:

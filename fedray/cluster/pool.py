@@ -1,9 +1,9 @@
 """The actor processes, kept warm from run to run, and shared by runs that want the same reservations."""
 
-import math
 import sys
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -12,6 +12,7 @@ from fedray.cluster.actor import ClientActor, NodeData
 from fedray.cluster.dispatch import NO_ROOM, Dispatcher, Slot, Traffic, Use
 from fedray.cluster.forks import Nursery
 from fedray.cluster.resources import Capacity, Plan, room_for_actors
+from fedray.cluster.versions import software
 from fedray.data import Dataset
 from fedray.errors import BadInputError
 
@@ -22,9 +23,15 @@ LOOK_SECONDS = 2.0  # how often the nodes of a joined cluster are looked at
 class Pool:
     """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
 
-    def __init__(self, start_timeout: float, nursery: Nursery | None = None, joined: bool = False):
-        """`joined`: the Ray is one that others started, whose nodes may come and go."""
-        self.start_timeout, self.nursery, self.joined = start_timeout, nursery, joined
+    def __init__(
+        self,
+        start_timeout: float,
+        nursery: Nursery | None = None,
+        capacity: "Callable[[Pool], Capacity] | None" = None,
+    ):
+        """`capacity` is for a Ray that others started, whose nodes may come and go: what they have for a pool now."""
+        self.start_timeout, self.nursery, self.capacity = start_timeout, nursery, capacity
+        self.software = software() if capacity else None  # which every node must have
         self.plainly = "" if nursery else "each imports torch anew"  # how actors start that are not forked
         self.known = nursery is None
         self.dispatcher = Dispatcher()
@@ -129,7 +136,7 @@ class Pool:
         if self.nursery:
             options["runtime_env"] = self.nursery.runtime_env
         actor = ray.remote(ClientActor).options(**options)
-        return actor.remote(sys.path)
+        return actor.remote(sys.path, self.software)
 
     def respawn(self, slot: Slot) -> None:
         """Put a new actor in the place of a lost one, enrolled before any call that is queued behind.
@@ -148,18 +155,16 @@ class Pool:
 
     def crowded(self) -> bool:
         """Whether there are more places than the nodes that are left can hold."""
-        if not self.joined:
+        if not self.capacity:
             return False
         if time.monotonic() >= self.looked + LOOK_SECONDS:
             self.look()
         return sum(not slot.gone for slot in self.slots) > self.room
 
     def look(self) -> None:
-        """See how many actors like these the nodes would hold that are alive, had they nothing else to do."""
-        resources = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        cpus = tuple(each["CPU"] for each in resources if each.get("CPU"))
-        capacity = Capacity(cpus, int(sum(each.get("GPU", 0.0) for each in resources)), math.inf)
-        self.room = room_for_actors(*self.shape, capacity) if self.shape and cpus else 0
+        """See how many actors like these the nodes that are alive hold, beside what other jobs hold there."""
+        capacity = self.capacity(self) if self.capacity else None
+        self.room = room_for_actors(*self.shape, capacity) if self.shape and capacity and capacity.cpus else 0
         self.looked = time.monotonic()
 
     def refill(self, run: str, slots: list[Slot], most: int) -> list[Slot]:
@@ -168,7 +173,7 @@ class Pool:
         Returns the added ones, not yet in use. What is given an actor that does not come up is given up again.
         """
         with self.dispatcher.lock:
-            if not self.joined or time.monotonic() < self.looked + LOOK_SECONDS:
+            if not self.capacity or time.monotonic() < self.looked + LOOK_SECONDS:
                 return []
             self.look()
             free = self.room - sum(not slot.gone for slot in self.slots)

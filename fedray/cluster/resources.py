@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +28,8 @@ class Cluster:
     )
     address: str = setting(
         "local",
-        "A Ray of the run's own (local), or an existing cluster: its host:port, or auto for the one running here.",
+        "A Ray of the run's own (local), or an existing cluster that this machine is part of: its host:port, or auto "
+        "for that of RAY_ADDRESS or of the last `ray start` here.",
     )
     clients_per_actor: Auto[int] = setting(
         None,
@@ -52,23 +53,57 @@ class Cluster:
         None, "Most shared memory of the local Ray; auto: 40 % of what is free, taken as needed.", unit="MiB", ge=80
     )
     start_timeout: float = setting(180.0, "How long all actors may take to start.", unit="seconds", gt=0)
+    deadline_factor: float = setting(
+        10.0,
+        "A call that takes so many times as long as the slowest before it did for its size is taken to hang: its "
+        "process is ended, and the call made again. 0: it may take as long as it likes.",
+        ge=0,
+    )
+    deadline_seconds: float = setting(
+        60.0, "But no call is taken to hang sooner than this, nor before one like it ended.", unit="seconds", gt=0
+    )
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What there is to reserve: the CPUs of each node, GPUs in all, and bytes of memory to spare."""
+    """What is free to be reserved: the CPUs of each node, GPUs in all, and bytes of memory to spare.
+
+    `node_gpus` are the GPUs of each node, the last of which may be a part, where there are several nodes. `held_cpus`
+    and `held_gpus` are those that other jobs hold.
+    """
 
     cpus: tuple[float, ...]
-    gpus: int
+    gpus: float
     memory: float
+    node_gpus: tuple[float, ...] = ()
+    held_cpus: float = 0.0
+    held_gpus: float = 0.0
+
+    @property
+    def nodes(self) -> list[tuple[float, float]]:
+        """The free CPUs and GPUs of each node."""
+        return list(zip(self.cpus, self.node_gpus or [self.gpus] * len(self.cpus), strict=True))
+
+
+def capacity_of(nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], memory: float) -> Capacity:
+    """The capacity of a cluster's nodes, given as what each has and what of it is free, as Ray names resources.
+
+    Nodes without CPUs are left out: every actor reserves a share of one.
+    """
+    useful = [(has, free) for has, free in nodes if has.get("CPU")]
+    cpus, gpus = ([free.get(kind, 0.0) for _, free in useful] for kind in ("CPU", "GPU"))
+    held_cpus, held_gpus = (
+        sum(has.get(kind, 0.0) - free.get(kind, 0.0) for has, free in useful) for kind in ("CPU", "GPU")
+    )
+    return Capacity(tuple(cpus), sum(gpus), memory, tuple(gpus), held_cpus, held_gpus)
 
 
 @dataclass(frozen=True)
 class Plan:
     """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all.
 
-    `room` is how many such actors would fit, for other runs' sake. At most `most_lanes` work at a time: more than there
-    are cores would only be in each other's way.
+    `room` is how many such actors would fit, for other runs' sake, and `most` how many could be of use, were there
+    room. At most `most_lanes` work at a time: more than there are cores would only be in each other's way.
     """
 
     actors: int
@@ -77,6 +112,7 @@ class Plan:
     num_gpus: float
     room: int
     most_lanes: int
+    most: int = 0
 
     @property
     def lanes(self) -> int:
@@ -99,9 +135,10 @@ class Needs:
 
 def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
     """The reservations of a population; BadInputError with the arithmetic when they cannot fit."""
-    if not capacity.cpus:
-        raise BadInputError("the cluster offers no CPUs, and every actor reserves a share of one")
-    cpus, gpus = capacity.cpus, (1.0,) * capacity.gpus
+    if not any(capacity.cpus):
+        held = f"all of its {capacity.held_cpus:g} are held by other jobs" if capacity.held_cpus else "it has none"
+        raise BadInputError(f"the cluster offers no CPUs ({held}), and every actor reserves a share of one")
+    cpus, gpus = capacity.cpus, [part for node in capacity.nodes if node[0] for part in single(node[1])]
     per_actor = cluster.clients_per_actor
     if per_actor is None:
         # A process holds parameters, gradients, momentum and the update.
@@ -111,21 +148,24 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
         per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
         actors = clients
-        num_cpus = cluster.cpus_per_actor or share(cpus, actors)
         num_gpus = cluster.gpus_per_client
         if num_gpus is None:
             num_gpus = share(gpus, actors) if gpus else 0.0
+        at_most = [room_on_gpus(node[1], num_gpus) if num_gpus else actors for node in capacity.nodes]
+        num_cpus = cluster.cpus_per_actor or share(cpus, actors, at_most)
     else:
-        num_cpus = cluster.cpus_per_actor or min(1.0, max(cpus))
         if cluster.gpus_per_client is None:
             num_gpus = 0.25 if gpus else 0.0  # a few processes keep a GPU busy; each costs a context
         else:
             num_gpus = max(min(1.0, cluster.gpus_per_client * per_actor), cluster.gpus_per_client)
+        able = [node[0] for node in capacity.nodes if not num_gpus or room_on_gpus(node[1], num_gpus)]
+        num_cpus = cluster.cpus_per_actor or min(1.0, max(able or cpus))
         actors = min(-(-clients // per_actor), max(1, room_for_actors(num_cpus, num_gpus, capacity)))
     check_fit(actors, num_cpus, num_gpus, capacity)
     fit = room_for_actors(num_cpus, num_gpus, capacity)
     most_lanes = fit if per_actor > 1 or num_gpus else max(1, int(sum(cpus)))
-    return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes)
+    most = clients if cluster.clients_per_actor is None else -(-clients // per_actor)
+    return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes, most)
 
 
 RUNS_AT_ONCE = 3  # enough that one has work for every core while another is between rounds
@@ -155,26 +195,37 @@ def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
     return Capacity((cpus,), gpus if cluster.gpus is None else cluster.gpus, available_memory())
 
 
-def room(wholes: Sequence[float], part: float) -> int:
-    """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two."""
-    return sum(math.floor(whole / part + 1e-9) for whole in wholes)
+def room(wholes: Sequence[float], part: float, most: Sequence[int] = ()) -> int:
+    """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two, and in each `most`."""
+    fit = [math.floor(whole / part + 1e-9) for whole in wholes]
+    return sum(map(min, fit, most)) if most else sum(fit)
 
 
 def room_for_actors(num_cpus: float, num_gpus: float, capacity: Capacity) -> int:
-    """How many actors with such reservations fit."""
-    by_cpu = room(capacity.cpus, num_cpus)
-    return min(by_cpu, room_on_gpus(capacity.gpus, num_gpus)) if num_gpus else by_cpu
+    """How many actors with such reservations fit, each on one node."""
+    most = [room_on_gpus(gpus, num_gpus) for _, gpus in capacity.nodes] if num_gpus else ()
+    return room(capacity.cpus, num_cpus, most)
 
 
-def room_on_gpus(gpus: int, share: float) -> int:
-    """How many actors the GPUs hold: shares of one, or whole ones."""
-    return room((1.0,) * gpus, share) if share <= 1 else int(gpus // share)
+def room_on_gpus(gpus: float, share: float) -> int:
+    """How many actors a node's GPUs hold: shares of one, or whole ones."""
+    return room(single(gpus), share) if share <= 1 else int(gpus // share)
 
 
-def share(wholes: Sequence[float], parts: int) -> float:
-    """The largest equal share of at most 1 of which the wholes hold `parts`, rounded down to what Ray can count."""
-    candidates = (whole / n for whole in wholes for n in range(1, parts + 1))
-    fitting = (c for c in candidates if room(wholes, c) >= parts)
+def single(gpus: float) -> list[float]:
+    """GPUs one by one, the last of which may be a part."""
+    rest = gpus - int(gpus)
+    return [1.0] * int(gpus) + ([rest] if rest >= SMALLEST_SHARE else [])
+
+
+def share(wholes: Sequence[float], parts: int, most: Sequence[int] = ()) -> float:
+    """The largest equal share of at most 1 of which the wholes hold `parts`, rounded down to what Ray can count.
+
+    With `most`, where the wholes may not hold more than so many parts each, if that is possible at all.
+    """
+    most = most if sum(limit for whole, limit in zip(wholes, most, strict=False) if whole) >= parts else ()
+    candidates = (whole / n for whole in wholes if whole for n in range(1, parts + 1))
+    fitting = (c for c in candidates if room(wholes, c, most) >= parts)
     best = min(1.0, max(fitting))
     return math.floor(best / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE
 
@@ -183,6 +234,7 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
     """Refuse, with the arithmetic, what Ray would wait for silently and for ever."""
     total = sum(capacity.cpus)
     nodes = f" on {len(capacity.cpus)} nodes" if len(capacity.cpus) > 1 else ""
+    there = free_of(total, capacity.held_cpus)
     if num_cpus < SMALLEST_SHARE:
         raise BadInputError(
             f"{actors} actors cannot share {total:g} CPUs: a share is at least {SMALLEST_SHARE:g}; "
@@ -190,7 +242,7 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
         )
     if actors > room(capacity.cpus, num_cpus):
         raise BadInputError(
-            f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but there are {total:g}{nodes}, "
+            f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but {there}{nodes}, "
             f"room for {room(capacity.cpus, num_cpus)}; lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
         )
     if 0 < num_gpus < SMALLEST_SHARE:
@@ -199,13 +251,21 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
         raise BadInputError(f"{num_gpus:g} GPUs an actor: a share above 1 must be a whole number")
     if not num_gpus:
         return
-    fit = room_on_gpus(capacity.gpus, num_gpus)
+    fit = room_for_actors(num_cpus, num_gpus, capacity)
     if actors > fit:
+        there = free_of(capacity.gpus, capacity.held_gpus, " GPUs")
+        by_gpu = sum(room_on_gpus(gpus, num_gpus) for _, gpus in capacity.nodes)
+        beside = f" with {num_cpus:g} CPUs each beside them" if fit < by_gpu else ""
         raise BadInputError(
             f"{actors} actors x {num_gpus:g} GPU do not fit: one GPU holds {math.floor(1 / num_gpus + 1e-9)} of them, "
-            f"and there are {capacity.gpus} GPUs, so room for {fit}; lower cluster.gpus_per_client or raise "
+            f"and {there}{nodes}, so room for {fit}{beside}; lower cluster.gpus_per_client or raise "
             "cluster.clients_per_actor"
         )
+
+
+def free_of(free: float, held: float, what: str = "") -> str:
+    """How many there are to be had, in words."""
+    return f"only {free:g} of {free + held:g}{what} are free" if held else f"there are {free:g}{what}"
 
 
 def object_store_bytes(data_bytes: int, model_bytes: int, cohort: int) -> int:

@@ -3,27 +3,83 @@
 import contextlib
 import logging
 import shutil
-import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import ray
+from ray._common.utils import get_default_ray_temp_dir
+from ray._private.state import available_resources_per_node
 
-from fedray.cluster.forks import Nursery, fork_server
+from fedray.cluster.forks import Guard, Nursery, fork_server
+from fedray.cluster.joining import find
 from fedray.cluster.pool import Pool
-from fedray.cluster.resources import Capacity, Cluster, available_memory, cores, shared_memory, will_fork
+from fedray.cluster.resources import (
+    Capacity,
+    Cluster,
+    available_memory,
+    capacity_of,
+    cores,
+    shared_memory,
+    will_fork,
+)
+from fedray.cluster.versions import check_nodes
 from fedray.errors import BadInputError
+from fedray.interrupt import handlers_kept
+
+NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
+
+OF_OWN_RAY = ("cpus", "gpus", "object_store")
 
 
 @dataclass(frozen=True)
 class Session:
-    """A connection to Ray that several runs may share: what there is to reserve, and the warm actors."""
+    """A connection to Ray that several runs may share: what there is to reserve by them, and the warm actors."""
 
-    capacity: Capacity
+    look: Callable[[Pool | None], Capacity]
     pool: Pool
+
+    @property
+    def capacity(self) -> Capacity:
+        """What there is now, these runs' own actors not counted."""
+        return self.look(self.pool)
+
+
+class Nodes:
+    """The nodes of a Ray, which may come and go, and what other jobs held of each when it was first seen."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, dict[str, float]] = {}
+
+    def capacity(self, pool: Pool | None = None) -> Capacity:
+        """What the nodes that are alive have, but for what others held; others than this pool's actors."""
+        nodes, free = [node for node in ray.nodes() if node["Alive"]], available_resources_per_node()
+        # An actor on its way may already hold a share of a node, nobody knows of which.
+        settled = pool is None or not any(slot.starting is not None and not slot.where for slot in pool.slots)
+        found = []
+        for node in nodes:
+            name, has = node["NodeID"], node["Resources"]
+            held = self.held.get(name)
+            if held is None:
+                left, own = free.get(name, has), reserved(pool, name) if pool else {}
+                held = {
+                    kind: max(0.0, has[kind] - left.get(kind, 0.0) - own.get(kind, 0.0)) if settled else 0.0
+                    for kind in ("CPU", "GPU")
+                    if kind in has
+                }
+                if settled:
+                    self.held[name] = held
+            found.append((has, {kind: has[kind] - number for kind, number in held.items()}))
+        return capacity_of(found, sum(has.get("memory", 0.0) for has, _ in found if has.get("CPU")))
+
+
+def reserved(pool: Pool, node: str) -> dict[str, float]:
+    """What the actors of a pool hold of a node."""
+    here = sum(slot.where.get("node") == node and not slot.gone for slot in pool.slots)
+    num_cpus, num_gpus = pool.shape or (0.0, 0.0)
+    return {"CPU": here * num_cpus, "GPU": here * num_gpus}
 
 
 @contextlib.contextmanager
@@ -32,6 +88,11 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
     local = cluster.address == "local"
+    if not local and (wanted := [name for name in OF_OWN_RAY if getattr(cluster, name) is not None]):
+        raise BadInputError(
+            f"cluster.{wanted[0]} is for a Ray of the run's own (cluster.address = local); a cluster has what its "
+            "nodes were started with"
+        )
     if local:
         options: dict[str, Any] = {
             "num_cpus": cluster.cpus or cores(),
@@ -40,28 +101,33 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         }
     else:
         options = {}
-        check_reachable(cluster.address)
+    address = "local" if local else find(cluster.address)
+    guard = Guard(fork_server() if local and will_fork(cluster) else None, get_default_ray_temp_dir())
     try:
-        context: Any = ray.init(
-            address=cluster.address,
-            include_dashboard=False if local else None,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            **options,
-        )
-    except (ConnectionError, ray.exceptions.RayError, ValueError) as error:
+        with handlers_kept():
+            context: Any = ray.init(
+                address=address,
+                include_dashboard=False if local else None,
+                logging_level=logging.ERROR,
+                log_to_driver=False,
+                **options,
+            )
+        guard.started()
+    except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
-        raise BadInputError(
-            f"no Ray cluster could be joined at cluster.address {cluster.address!r}: {first}"
-        ) from error
+        what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
+        raise BadInputError(f"{what}: {first}") from error
     try:
-        nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-        memory = available_memory() if local else sum(node.get("memory", 0.0) for node in nodes)
-        cpus = tuple(node["CPU"] for node in nodes if node.get("CPU"))
-        capacity = Capacity(cpus, int(sum(node.get("GPU", 0.0) for node in nodes)), memory)
+        look = Nodes().capacity
+        if local:
+            capacity = replace(look(), memory=available_memory())
+            look = lambda pool=None: capacity  # noqa: E731  nobody else can hold any of it
+        else:
+            check_nodes([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")], NODE_SECONDS)
+            look()
         nursery = open_nursery() if will_fork(cluster) else None
         try:
-            yield Session(capacity, Pool(cluster.start_timeout, nursery))
+            yield Session(look, Pool(cluster.start_timeout, nursery, None if local else look))
         finally:
             if nursery:
                 nursery.close()
@@ -70,6 +136,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         ray.shutdown()
         if session:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+        guard.close()
 
 
 def open_nursery() -> Nursery | None:
@@ -79,18 +146,3 @@ def open_nursery() -> Nursery | None:
         return None
     raylet = next(child.pid for child in psutil.Process().children() if child.name() == "raylet")
     return Nursery(server, ray.get_runtime_context().get_job_id(), raylet)
-
-
-def check_reachable(address: str) -> None:
-    """Refuse an address where nothing listens: Ray itself would try for minutes and then end the process."""
-    host, colon, port = address.rpartition(":")
-    if address == "auto":
-        return
-    if not colon or not port.isdigit() or "/" in address:
-        raise BadInputError(f"cluster.address {address!r} is none of local, auto and HOST:PORT")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except OSError as error:
-        raise BadInputError(
-            f"no Ray cluster could be joined at cluster.address {address!r}: {error.strerror or error}"
-        ) from None

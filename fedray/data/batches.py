@@ -1,13 +1,15 @@
 """CIFAR-10 as its authors publish it and torchvision unpacks it: a folder `cifar-10-batches-py` of six pickles.
 
-A pickle is a program. These are read by a machine that knows four words, all of them made here, so that a file
-from anywhere can be opened: no code of it runs, and nothing larger than the file is allocated.
+A pickle is a program. These are read by a machine that knows few instructions and four words, all of them made here,
+so that a file from anywhere can be opened: no code of it runs, nothing larger than the file is allocated, and the time
+it takes grows with the file.
 """
 
 import io
 import pickle
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -41,7 +43,10 @@ def read(folder: Path, split: str, count: int = 0) -> tuple[np.ndarray, np.ndarr
 
 
 def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    content = path.read_bytes()
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise BadInputError(f"the CIFAR-10 file {path} cannot be read: {error.strerror or error}") from None
     try:
         batch = _Reader(io.BytesIO(content), encoding="bytes").load()
     except _RefusedError as refusal:
@@ -104,7 +109,10 @@ class _Kind:
     __slots__ = ("name",)
 
     def __init__(self, name: bytes | str, *_: Any) -> None:
-        self.name = name.decode("ascii")[:20] if isinstance(name, bytes) else name[:20]
+        text = name.decode("ascii") if isinstance(name, bytes) else name
+        if not isinstance(text, str):
+            raise _RefusedError("describes an array in an unknown way")
+        self.name = text[:20]
 
     def __setstate__(self, state: Any) -> None:
         """Byte order and alignment; a byte has neither."""
@@ -117,11 +125,49 @@ def _encode_latin1(text: str, encoding: str | bytes) -> bytes:
     return text.encode("latin1")
 
 
+INSTRUCTIONS = b"".join(
+    [
+        *(pickle.PROTO, pickle.FRAME, pickle.STOP, pickle.MARK, pickle.POP, pickle.POP_MARK),
+        *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.FLOAT, pickle.BINFLOAT),
+        *(pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG, pickle.LONG1, pickle.LONG4),
+        *(pickle.STRING, pickle.BINSTRING, pickle.SHORT_BINSTRING, pickle.BINBYTES, pickle.SHORT_BINBYTES),
+        *(pickle.BINBYTES8, pickle.UNICODE, pickle.BINUNICODE, pickle.SHORT_BINUNICODE, pickle.BINUNICODE8),
+        *(pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
+        *(pickle.LIST, pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS),
+        *(pickle.EMPTY_DICT, pickle.DICT, pickle.SETITEM, pickle.SETITEMS),
+        *(pickle.PUT, pickle.BINPUT, pickle.LONG_BINPUT, pickle.MEMOIZE, pickle.GET, pickle.BINGET, pickle.LONG_BINGET),
+        *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD),
+    ]
+)
+"""Those that a batch needs, whoever wrote it. Others reserve whatever memory they name, or take hashes of what is in
+each other so deep that this has no end."""
+FILLING = pickle.DICT + pickle.SETITEM + pickle.SETITEMS
+
+
+def _keyed_by_words(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """An instruction that fills a dictionary, for keys whose hash takes no longer than it took to read them."""
+
+    def load_words(self: "_Reader") -> None:
+        keys = self.stack[-2:-1] if code == pickle.SETITEM[0] else self.stack[::2]
+        if not all(isinstance(key, bytes | str | int | float) for key in keys):
+            raise _RefusedError("has a key that is neither text nor number")
+        load(self)
+
+    return load_words
+
+
 class _Reader(pickle._Unpickler):
     """The Python pickle machine: the C one reserves memory for any memo number a file names, this one has a dictionary.
 
     It is fast enough, because nearly all of a batch is a single string of bytes.
     """
+
+    stack: list[Any]
+    dispatch: ClassVar[dict[int, Callable[[Any], None]]] = {
+        code: _keyed_by_words(code, load) if code in FILLING else load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code in INSTRUCTIONS
+    }
 
     def find_class(self, module: str, name: str) -> Any:
         # Functions made afresh for each request: a hostile file may write attributes on what it is given.

@@ -2,7 +2,8 @@
 
 They lie in the folder FEDRAY_CACHE, else `$XDG_CACHE_HOME/fedray`, else `~/.cache/fedray`; FEDRAY_CACHE=off is no
 cache. A split is one file, named by a hash of all that it depends on: a page of JSON, the images, the labels. Whatever
-goes wrong with it only costs the decoding: a file that cannot be read or is not whole is as good as none.
+goes wrong with it only costs the decoding: a file that cannot be read, is not whole or is not as it was written is as
+good as none.
 """
 
 import hashlib
@@ -11,15 +12,17 @@ import mmap
 import os
 import re
 import time
+import zlib
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from fedray.atomic import replacing
 
-LAYOUT = 1  # raise it when the layout of a file changes, or what is decoded from the same bytes
+LAYOUT = 2  # raise it when the layout of a file changes, or what is decoded from the same bytes
 KEPT = 8
 """How many splits stay, the last used ones; all of CIFAR-10 is two, of 184 MB together."""
 HEADER = 4096
@@ -44,23 +47,26 @@ def place(fingerprint: str, split: str) -> Path | None:
 def read(path: Path) -> Split | None:
     """What `write` left; None where it is missing or not whole. Changes to the arrays stay in this process."""
     try:
+        if not path.is_file():  # a pipe would never end
+            return None
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         header = json.loads(content[:HEADER])
-        n, encoding, name = int(header["examples"]), str(header["format"]), header["name"]
-    except (OSError, ValueError, KeyError, TypeError):  # ValueError: an empty file, or no JSON
+        n, encoding = int(header["examples"]), str(header["format"])
+    except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # an empty file, or other JSON
         return None
-    if n < 1 or name != path.name or len(content) != HEADER + n * (PIXELS + LABEL):
+    if n < 1 or len(content) != HEADER + n * (PIXELS + LABEL):
         return None
     with suppress(OSError):
         os.utime(path)  # it was used
     images = np.frombuffer(content, np.uint8, n * PIXELS, HEADER).reshape(n, *SHAPE)
-    return images, np.frombuffer(content, np.int64, n, HEADER + n * PIXELS), encoding
+    labels = np.frombuffer(content, np.int64, n, HEADER + n * PIXELS)
+    return (images, labels, encoding) if header == _header(path, images, labels, encoding) else None
 
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> None:
     """Keep a split for the next start, and let go of those that were not used for longest; fails without a word."""
-    header = {"name": path.name, "format": encoding, "examples": len(labels)}
+    header = _header(path, images, labels, encoding)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         _tidy(path.parent, KEPT - 1)
@@ -68,6 +74,12 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> 
             file.write(json.dumps(header).encode().ljust(HEADER))
             file.write(images.data)
             file.write(labels.data)
+
+
+def _header(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> dict[str, Any]:
+    """What the first page says, a checksum of the rest included: 180 MB take 0.03 to 0.2 s."""
+    checksum = zlib.crc32(labels.data, zlib.crc32(images.data))
+    return {"name": path.name, "format": encoding, "examples": len(labels), "crc32": checksum}
 
 
 def _folder() -> Path | None:

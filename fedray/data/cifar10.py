@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from fedray.data import batches, cache, parquet
+from fedray.errors import BadInputError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.4914, 0.4822, 0.4465)  # of the training images, per channel
@@ -68,8 +69,11 @@ def read(folder: Path, split: str, count: int = 0, identity: str = "") -> tuple[
 
 
 def _hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError as error:
+        raise BadInputError(f"the data file {path} cannot be read: {error.strerror or error}") from None
 
 
 def _holds_batches(folder: Path) -> bool:

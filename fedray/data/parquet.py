@@ -22,6 +22,8 @@ def paths(folder: Path, split: str) -> list[Path]:
     found = sorted(folder.glob(f"{split}-*.parquet"))
     if not found:
         raise BadInputError(f"{folder} has no {split}-*.parquet: both splits of CIFAR-10 are needed")
+    if odd := next((path for path in found if not path.is_file()), None):
+        raise BadInputError(f"{odd} is not a file: a folder, or a pipe, cannot be read as Parquet")
     promised = re.search(r"-of-(\d+)\.parquet$", found[0].name)
     if promised and len(found) != int(promised[1]):
         raise BadInputError(f"{folder} has {len(found)} of the {int(promised[1])} files that {found[0].name} speaks of")
@@ -34,8 +36,8 @@ def has_columns(path: Path) -> bool:
     import pyarrow.parquet
 
     try:
-        return {"img", "label"} <= set(pyarrow.parquet.read_schema(path).names)
-    except (pyarrow.ArrowException, OSError):
+        return not path.is_file() or {"img", "label"} <= set(pyarrow.parquet.read_schema(path).names)
+    except (pyarrow.ArrowException, OSError, ValueError):
         return True
 
 
@@ -88,7 +90,9 @@ def _batches(path: Path) -> Iterator[tuple[list[bytes], np.ndarray]]:
                 if contents:
                     yield contents, values.astype(np.int64)
                 row += len(contents)
-    except (pa.ArrowException, OSError) as error:
+    except BadInputError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # names that are no text, or there twice
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise BadInputError(f"{path} cannot be read as Parquet: {reason}") from error
 

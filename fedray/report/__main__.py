@@ -48,6 +48,11 @@ def main(argv: list[str]) -> int:
 def folder_of(given: str) -> Path:
     """The results' folder: a path, or a name in results/."""
     path = Path(given)
+    try:
+        path.resolve()
+        (path / "runs").is_dir()
+    except (OSError, ValueError) as error:  # a name too long, a null character
+        raise BadInputError(f"the folder {given[:200]!r} cannot be looked into: {error}") from None
     if (path / "runs").is_dir() or len(path.parts) > 1:
         return path.parent.resolve() / path.name if path.name == ".." else path
     return Path("results") / path
@@ -70,13 +75,14 @@ def read(folder: Path) -> tuple[Results, list[str]]:
 
 def check_output(page: Path) -> None:
     """Say what is wrong with the place of the page before anything is drawn."""
-    if page.is_dir():
-        raise BadInputError(f"the page cannot be written to {page}: it is a folder")
     try:
+        if page.is_dir():
+            raise OSError("it is a folder")
         with tempfile.TemporaryFile(dir=page.parent):
             pass
-    except OSError as error:
-        raise BadInputError(f"the page cannot be written to {page}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise BadInputError(f"the page cannot be written to {page}: {why}") from None
 
 
 def write(path: Path, content: bytes) -> None:

@@ -376,25 +376,54 @@ ON_RAY = [
     (POP, "[known.get(client, {}) for client in clients] if remembers",
      "[{} for client in clients] if remembers",
      "Ray: no memories"),
-    (POP, "own_test = join_rows([self.own_tests[client]]) if",
-     "own_test = join_rows([self.own_tests[0]]) if",
-     "Ray: client 0's test images"),
-    (ACTOR, "self.own_tests.of(0 if self.own else client)",
-     "self.own_tests.of(0)",
-     "Ray, packed: client 0's test images"),
-    ("cluster/pool.py", "            enrol(slot.handle)\n",
-     "            enrol.func.__self__.own_tests = enrol.func.__self__.own_tests[::-1]\n            enrol(slot.handle)\n",
-     "Ray: a new actor has other test images"),
+    (POP, "own_test = self.own_tests[client] if",
+     "own_test = self.own_tests[0] if", "Ray: client 0's test images"),
+    (ACTOR, "rows = self.own_tests.of(client) if",
+     "rows = self.own_tests.of(0) if", "Ray, packed: client 0's test images"),
+    ("cluster/pool.py", "            use.enrol(slot.handle)\n", "            pass\n", "Ray: a new actor is not enrolled"),
     (ACTOR, "shard, test, message, known, t, lr)", "shard, test, message, known, 1, lr)", "Ray: the round is always 1"),
 ]  # fmt: skip
 
 HOOKS = ("fedprox", "scaffold", "fednova", "feddyn", "fedopt", "fedsgd", "moon", "references", "laws", "fedavg")
+FAULTS, DISPATCH, UPDATES = "faults.py", "cluster/dispatch.py", "updates.py"
+
+WITH_FAULTS = [
+    (FAULTS, "< faults.dropout", "< 0", "nobody drops out"),
+    (FAULTS, "order[~silent[order]][:cohort]", "order[:cohort]", "who is silent is taken, too"),
+    (FAULTS, 'generator(seed, "arrival", t=t)', 'generator(seed, "arrival", t=1)', "the same are late in all rounds"),
+    (FAULTS, 'generator(seed, "silence", t=t)', 'generator(seed, "silence", t=1)', "the same are silent in all rounds"),
+    (SERVER, "cohort + faults.over_selection", "cohort", "nobody more is asked"),
+    (SERVER, "        if updates.reports:\n", "        if True:\n", "a round without updates is aggregated"),
+    (SERVER, "    for _ in range(2):\n", "    for _ in range(1):\n", "no second attempt"),
+    (SERVER, "retries=updates.retries + retries", "retries=retries", "the retries are forgotten"),
+    (TRAINER, 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
+    (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
+    (RUN, '"bytes_down": sent * len(done.cohort)', '"bytes_down": sent * len(reports)', "only those who answer are sent it"),
+    (RUN, 'faults.non_finite == "stop" or not left', 'faults.non_finite == "stop"', "goes on without any update"),
+    (RUN, "carried += [*clients.events(), Event", "carried = [Event", "events before going back are forgotten"),
+    (HERE, "if self.learned[0] != t:", "if True:", "in-process: a round that is repeated is remembered twice"),
+]
+
+LOST = [
+    (POP, "        if self.learned[0] != t:\n", "        if True:\n", "a round that is repeated is remembered twice"),
+    (POP, "if not ticket.error:", "if True:", "a call that was dropped is remembered"),
+    (POP, "if not ticket.drop:\n                raise", "raise", "clients are never left out"),
+    (DISPATCH, "if ticket.drop and running:", "if ticket.drop:", "what only waited is left out, too"),
+    (DISPATCH, "if ticket.drop and running:", "if False:", "nothing is left out"),
+    (DISPATCH, "self.slowest = dict(self.measured)", "pass", "no deadline, ever"),
+    (DISPATCH, "self.patience.factor * pace * ticket.cost", "self.patience.factor * pace", "a deadline whatever the size"),
+    (DISPATCH, "        slot.lost = True\n", "", "a new actor is no event"),
+    (DISPATCH, 'return "out_of_memory"', 'return "actor_lost"', "want of memory is not told"),
+]
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
     (["data/test_own_tests.py"], OWN_TESTS),
     (["test_client_evaluation.py"], EVALUATION),
     (["cluster/test_evaluate_clients.py"], ON_RAY),
+    (["test_faults.py"], WITH_FAULTS),
+    (["cluster/test_lost_actors.py"], LOST),
 ]
 ROOT = Path(__file__).parents[2]
 

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from fedray import models
+from fedray.cluster.dispatch import Traffic
 from fedray.cluster.forks import SHIM, ForkServer, Nursery, fork_server
 from fedray.cluster.resources import Cluster, Plan, will_fork
 from fedray.errors import BadInputError
@@ -71,6 +72,55 @@ def test_it_ends_with_its_driver_however_that_ends():
     assert not psutil.wait_procs([child], timeout=20)[1]
 
 
+def test_one_that_has_died_is_replaced():
+    first = fork_server()
+    assert fork_server() is first
+    first.process.kill()
+    first.process.wait()
+    second = fork_server()
+    assert second is not first
+    assert second.ask(will_fork, Cluster()).result()
+
+
+def test_what_is_guarded_is_ended_with_its_driver_and_nothing_else_is(tmp_path):
+    """A process whose id was told with another time of creation is somebody else's, as is a folder of another time."""
+    code = (
+        "import os, subprocess, sys, time\n"
+        "import psutil\n"
+        "from fedray.cluster.forks import ForkServer\n"
+        "from fedray.cluster.forkserver import LocalRay, guard\n"
+        "server = ForkServer()\n"
+        "sleepers = [subprocess.Popen(['sleep', '60'], stdout=subprocess.DEVNULL) for _ in range(2)]\n"
+        "created = [psutil.Process(sleeper.pid).create_time() for sleeper in sleepers]\n"
+        "told = ((sleepers[0].pid, created[0]), (sleepers[1].pid, created[1] - 100))\n"
+        "root, me = sys.argv[1], os.getpid()\n"
+        "for name, age in ((f'session_1_{me}', 0), (f'session_2_{me}', 100), ('session_3_1', 0)):\n"
+        "    os.mkdir(f'{root}/{name}')\n"
+        "    os.utime(f'{root}/{name}', (time.time() - age,) * 2)\n"
+        "ray = LocalRay(root, me, time.time() - 10, told)\n"
+        "server.ask(guard, ray).connection.close()\n"
+        "if sys.argv[2] == 'taken back':\n"
+        "    server.ask(guard, None).connection.close()\n"
+        "print(me, server.process.pid, *(sleeper.pid for sleeper in sleepers), flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    for word in ("guarded", "taken back"):
+        root = tmp_path / word
+        root.mkdir()
+        with subprocess.Popen([sys.executable, "-c", code, root, word], stdout=subprocess.PIPE, text=True) as driver:
+            pid, *pids = map(int, driver.stdout.readline().split())
+            server, ours, other = map(psutil.Process, pids)
+            driver.kill()
+        psutil.wait_procs([server], timeout=20)
+        assert other.is_running()
+        assert ours.is_running() == (word == "taken back")
+        left = {f"session_2_{pid}", "session_3_1"} | ({f"session_1_{pid}"} if word == "taken back" else set())
+        assert {path.name for path in root.iterdir()} == left
+        for process in (ours, other):
+            if process.is_running():
+                process.kill()
+
+
 def test_no_workers_from_a_process_with_threads(tmp_path, monkeypatch):
     """What a thread has locked when its process is forked stays locked in the child."""
     Path(tmp_path, "starts_a_thread.py").write_text(
@@ -96,7 +146,7 @@ def test_without_a_nursery_the_shim_becomes_the_worker(tmp_path):
 def pids(session, dataset):
     """The processes of two actors, as a run would have them that ends at once."""
     planned = Plan(actors=2, clients_per_actor=2, num_cpus=1, num_gpus=0, room=2, most_lanes=2)
-    slots, _ = session.pool.claim("a run", planned, dataset)
+    slots, _ = session.pool.claim("a run", Traffic(0), planned, dataset)
     session.pool.leave("a run", slots)
     return [slot.where["pid"] for slot in slots]
 

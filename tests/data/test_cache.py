@@ -6,6 +6,7 @@ import resource
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -235,7 +236,7 @@ def test_processes_that_start_together_agree(folder, cifar10):
 def test_the_header_says_what_the_file_is(folder, cifar10):
     load(cifar10)
     for path in folder.iterdir():
-        header = json.loads(path.read_bytes()[:4096])
+        header, content = json.loads(path.read_bytes()[:4096]), path.read_bytes()[4096:]
         n = {"train": 50, "test": 10}[path.name.partition("-")[0]]
-        assert header == {"name": path.name, "format": "png", "examples": n}
+        assert header == {"name": path.name, "format": "png", "examples": n, "crc32": zlib.crc32(content)}
         assert path.stat().st_size == 4096 + n * (3072 + 8)

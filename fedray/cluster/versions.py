@@ -1,0 +1,82 @@
+"""Whether the nodes of a cluster have the software that the driver has: results and pickles depend on it."""
+
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from fedray.errors import BadInputError
+
+# The function below is sent to nodes where fedray may be missing or another.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+
+def software() -> dict[str, str]:
+    """What this process has, or would have if it imported it: versions, and of fedray a digest of its source files."""
+    import importlib.metadata
+    import importlib.util
+    import platform
+    import re
+    from hashlib import blake2b
+    from pathlib import Path
+
+    found = {"python": ".".join(platform.python_version_tuple()[:2])}
+    for name in ("ray", "torch", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            found[name] = ""
+    spec = importlib.util.find_spec("fedray")
+    found["fedray"] = ""
+    if spec and spec.origin:
+        folder, digest = Path(spec.origin).parent, blake2b(digest_size=4)
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
+            digest.update(file.read_bytes())
+        said = re.search(r'^__version__ = "(.*)"', Path(spec.origin).read_text(), re.MULTILINE)
+        found["fedray"] = f"{said[1] if said else 'unknown'} (source {digest.hexdigest()})"
+    return found
+
+
+def check_nodes(nodes: Sequence[Mapping[str, Any]], seconds: float) -> None:
+    """Compare every node with this process, in parallel; BadInputError with the list where they differ.
+
+    `nodes` are as `ray.nodes()` gives them. One that is lost meanwhile is left out.
+    """
+    here = software()
+    ask: Any = ray.remote(num_cpus=0, max_retries=0)(software)
+    deadline = time.monotonic() + seconds
+    asked = [
+        (node, ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote())
+        for node in nodes
+    ]
+    findings = []
+    for node, ref in asked:
+        name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
+        try:
+            there = ray.get(ref, timeout=max(0.1, deadline - time.monotonic()))
+        except ray.exceptions.GetTimeoutError:
+            findings.append(f"{name} did not answer within {seconds:g} seconds")
+        except RayError as error:
+            if node["NodeID"] in {each["NodeID"] for each in ray.nodes() if each["Alive"]}:
+                findings.append(f"{name} could not be asked: {str(error).strip().splitlines()[0]}")
+        else:
+            if different := differences(there, here):
+                findings.append(f"{name} has {different}")
+    if findings:
+        raise BadInputError(
+            f"the cluster's nodes must have the same software as this machine, but {'; '.join(findings)}"
+        )
+
+
+def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
+    """What is different, in words; empty where nothing is."""
+    return " and ".join(
+        f"{name} {there[name]}, not {here[name]}" if there[name] else f"no {name}, which is {here[name]} here"
+        for name in here
+        if there[name] != here[name]
+    )

@@ -1,0 +1,77 @@
+"""Ctrl-C and SIGTERM in fedray's programs: the first has the rounds in play come to their end, a second stops at once.
+
+`run()` called from Python installs nothing here: what a signal does is then up to its caller.
+"""
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from queue import SimpleQueue
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupt:
+    """What signals asked of the runs of this process; nothing ever, unless somebody has it `listen`.
+
+    A run says in `rounds` which round it is playing, and looks after each round whether it was `asked` to end there.
+    While none is playing, at the start or the end of a program, the first signal stops at once.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self.deaf = False
+        self.rounds: dict[str, int] = {}
+        self.tell: Callable[[str], None] = print
+        self.sentences: SimpleQueue[str] = SimpleQueue()
+
+    def listen(self) -> None:
+        """Handle both signals from now on, but for one that is ignored here, as in a shell's background jobs."""
+        for number in SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self.handle)
+        threading.Thread(target=self.say, name="interrupt", daemon=True).start()
+
+    def end(self) -> None:
+        """Ignore both from now on: Python puts back what would kill the process while it goes."""
+        for number in SIGNALS:
+            if signal.getsignal(number) == self.handle:
+                signal.signal(number, signal.SIG_IGN)
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """A signal came. Raises KeyboardInterrupt once at most, so that nothing disturbs what is saved after it."""
+        if self.deaf or (self.asked and not self.rounds):
+            return
+        if self.rounds and not self.asked:
+            self.asked = True
+            # Said by another thread: this one may be in the middle of drawing a bar. Only `put` may be called here.
+            self.sentences.put(f"finishing {name_rounds(list(self.rounds.values()))}; once more to stop at once")
+            return
+        self.deaf = True
+        raise KeyboardInterrupt
+
+    def say(self) -> None:
+        while True:
+            sentence = self.sentences.get()
+            self.tell(sentence)
+
+
+def name_rounds(rounds: list[int]) -> str:
+    return f"round {rounds[0]}" if len(rounds) == 1 else f"the rounds of {len(rounds)} runs"
+
+
+@contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Keep the program's handler of SIGTERM from a library that sets one of its own, as `ray.init` does."""
+    before = signal.getsignal(signal.SIGTERM)
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:  # what Ray's handler raises
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
