@@ -92,8 +92,8 @@ class Experiment:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
         if self.cohort + self.faults.over_selection > self.clients:
             raise BadInputError(
-                f"cohort = {self.cohort} and faults.over_selection = {self.faults.over_selection} ask more clients than "
-                f"the population has, clients = {self.clients}"
+                f"cohort = {self.cohort} and faults.over_selection = {self.faults.over_selection} ask more clients "
+                f"than the population has, clients = {self.clients}"
             )
         if self.faults.min_survivors > self.cohort:
             raise BadInputError(

@@ -148,7 +148,16 @@ def test_what_ends_a_run_is_its_status(tmp_path, changes, status, rounds_done):
 def test_patience_counts_from_the_first_of_equal_bests():
     evaluation = compose({"evaluation": {"patience": 2}}).evaluation
     rows = [
-        {"round": t, "test_accuracy": a, "test_loss": 1.0, "client_loss": None, "train_loss": 1.0, "update_norm": 1.0, "non_finite": 0, "answered": 3}
+        {
+            "round": t,
+            "test_accuracy": a,
+            "test_loss": 1.0,
+            "client_loss": None,
+            "train_loss": 1.0,
+            "update_norm": 1.0,
+            "non_finite": 0,
+            "answered": 3,
+        }
         for t, a in enumerate((0.1, 0.3, 0.3, 0.2), 1)
     ]
     assert [outcome(evaluation, rows[:n], 9, "test_accuracy", Faults()) for n in range(5)] == [

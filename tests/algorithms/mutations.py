@@ -398,7 +398,12 @@ WITH_FAULTS = [
     (SERVER, "retries=updates.retries + retries", "retries=retries", "the retries are forgotten"),
     (TRAINER, 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
     (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
-    (RUN, '"bytes_down": sent * len(done.cohort)', '"bytes_down": sent * len(reports)', "only those who answer are sent it"),
+    (
+        RUN,
+        '"bytes_down": sent * len(done.cohort)',
+        '"bytes_down": sent * len(reports)',
+        "only those who answer are sent it",
+    ),
     (RUN, 'faults.non_finite == "stop" or not left', 'faults.non_finite == "stop"', "goes on without any update"),
     (RUN, "carried += [*clients.events(), Event", "carried = [Event", "events before going back are forgotten"),
     (HERE, "if self.learned[0] != t:", "if True:", "in-process: a round that is repeated is remembered twice"),
@@ -411,7 +416,12 @@ LOST = [
     (DISPATCH, "if ticket.drop and running:", "if ticket.drop:", "what only waited is left out, too"),
     (DISPATCH, "if ticket.drop and running:", "if False:", "nothing is left out"),
     (DISPATCH, "self.slowest = dict(self.measured)", "pass", "no deadline, ever"),
-    (DISPATCH, "self.patience.factor * pace * ticket.cost", "self.patience.factor * pace", "a deadline whatever the size"),
+    (
+        DISPATCH,
+        "self.patience.factor * pace * ticket.cost",
+        "self.patience.factor * pace",
+        "a deadline whatever the size",
+    ),
     (DISPATCH, "        slot.lost = True\n", "", "a new actor is no event"),
     (DISPATCH, 'return "out_of_memory"', 'return "actor_lost"', "want of memory is not told"),
 ]

@@ -20,7 +20,9 @@ def test_auto_is_one_actor_per_client_while_that_fits_in_memory():
     assert not planned(100).packed
     assert planned(101, Capacity((2.0,), 0, 1e12)).packed  # it would take a minute to start them
     assert planned(60, forked=False).packed
-    assert planned(1000) == Plan(actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, room=2, most_lanes=2, most=1000)
+    assert planned(1000) == Plan(
+        actors=2, clients_per_actor=500, num_cpus=1, num_gpus=0, room=2, most_lanes=2, most=1000
+    )
 
 
 def test_auto_counts_the_model_too():
