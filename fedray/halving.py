@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from statistics import mean
 from typing import Any
 
+from fedray.ending import judged_by
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
-from fedray.run import judged_by
 
 Round = Mapping[Any, Any]
 

@@ -1,13 +1,10 @@
 """One experiment, start to finish: data -> population -> rounds -> results. The only file that knows everyone."""
 
 import dataclasses
-import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from hashlib import blake2b
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from fedray import checkpoint, results
 from fedray.aside import begun, move_aside, next_folder
 from fedray.atomic import writing
 from fedray.cluster.resources import Cluster, Plan, plan
+from fedray.ending import describe_divergence, judged_by, outcome
 from fedray.errors import (
     START_OVER,
     BadInputError,
@@ -25,15 +23,15 @@ from fedray.errors import (
     StorageError,
     TooFewSurvivorsError,
 )
-from fedray.experiment import Evaluation, Experiment
-from fedray.faults import Faults
+from fedray.experiment import Experiment
 from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
-from fedray.server import Population, Round, play_rounds
-from fedray.updates import Event, Report, Vectors, mean_loss
+from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_rows
+from fedray.server import Population, play_rounds
+from fedray.updates import Event, Vectors
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
@@ -284,7 +282,8 @@ def play(
         raise
     except (KeyboardInterrupt, TooFewSurvivorsError) as error:
         if t > saved:
-            save(job, state, t, clients)
+            with suppress(LostStateError):  # there is the checkpoint before
+                save(job, state, t, clients)
         short = isinstance(error, TooFewSurvivorsError)
         recorder.finish("too_few_survivors" if short else "interrupted", str(error) if short else None)
         raise
@@ -302,148 +301,6 @@ def play(
     recorder.finish(status, why, model_fingerprint=fingerprint(state))
     job.tidy()
     return status
-
-
-def judged_by(e: Experiment) -> str:
-    """The accuracy that target and patience go by: the validation split's, where there is one."""
-    if e.algorithm.personalises:
-        return "client_accuracy"
-    return "validation_accuracy" if e.data.validation_examples else "test_accuracy"
-
-
-EVALUATED = (
-    "test_loss",
-    "test_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "client_loss",
-    "client_accuracy",
-    "client_accuracy_p10",
-    "client_accuracy_std",
-)
-PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
-
-
-def outcome(
-    evaluation: Evaluation, rounds: Sequence[Mapping[str, Any]], planned: int, judged: str, faults: Faults
-) -> str | None:
-    """The final status after these rows of the rounds table, a function of them alone; None while the run goes on.
-
-    `judged` is the accuracy that target and patience go by.
-    """
-    if not rounds:
-        return None
-    last, scores = rounds[-1], {row["round"]: row[judged] for row in rounds if row[judged] is not None}
-    if not_finite(last) or spoilt(last, faults):
-        return "diverged"
-    if last["round"] in scores:
-        if evaluation.target_accuracy and scores[last["round"]] >= evaluation.target_accuracy:
-            return "reached_target"
-        best = max(scores, key=lambda t: scores[t])  # the first of equals
-        if evaluation.patience and last["round"] - best >= evaluation.patience:
-            return "no_improvement"
-    return "finished" if last["round"] >= planned else None
-
-
-def not_finite(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row of the rounds table that show a run to have diverged."""
-    watched = ("train_loss", "update_norm", "test_loss", "validation_loss", "client_loss")
-    return [name for name in watched if row.get(name) is not None and not math.isfinite(row[name])]
-
-
-def spoilt(row: Mapping[str, Any], faults: Faults) -> bool:
-    """Whether this round had updates that were not finite, and more of them than the run can do without."""
-    left = row["answered"] >= min(faults.min_survivors, row["answered"] + row["non_finite"])
-    return row["non_finite"] > 0 and (faults.non_finite == "stop" or not left)
-
-
-def describe_divergence(row: Mapping[str, Any]) -> str:
-    for name in not_finite(row):
-        return f"{name} = {row[name]} in round {row['round']}"
-    return f"{row['non_finite']} of {row['cohort_size']} updates in round {row['round']} are not finite"
-
-
-def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The round's row of the rounds table, but for its `seconds`, and the columns of the evaluations table.
-
-    Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
-    """
-    began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
-
-    def due(every: int) -> bool:
-        return every > 0 and (done.t % every == 0 or done.t == e.rounds)
-
-    if due(evaluation.every) and not e.algorithm.personalises:
-        row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
-        if e.data.validation_examples:
-            row["validation_loss"], row["validation_accuracy"] = clients.evaluate(done.state, "validation")
-    columns: dict[str, Any] = {}
-    if due(evaluation.clients_every or 0):
-        message = e.algorithm.broadcast(done.state, done.t)
-        counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
-        row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
-        row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
-        columns = {
-            "client": range(len(clients)),
-            "test_examples": counts,
-            "test_loss": losses,
-            "test_accuracy": accuracies,
-        }
-    if columns or row["test_loss"] is not None:
-        row["seconds_evaluate"] = time.perf_counter() - began
-    return row, columns
-
-
-ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}
-"""The columns of the rounds table that count the clients whose update is not there, by their status."""
-
-
-def round_row(done: Round) -> dict[str, Any]:
-    """What a round's training gives of its row of the rounds table."""
-    reports = done.updates.reports
-    everyone = [*reports, *done.absent]
-    counts = Counter(report.status for report in done.absent)
-    sent = max((report.bytes_down for report in everyone), default=0)  # the same to each of those that were asked
-    return {
-        "round": done.t,
-        "round_lr": done.lr,
-        **dict.fromkeys((*EVALUATED, "seconds_evaluate")),
-        "train_loss": mean_loss(reports),
-        "cohort_size": len(done.cohort),
-        "answered": len(reports),
-        **{column: counts[status] for status, column in ABSENCES.items()},
-        "num_examples": sum(report.num_examples for report in reports),
-        "update_norm": norm(done.mean["params"]),
-        "bytes_down": sent * len(done.cohort),
-        "bytes_up": sum(report.bytes_up for report in everyone),
-        "retries": done.updates.retries,
-        **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
-        "finished_at": int(time.time() * 1000),
-    }
-
-
-def client_columns(done: Round) -> dict[str, list[Any]]:
-    names = [field.name for field in dataclasses.fields(Report) if not field.name.startswith("bytes")]
-    reports = sorted([*done.updates.reports, *done.absent], key=attrgetter("client"))
-    return {name: [getattr(report, name) for report in reports] for name in names}
-
-
-def event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
-    names = [field.name for field in dataclasses.fields(Event) if field.name != "clients"]
-    return [
-        {name: getattr(event, name) for name in names} | {"at_work": ",".join(map(str, event.clients)) or None}
-        for event in events
-    ]
-
-
-def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
-    return [{"name": name, "value": float(value)} for name, value in metrics.items()]
-
-
-def norm(vector: np.ndarray) -> float:
-    """The Euclidean norm; NumPy's own sums, since BLAS's bits depend on its threads, of pieces that fit the cache."""
-    pieces = np.split(vector, range(2**16, vector.size, 2**16))
-    return math.sqrt(math.fsum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
 
 
 def fingerprint(state: Vectors) -> str:

@@ -18,10 +18,10 @@ from rich.text import Text
 
 from fedray import results
 from fedray.console import ConsoleWatch, clock
+from fedray.ending import judged_by
 from fedray.estimate import work
 from fedray.experiment import flatten
 from fedray.job import Job
-from fedray.run import judged_by
 
 WIDE = 200  # columns of a file, which has no edge to wrap at
 DRAWN_SECONDS = 0.1  # at least between two pictures

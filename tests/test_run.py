@@ -18,13 +18,14 @@ from safetensors.torch import load_file
 
 from fedray import checkpoint, results
 from fedray.algorithms.fedavg import FedAvg
+from fedray.ending import judged_by, outcome
 from fedray.errors import BadInputError, ClientError
 from fedray.experiment import compose
 from fedray.faults import Faults
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
 from fedray.networks import BUILDERS
-from fedray.run import Watch, judged_by, outcome, run
+from fedray.run import Watch, run
 
 VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at", "retries")
 SMALL = {

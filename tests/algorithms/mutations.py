@@ -18,6 +18,7 @@ FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", 
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
 DITTO, TUNE, LOCAL, BN, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedbn", "fedper"))
 RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py", "data/own_tests.py"
+ROWS, ENDING = "rows.py", "ending.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
 
 GLOBAL = [
@@ -297,23 +298,23 @@ PERSONAL = [
 ]  # fmt: skip
 
 EVALUATION = [
-    (RUN, "np.quantile(accuracies, 0.1)", "np.quantile(accuracies, 0.9)", "the 90th percentile"),
-    (RUN, "np.quantile(accuracies, 0.1)", "np.min(accuracies)", "the least"),
-    (RUN, "np.std(accuracies)", "np.std(accuracies, ddof=1)", "standard deviation over n - 1"),
-    (RUN, "np.std(accuracies)", "np.std(losses)", "the losses' deviation"),
-    (RUN, "np.mean(losses), np.mean(accuracies)",
+    (ROWS, "np.quantile(accuracies, 0.1)", "np.quantile(accuracies, 0.9)", "the 90th percentile"),
+    (ROWS, "np.quantile(accuracies, 0.1)", "np.min(accuracies)", "the least"),
+    (ROWS, "np.std(accuracies)", "np.std(accuracies, ddof=1)", "standard deviation over n - 1"),
+    (ROWS, "np.std(accuracies)", "np.std(losses)", "the losses' deviation"),
+    (ROWS, "np.mean(losses), np.mean(accuracies)",
      "np.average(losses, weights=counts), np.average(accuracies, weights=counts)",
      "clients count by their test images"),
-    (RUN, "np.mean(losses), np.mean(accuracies)", "np.mean(losses), np.median(accuracies)", "the median"),
-    (RUN, "message = e.algorithm.broadcast(done.state, done.t)",
+    (ROWS, "np.mean(losses), np.mean(accuracies)", "np.mean(losses), np.median(accuracies)", "the median"),
+    (ROWS, "message = e.algorithm.broadcast(done.state, done.t)",
      "message = e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
      "done.state.items()}, done.t)",
      "the state before the round, half of it"),
-    (RUN, "if due(evaluation.every) and not e.algorithm.personalises:",
+    (ROWS, "if due(evaluation.every) and not e.algorithm.personalises:",
      "if due(evaluation.every):",
      "a global model that nobody has is evaluated"),
-    (RUN, "or done.t == e.rounds)", ")", "the last round is not evaluated"),
-    (RUN, "if due(evaluation.clients_every or 0):",
+    (ROWS, "or done.t == e.rounds)", ")", "the last round is not evaluated"),
+    (ROWS, "if due(evaluation.clients_every or 0):",
      "if due(evaluation.every) and evaluation.clients_every:",
      "clients are evaluated with the global model"),
     (RUN, "judged = judged_by(e)",
@@ -322,11 +323,11 @@ EVALUATION = [
     (RUN, "judged = judged_by(e)",
      'judged = "client_accuracy"',
      "the clients' accuracy goes first"),
-    (RUN, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
+    (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
     (RUN, 'job.recipe, e.blocks or 1, job.own_tests),\n            "this',
      'job.recipe, e.blocks or 1, job.own_tests and job.own_tests[::-1]),\n            "this',
      "another client's test images"),
-    (RUN, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
+    (ROWS, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
     (RUN, "        clients.remember(client, memory)\n", "", "memories are lost in a resume"),
     (EXP, "clients_every=self.every if own_models else 0",
      "clients_every=self.every",
@@ -399,12 +400,12 @@ WITH_FAULTS = [
     (TRAINER, 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
     (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
     (
-        RUN,
+        ROWS,
         '"bytes_down": sent * len(done.cohort)',
         '"bytes_down": sent * len(reports)',
         "only those who answer are sent it",
     ),
-    (RUN, 'faults.non_finite == "stop" or not left', 'faults.non_finite == "stop"', "goes on without any update"),
+    (ENDING, 'faults.non_finite == "stop" or not left', 'faults.non_finite == "stop"', "goes on without any update"),
     (RUN, "carried += [*clients.events(), Event", "carried = [Event", "events before going back are forgotten"),
     (HERE, "if self.learned[0] != t:", "if True:", "in-process: a round that is repeated is remembered twice"),
 ]
@@ -422,7 +423,7 @@ LOST = [
         "self.patience.factor * pace",
         "a deadline whatever the size",
     ),
-    (DISPATCH, "        slot.lost = True\n", "", "a new actor is no event"),
+    (DISPATCH, "slot.lost, slot.where = True, {}", "slot.where = {}", "a new actor is no event"),
     (DISPATCH, 'return "out_of_memory"', 'return "actor_lost"', "want of memory is not told"),
 ]
 
