@@ -194,8 +194,8 @@ def population(
             "cpu",
         )
         return
-    from fedray.cluster.dispatch import Patience
     from fedray.cluster.population import RayPopulation
+    from fedray.cluster.tickets import Patience
 
     try:
         planned = plan(e.cluster, e.clients, session.capacity, job.needs)

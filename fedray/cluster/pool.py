@@ -9,9 +9,10 @@ from typing import Any
 import ray
 
 from fedray.cluster.actor import ClientActor, NodeData
-from fedray.cluster.dispatch import NO_ROOM, Dispatcher, Slot, Traffic, Use
+from fedray.cluster.dispatch import NO_ROOM, Dispatcher
 from fedray.cluster.forks import Nursery
 from fedray.cluster.resources import Capacity, Plan, room_for_actors
+from fedray.cluster.tickets import Slot, Traffic, Use
 from fedray.cluster.versions import software
 from fedray.data import Dataset
 from fedray.errors import BadInputError

@@ -12,9 +12,10 @@ import numpy as np
 import ray
 
 from fedray.cluster.actor import BY_VALUE, join_rows
-from fedray.cluster.dispatch import Occupancy, Patience, Slot, Ticket, Traffic, Use, first_line, look
+from fedray.cluster.dispatch import first_line, look
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import Plan
+from fedray.cluster.tickets import Occupancy, Patience, Slot, Ticket, Traffic, Use
 from fedray.data import Dataset, Split
 from fedray.errors import LostActorError, LostStateError
 from fedray.faults import absentee

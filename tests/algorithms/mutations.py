@@ -416,9 +416,9 @@ LOST = [
     (POP, "if not ticket.drop:\n                raise", "raise", "clients are never left out"),
     (DISPATCH, "if ticket.drop and running:", "if ticket.drop:", "what only waited is left out, too"),
     (DISPATCH, "if ticket.drop and running:", "if False:", "nothing is left out"),
-    (DISPATCH, "self.slowest = dict(self.measured)", "pass", "no deadline, ever"),
+    ("cluster/tickets.py", "self.slowest = dict(self.measured)", "pass", "no deadline, ever"),
     (
-        DISPATCH,
+        "cluster/tickets.py",
         "self.patience.factor * pace * ticket.cost",
         "self.patience.factor * pace",
         "a deadline whatever the size",

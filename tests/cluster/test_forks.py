@@ -12,9 +12,9 @@ import psutil
 import pytest
 
 from fedray import models
-from fedray.cluster.dispatch import Traffic
 from fedray.cluster.forks import SHIM, ForkServer, Nursery, fork_server
 from fedray.cluster.resources import Cluster, Plan, will_fork
+from fedray.cluster.tickets import Traffic
 from fedray.errors import BadInputError
 from fedray.models import Model
 

@@ -20,9 +20,9 @@ from small_data import make_recipe
 
 from fedray import results
 from fedray.algorithms.fedavg import FedAvg
-from fedray.cluster.dispatch import Patience, Traffic
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.tickets import Patience, Traffic
 from fedray.errors import ClientError, TooFewSurvivorsError
 from fedray.faults import Faults
 from fedray.in_process import InProcessPopulation

@@ -13,9 +13,9 @@ import torch
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.cluster.dispatch import Traffic
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, plan
+from fedray.cluster.tickets import Traffic
 from fedray.errors import BadInputError, ClientError, LostActorError
 from fedray.in_process import InProcessPopulation
 from fedray.networks import build, initial_vectors

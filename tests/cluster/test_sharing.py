@@ -12,8 +12,9 @@ from small_data import make_dataset, make_recipe
 from test_population import ALGORITHM, SHARDS, Counting, on_ray, play
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.cluster.dispatch import Dispatcher, Slot, Ticket, Traffic
+from fedray.cluster.dispatch import Dispatcher
 from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.tickets import Slot, Ticket, Traffic
 from fedray.errors import ClientError
 from fedray.in_flight import play_all
 from fedray.in_process import InProcessPopulation
