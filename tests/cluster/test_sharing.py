@@ -65,7 +65,7 @@ def test_a_lost_actor_comes_back_enrolled_in_every_run_that_used_it(session, dat
     def kill(populations):
         for _ in range(2):
             time.sleep(0.15)
-            with suppress(ProcessLookupError):  # the last one killed, while another comes up
+            with suppress(ProcessLookupError, KeyError):  # the last one killed, while another comes up
                 os.kill(populations[0].slots[0].where["pid"], signal.SIGKILL)
 
     bits, populations = play_together(session, dataset, 2, kill)
