@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -200,13 +201,20 @@ def test_synthetic_and_jpeg_data_are_said_loudly(results: Path, page: str) -> No
     assert re.search(r'<p class="banner".*?>\s*<strong>Synthetic data\.', page)
     change(results, dataset="cifar10", data_format="jpeg")
     study = study_of(results)
-    ((headline, sentence),) = banners(study.results.runs)
+    ((headline, sentence),) = banners(study.results)
     assert headline == "JPEG images" and "quote them as cifar10 (jpeg)" in sentence
     assert "cifar10 (jpeg)" in summary(study)
     change(results, study.results.runs["run"][0], data_format="generated")
-    assert [headline for headline, _ in banners(study_of(results).results.runs)] == ["Synthetic data", "JPEG images"]
+    assert [headline for headline, _ in banners(study_of(results).results)] == ["Synthetic data", "JPEG images"]
     change(results, data_format="pickle")
-    assert banners(study_of(results).results.runs) == []
+    assert banners(study_of(results).results) == []
+    rounds = study.results.rounds.assign(lost=0, non_finite=0)
+    rounds.loc[0, ["lost", "non_finite"]] = 2, 1
+    ((headline, sentence),) = banners(replace(study_of(results).results, rounds=rounds))
+    asked = f"of {rounds['cohort_size'].sum():,} updates were"
+    assert headline == "Updates left out"
+    assert sentence.startswith(f"2 {asked} lost with their processes")
+    assert f"and 1 {asked} not finite." in sentence
 
 
 def test_what_went_wrong_is_named_with_the_reason_and_is_never_best(

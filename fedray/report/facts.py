@@ -8,6 +8,7 @@ from fedray.comparison import COMPLETE
 from fedray.console import describe_format
 from fedray.report import wording
 from fedray.report.study import Study, ordered
+from fedray.results import Results
 from fedray.tables import SCHEMAS
 
 if TYPE_CHECKING:
@@ -49,8 +50,9 @@ def distinct(runs: "pd.DataFrame", *names: str) -> Iterable[Any]:
     return runs[list(names)].dropna().drop_duplicates().itertuples(index=False)
 
 
-def banners(runs: "pd.DataFrame") -> list[tuple[str, str]]:
+def banners(results: Results) -> list[tuple[str, str]]:
     """What has to be known before any number is quoted: a headline and a sentence."""
+    runs, rounds = results.runs, results.rounds
     formats = set(runs["data_format"].dropna())
     found = []
     if "generated" in formats:
@@ -71,6 +73,17 @@ def banners(runs: "pd.DataFrame") -> list[tuple[str, str]]:
                 f"are not {name} numbers: quote them as {name} (jpeg).",
             )
         )
+    parts = {
+        "lost with their processes, so that no rerun need give the same numbers": rounds["lost"],
+        "not finite": rounds["non_finite"],
+    }
+    left_out = [
+        f"{count.sum()} of {rounds['cohort_size'].sum():,} updates were {how}"
+        for how, count in parts.items()
+        if count.any()
+    ]
+    if left_out:
+        found.append(("Updates left out", f"{' and '.join(left_out)}. The means are without them."))
     return found
 
 

@@ -47,7 +47,7 @@ def render(study: Study, header: Header, sections: Sequence[Section], warnings: 
         sections=sections,
         warnings=warnings,
         summary=facts.summary(study),
-        banners=facts.banners(study.results.runs),
+        banners=facts.banners(study.results),
         tiles=answer.tiles(study),
         columns=columns,
         groups=[(group, len(list(members))) for group, members in itertools.groupby(each.group for each in columns)],
