@@ -257,7 +257,7 @@ def play(
             row["seconds"] = time.perf_counter() - began
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
-            metrics = metric_rows(e.algorithm.metrics(done.state, done.updates))
+            metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
             happened = event_rows([*events, *clients.events()])
             recorder.round(row, client_columns(done), metrics, evaluations, happened)
             events = ()

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from small_data import make_dataset, make_recipe
 
 from fedray import results
+from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.data.partitions import Iid
 from fedray.errors import BadInputError, LostStateError, TooFewSurvivorsError
@@ -116,6 +117,16 @@ def test_faults_are_part_of_the_run_id_and_a_run_with_them_is_repeated_to_the_bi
     one, other = run(faulty), run(small(tmp_path / "b", dropout=0.4))
     assert one.runs["model_fingerprint"].tolist() == other.runs["model_fingerprint"].tolist()
     assert one.runs["model_fingerprint"].tolist() != run(plain).runs["model_fingerprint"].tolist()
+
+
+# fedbn, which wants a model with BatchNorm, is as fedper is here.
+@pytest.mark.parametrize("name", [name for name in ALGORITHMS if name != "fedbn"])
+def test_every_algorithm_stands_a_round_in_which_nobody_answers(tmp_path, name):
+    e = small(tmp_path, cohort=2, model="lenet5", dropout=0.6, algorithm={"name": name, "batch_size": 0})
+    tables = run(e)
+    assert tables.runs["status"].tolist() == ["finished"]
+    assert (tables.rounds["answered"] == 0).any()
+    assert (tables.rounds["answered"] > 0).any()
 
 
 def test_a_round_in_which_nobody_answers_leaves_the_model_as_it_was(tmp_path):

@@ -240,5 +240,5 @@ class FedAvg:
         return {"params": params, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"], **moments}
 
     def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
-        """What only this algorithm reports of a round, for the metrics table."""
+        """What only this algorithm reports of a round in which anybody answered, for the metrics table."""
         return {}

@@ -46,4 +46,4 @@ class FedNova(FedAvg):
 
     def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
         """tau_eff, in steps."""
-        return {"tau_eff": float(updates.sum.vectors["tau"][0])} if updates.reports else {}
+        return {"tau_eff": float(updates.sum.vectors["tau"][0])}
