@@ -151,19 +151,15 @@ def describe_absences(sums: Mapping[Any, float], kinds: Iterable[str]) -> list[t
 
     `sums` are over the rounds table, `kinds` are those of the events table.
     """
-    simulated = count_all({"dropped out": sums["dropouts"], "came too late to count": sums["surplus"]})
+    absent = {"dropped out": sums["dropouts"], "came too late to count": sums["surplus"]}
+    simulated = [f"{count:.0f} {words}" for words, count in absent.items() if count]
     happened = Counter(kinds)
-    faults = count_all({words: happened[kind] for kind, words in HAPPENED.items()})
-    faults += count_all(
-        {"call made again": sums["retries"], "client lost": sums["lost"], "update not finite": sums["non_finite"]}
-    )
+    counts: dict[str, float] = {words: happened[kind] for kind, words in HAPPENED.items()}
+    counts |= {"call made again": sums["retries"], "client lost": sums["lost"], "update not finite": sums["non_finite"]}
+    faults = [f"{count:.0f} x {words}" for words, count in counts.items() if count]
     sentences = [("simulated", f"of those asked, {', '.join(simulated)}" if simulated else "")]
     sentences.append(("faults", ", ".join(faults)))
     return [(label, sentence) for label, sentence in sentences if sentence]
-
-
-def count_all(counts: Mapping[str, float]) -> list[str]:
-    return [f"{count:.0f} x {words}" for words, count in counts.items() if count]
 
 
 HAPPENED = {

@@ -296,4 +296,4 @@ def look(ref: Any) -> tuple[Any, RayError | None]:
 def first_line(error: Exception) -> str:
     """The first sentence of an error, without Ray's advice."""
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return first.partition(". ")[0]
+    return first.partition(". ")[0].rstrip(".")

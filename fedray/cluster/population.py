@@ -287,7 +287,8 @@ def describe(event: Event) -> str:
     }[event.kind]
     clients = ", ".join(map(str, event.clients[:5])) + (", ..." if len(event.clients) > 5 else "")
     at_work = f", at work on client{'s' * (len(event.clients) > 1)} {clients}" if clients else ""
-    return f"{what}{f' (process {event.pid})' if event.pid else ''}{at_work}: {event.detail}"
+    detail = "" if event.kind in ("actor_lost", "node_lost") else f": {event.detail}"  # Ray says no more than that
+    return f"{what}{f' (process {event.pid})' if event.pid else ''}{at_work}{detail}"
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:
