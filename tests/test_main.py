@@ -92,18 +92,18 @@ def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhe
     pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
 
 
-def test_an_actor_killed_in_mid_run_costs_a_retry_and_nothing_is_said(tmp_path):
+def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path):
     process = start(*SMALL, "--rounds", "25", "--algorithm.batch_size", "4", "--output.root", tmp_path)
     wait_for(process, "round  3")
     actors = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Client")]
     os.kill(actors[0].pid, signal.SIGKILL)
     status, out, err = finish(process)
     assert (status, err) == (0, "")
-    assert all(
-        line.startswith(("round", "status", "data", "accuracy", "loss", "time", "results", "model"))
-        for line in out.split("\n")
-        if line
-    )
+    said = [line for line in out.split("\n") if line and not line.startswith("round")]
+    labels = ["note", "status", "data", "accuracy", "loss", "time", "faults", "results", "model"]
+    assert [line.split()[0] for line in said] == labels
+    assert f"an actor was lost (process {actors[0].pid})" in said[0]
+    assert "1 x actor lost" in said[6]
     tables = load("unnamed", tmp_path)
     assert tables.rounds["retries"].sum() >= 1
     assert tables.clients["pid"].nunique() == 3
