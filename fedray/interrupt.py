@@ -16,7 +16,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Interrupt:
     """What signals asked of the runs of this process; nothing ever, unless somebody has it `listen`.
 
-    A run says in `rounds` which round it is playing, and looks after each round whether it was `asked` to end there.
+    A run says in `rounds` which round it is playing, or that it is `starting`, and looks after each round whether it
+    was `asked` to end there.
     While none is playing, at the start or the end of a program, the first signal stops at once.
     """
 
@@ -24,6 +25,7 @@ class Interrupt:
         self.asked = False
         self.deaf = False
         self.rounds: dict[str, int] = {}
+        self.starting: set[str] = set()
         self.tell: Callable[[str], None] = print
         self.sentences: SimpleQueue[str] = SimpleQueue()
 
@@ -42,7 +44,7 @@ class Interrupt:
 
     def handle(self, number: int, frame: FrameType | None) -> None:
         """A signal came. Raises KeyboardInterrupt once at most, so that nothing disturbs what is saved after it."""
-        if self.deaf or (self.asked and not self.rounds):
+        if self.deaf or (self.asked and not self.rounds and not self.starting):
             return
         if self.rounds and not self.asked:
             self.asked = True
@@ -51,6 +53,20 @@ class Interrupt:
             return
         self.deaf = True
         raise KeyboardInterrupt
+
+    @contextmanager
+    def expecting(self, run: str) -> Iterator[None]:
+        """For the length of a `with` the run starts, again and again if need be, until it `left` for good."""
+        self.starting.add(run)
+        try:
+            yield
+        finally:
+            self.left(run)
+
+    def left(self, run: str) -> None:
+        """The run plays no rounds any more."""
+        self.rounds.pop(run, None)
+        self.starting.discard(run)
 
     def say(self) -> None:
         while True:
@@ -64,7 +80,10 @@ def name_rounds(rounds: list[int]) -> str:
 
 @contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM from a library that sets one of its own, as `ray.init` does."""
+    """Keep the program's handler of SIGTERM from a library that sets one of its own, as `ray.init` does.
+
+    A SIGTERM that comes meanwhile is a KeyboardInterrupt.
+    """
     before = signal.getsignal(signal.SIGTERM)
     if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield
@@ -74,4 +93,5 @@ def handlers_kept() -> Iterator[None]:
     except SystemExit:  # what Ray's handler raises
         raise KeyboardInterrupt from None
     finally:
+        signal.alarm(0)  # Ray's own handler, below Python's, would have it abort the process in three seconds
         signal.signal(signal.SIGTERM, before)

@@ -83,6 +83,8 @@ class Recorder:
         self._row = {"started_at": datetime.now(UTC), **run_row, "status": "running"}
         self._lines: list[dict[str, Any]] = []
         self._later: list[dict[str, Any]] = []
+        self._last: dict[str, Any] = {}  # the line of the last round
+        self._before: dict[int, Columns] = {}  # the events of rounds that will be recorded again
         self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
         self._flush_seconds = flush_seconds
         self._next_flush = self._next_sync = 0.0
@@ -119,6 +121,7 @@ class Recorder:
         if header:
             recorder._row["started_at"] = header["runs"]["started_at"][0]
         recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
+        recorder._before = {t: line["events"] for t, line in lines.items() if t > keep_rounds}
         return recorder
 
     def start(self, population: Content, partition: Content, **run_columns: Any) -> None:
@@ -174,12 +177,23 @@ class Recorder:
         for table, content in others.items():
             line[table] = to_columns(table, content)
             line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
+        line["events"] = _joined(self._before.pop(round_row["round"], {}), line["events"])
         batches = self._batches_of(line)
         with writing(self._folder):
             self._append(encode_line(line))
             self._keep(line, batches)
             if time.monotonic() >= self._next_flush:
                 self._flush()
+
+    def add_events(self, events: Content) -> None:
+        """Record what happened after the last round that was recorded, as part of that one; nothing where none was."""
+        added = to_columns("events", events)
+        if self._last and added["kind"]:
+            added["round"] = self._last["rounds"]["round"] * len(added["kind"])
+            self._last["events"] = _joined(self._last["events"], added)
+            with writing(self._folder):
+                self._append(encode_line(self._last))
+                self._batches["events"].append(to_batch("events", added))
 
     def _append(self, line: bytes) -> None:
         """Put a line at the end of the journal, whole or not at all."""
@@ -231,6 +245,7 @@ class Recorder:
 
     def _keep(self, line: dict[str, Columns], batches: Mapping[str, pa.Table]) -> None:
         """The line is in the journal: it is in the tables from their next writing on."""
+        self._last = line
         for table, batch in batches.items():
             self._batches[table].append(batch)
         self.rounds += to_rows(line["rounds"])
@@ -263,6 +278,11 @@ class Recorder:
             batch = to_batch("partitions", partition)
             named = pa.repeat(pa.scalar(partition_id, STRING), len(batch))
             _write_parquet(path, batch.set_column(0, "partition_id", named))
+
+
+def _joined(first: Columns, then: Columns) -> Columns:
+    """One table's rows after another's, of which the first may be empty of columns, too."""
+    return {name: [*first.get(name, ()), *values] for name, values in then.items()}
 
 
 def _is_whole(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
@@ -91,10 +91,10 @@ def run(
     with shared as session, saying_how_to_go_on(job, fresh):
         job.check_shards()
         past, recorder = open_past(job, fresh)
-        with recorder.locked():
+        with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-            carried = [Event("resumed", past.notice)] if past else []
+            carried, before = [Event("resumed", past.notice)] if past else [], job.status
             for attempt in range(MOST_ATTEMPTS):
                 with population(job, session, watch.notice, again=attempt > 0) as (clients, where, device):
                     if attempt == 0:
@@ -104,6 +104,8 @@ def run(
                         warn_of_bfloat16(job, device, watch)
                     if past:
                         watch.notice(past.notice)
+                    elif before and not fresh:
+                        watch.notice(f"run {job.run} was {before} before its first checkpoint, and starts over")
                     try:
                         status = play(job, clients, device, recorder, past, watch, interrupt, carried, until)
                         break
@@ -114,7 +116,7 @@ def run(
                         carried += [*clients.events(), Event("went_back", str(error))]
                         watch.notice(f"what clients remember was lost with a node ({error})")
                     finally:
-                        interrupt.rounds.pop(job.run, None)
+                        interrupt.left(job.run)
                 past, recorder = open_past(job)
     watch.end(job, status, repeated=False)
     return results.load(output.name, output.root, job.run)
@@ -228,12 +230,12 @@ def play(
     past: Past | None,
     watch: Watch,
     interrupt: Interrupt,
-    events: Sequence[Event] = (),
+    events: list[Event],
     until: int | None = None,
 ) -> str:
     """Play the rounds that are left, or those up to `until` or an interrupt, record each, and return the run's status.
 
-    `events` have happened before these, and are recorded with the first.
+    `events` have happened before these; they are recorded with the first, and the list is emptied.
     """
     e, output = job.experiment, job.experiment.output
     state, t = (past.state, past.t) if past else (e.algorithm.init(*job.vectors), 0)
@@ -260,7 +262,7 @@ def play(
             metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
             happened = event_rows([*events, *clients.events()])
             recorder.round(row, client_columns(done), metrics, evaluations, happened)
-            events = ()
+            events.clear()
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -284,10 +286,12 @@ def play(
         if t > saved:
             with suppress(LostStateError):  # there is the checkpoint before
                 save(job, state, t, clients)
+        recorder.add_events(event_rows([*events, *clients.events()]))
         short = isinstance(error, TooFewSurvivorsError)
         recorder.finish("too_few_survivors" if short else "interrupted", str(error) if short else None)
         raise
     except Exception as error:
+        recorder.add_events(event_rows([*events, *clients.events()]))
         recorder.finish("failed", error=str(error))
         raise
     if status is None:

@@ -92,6 +92,7 @@ class Dispatcher:
     def withdraw(self, traffic: Traffic) -> None:
         """Drop what a run has queued; what it has in flight goes on."""
         with self.lock:
+            traffic.over = True
             self.queue = [ticket for ticket in self.queue if ticket.traffic is not traffic]
 
     def hand_out(self) -> None:
@@ -142,10 +143,15 @@ class Dispatcher:
         if not flying and not starting:  # another thread has just settled what there was
             self.pause()
             return
+        began = time.monotonic()
         ready, _ = ray.wait([*flying, *starting], num_returns=1, timeout=LOOK_UP_SECONDS)
+        away = time.monotonic() - began - LOOK_UP_SECONDS
         if self.stopping:
             raise KeyboardInterrupt
         with self.lock:
+            if away > LOOK_UP_SECONDS:  # this process was stopped; nobody's time went by
+                for slot in self.slots:
+                    slot.busy_since, slot.deadline = slot.busy_since + away, slot.deadline + away
             for ref in ready:
                 if ref in starting:
                     self.settle_start(starting[ref], ref)
@@ -214,13 +220,16 @@ class Dispatcher:
         slot.lost, slot.where = True, {}
         slot.respawn(slot)
         for ticket in reversed(lost):  # they come first now, in their old order
-            self.again(ticket, error, running=ticket is lost[0])
+            running = ticket is lost[0]
+            ticket.tries -= not running  # it only waited there
+            self.again(ticket, error, running)
 
     def see_call(self, ticket: Ticket, slot: Slot) -> None:
         """End the actor of a call that takes far longer than any did before."""
         patience, allowed = ticket.traffic.patience, ticket.traffic.time_for(ticket)
         passed = time.monotonic() - slot.busy_since
-        if not patience.factor or not ticket.cost or passed <= (patience.seconds if allowed is None else allowed):
+        limited = ticket.within or (ticket.cost and patience.factor)
+        if not limited or passed <= (patience.seconds if allowed is None else allowed):
             return
         if allowed is not None:
             ray.kill(slot.handle)
@@ -250,13 +259,18 @@ class Dispatcher:
     def see_start(self, slot: Slot) -> None:
         """Give a place up whose actor takes too long to come up."""
         late = time.monotonic() > slot.deadline
-        if late or slot.hopeless():
+        if late and slot.where:  # it was up before, and has hung since
+            slot.where, slot.lost = {}, True
+            slot.respawn(slot)
+        elif late or slot.hopeless():
             ray.kill(slot.handle)
             slot.give_up("it did not answer in time" if late else NO_ROOM)
 
     def again(self, ticket: Ticket, error: Exception, running: bool = True) -> None:
         """Queue a call again, first of all, unless it is to be dropped or that has been done too often."""
         ticket.done, ticket.result = False, None
+        if ticket.traffic.over:
+            return
         if ticket.drop and running:
             ticket.done, ticket.error = True, LostActorError(first_line(error))
         elif ticket.tries >= MOST_TRIES:

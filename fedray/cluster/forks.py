@@ -132,7 +132,14 @@ class Guard:
             with suppress(psutil.Error):
                 if any(str(folder) in word for folder in self.ray.folders for word in child.cmdline()):
                     found += [(process.pid, process.create_time()) for process in (child, *child.children(True))]
-        self.tell(replace(self.ray, processes=tuple(found)))
+        self.ray = replace(self.ray, processes=tuple(found))
+        self.tell(self.ray)
+
+    def end(self) -> None:
+        """Ray was interrupted while it started, so that nobody else would shut it down."""
+        self.started()
+        self.ray.end()
+        self.close()
 
     def close(self) -> None:
         """Ray was shut down."""

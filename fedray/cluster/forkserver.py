@@ -45,8 +45,12 @@ class LocalRay:
 
     @property
     def folders(self) -> list[Path]:
-        named = Path(self.root).glob(f"session_*_{self.driver}")
-        return [folder for folder in named if folder.stat().st_mtime >= self.since - 1]
+        found = []
+        for folder in Path(self.root).glob(f"session_*_{self.driver}"):
+            with suppress(OSError):  # it has just gone
+                if folder.stat().st_mtime >= self.since - 1:
+                    found.append(folder)
+        return found
 
     def end(self) -> None:
         """Kill its processes, as far as they are the same still, and remove its folder."""

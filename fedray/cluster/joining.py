@@ -27,7 +27,8 @@ def find(address: str) -> str:
     `auto` is what RAY_ADDRESS names, or else what `ray start` was last used for on this machine; never a Ray that is a
     program's own. With `auto`, and no RAY_ADDRESS, this process shows its token from now on, if it has one.
     """
-    named = address if address != "auto" else os.environ.get("RAY_ADDRESS", "")
+    told = os.environ.get("RAY_ADDRESS", "")
+    named = address if address != "auto" else told if told != "auto" else ""
     what = "cluster.address" if address != "auto" else "cluster.address 'auto': RAY_ADDRESS"
     found = named or read_ray_address()
     if not found:
@@ -36,13 +37,13 @@ def find(address: str) -> str:
             "set; start one with `ray start --head`, or give its HOST:PORT"
         )
     host, colon, port = found.rpartition(":")
-    if not colon or not port.isdigit() or "/" in found:
+    if not colon or not (port.isascii() and port.isdecimal()) or "/" in found:
         raise BadInputError(f"{what} {found!r} is none of local, auto and HOST:PORT")
     started = f"cluster.address 'auto': the cluster of the last `ray start`, {found!r}, cannot be joined"
     refused = f"no Ray cluster could be joined at {what} {found!r}" if named else started
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise BadInputError(f"{refused}: {getattr(error, 'strerror', None) or error}") from None
     answer = ask(found, unasked=not named)
     if why := objection(answer):

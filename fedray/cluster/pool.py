@@ -168,7 +168,7 @@ class Pool:
         self.room = room_for_actors(*self.shape, capacity) if self.shape and capacity and capacity.cpus else 0
         self.looked = time.monotonic()
 
-    def refill(self, run: str, slots: list[Slot], most: int) -> list[Slot]:
+    def refill(self, slots: list[Slot], most: int) -> list[Slot]:
         """Fill given-up places of a run again, and add some, up to `most`, where nodes that have joined have room.
 
         Returns the added ones, not yet in use. What is given an actor that does not come up is given up again.
@@ -180,6 +180,8 @@ class Pool:
             free = self.room - sum(not slot.gone for slot in self.slots)
             for slot in [slot for slot in slots if slot.gone][: max(0, free)]:
                 slot.gone, slot.why, slot.failures, slot.lost = False, "", 0, True
+                if slot not in self.slots:  # another run was in want of places meanwhile
+                    self.slots.append(slot)
                 self.respawn(slot)
                 free -= 1
             added = [self.place() for _ in range(min(free, most - len(slots)))]
@@ -187,4 +189,5 @@ class Pool:
                 slot.lost = True
                 self.await_answer(slot)
             self.slots += added
+            self.dispatcher.lanes += len(added)
             return added

@@ -90,13 +90,17 @@ class RayPopulation:
         """Have every actor take part, and any that comes in the place of a lost one."""
         uses = [self.use(slot) for slot in self.slots]
         tickets = [
-            Ticket(use.enrol, [slot], self.traffic, kind="enrol")
+            Ticket(use.enrol, [slot], self.traffic, kind="enrol", within=self.pool.start_timeout)
             for slot, use in zip(self.slots, uses, strict=True)
             if not slot.gone
         ]
         self.dispatcher.submit(tickets)
         for ticket in tickets:
-            self.wait(ticket)
+            try:
+                self.wait(ticket)
+            except LostActorError:
+                if not ticket.slots[0].gone or all(slot.gone for slot in self.slots):
+                    raise
 
     def use(self, slot: Slot) -> Use:
         """The slot is this run's from now on."""
@@ -137,12 +141,16 @@ class RayPopulation:
 
     def events(self) -> list[Event]:
         self.tell()
-        happened, self.traffic.events, self.told = self.traffic.events, [], 0
+        with self.dispatcher.lock:
+            happened, self.traffic.events, self.told = self.traffic.events, [], 0
         return happened
 
     def refill(self) -> None:
         """Use the room that nodes offer which have joined since the last round."""
-        for slot in self.pool.refill(self.run, self.slots, self.plan.most):
+        added = self.pool.refill(self.slots, self.plan.most)
+        actors, lanes = self.plan.actors + len(added), self.plan.most_lanes + len(added)
+        self.plan = replace(self.plan, actors=actors, most_lanes=lanes)
+        for slot in added:
             self.slots.append(slot)
             self.use(slot).enrol(slot.handle)
 
@@ -194,7 +202,9 @@ class RayPopulation:
         """A call with these clients, on an actor that serves them, or on any other once that is gone."""
         cost = float(self.sizes[clients].sum())
         slots = self.slots_for(clients)
-        return Ticket(call, slots, self.traffic, kind, cost, clients, elsewhere=lambda: self.slots, drop=drop)
+        ticket = Ticket(call, slots, self.traffic, kind, cost, clients=clients, drop=drop)
+        ticket.elsewhere = lambda: self.slots
+        return ticket
 
     def trained(self, ticket: Ticket) -> Trained:
         try:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -62,6 +63,10 @@ class Cluster:
     deadline_seconds: float = setting(
         60.0, "But no call is taken to hang sooner than this, nor before one like it ended.", unit="seconds", gt=0
     )
+
+    def __post_init__(self) -> None:
+        if self.address not in ("local", "auto") and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", self.address):
+            raise BadInputError(f"cluster.address {self.address!r} is none of local, auto and HOST:PORT")
 
 
 @dataclass(frozen=True)

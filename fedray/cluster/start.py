@@ -117,6 +117,9 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         first = str(error).strip().splitlines()[0]
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
         raise BadInputError(f"{what}: {first}") from error
+    except BaseException:
+        guard.end()
+        raise
     try:
         look = Nodes().capacity
         if local:

@@ -104,6 +104,7 @@ class Traffic:
     events: list[Event] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
+    over: bool = False  # nobody waits for its calls any more
 
     def learn(self) -> None:
         """A round is over, or an evaluation: what was measured counts from now on."""
@@ -112,15 +113,19 @@ class Traffic:
     def time_for(self, ticket: "Ticket") -> float | None:
         """The seconds that a call may take; None while nothing of its kind has been measured."""
         pace = self.slowest.get(ticket.kind)
-        return None if pace is None else max(self.patience.seconds, self.patience.factor * pace * ticket.cost)
+        if ticket.within or pace is None:
+            return ticket.within or None
+        # A machine may have become slower: each attempt may take twice as long as the one before.
+        return max(self.patience.seconds, self.patience.factor * pace * ticket.cost) * 2.0 ** (ticket.tries - 1)
 
 
 @dataclass(eq=False)
 class Ticket:
     """A call that was asked for: on any of `slots`, `call(handle)` gives its references, the first of them small.
 
-    Calls of a `kind` take time in proportion to their `cost`. Where none of `slots` is left, the call may be made on
-    those that `elsewhere` gives. With `drop` it is not made again when its actor is lost while it runs.
+    Calls of a `kind` take time in proportion to their `cost`; one with a `within` may take so many seconds. Where none
+    of `slots` is left, the call may be made on those that `elsewhere` gives. With `drop` it is not made again when its
+    actor is lost while it runs.
     """
 
     call: Callable[[Any], list[Any]]
@@ -128,6 +133,7 @@ class Ticket:
     traffic: Traffic
     kind: str = ""
     cost: float = 0.0
+    within: float = 0.0
     clients: Sequence[int] = ()
     elsewhere: Callable[[], Sequence[Slot]] = tuple
     drop: bool = False
