@@ -24,6 +24,7 @@ from fedray.job import Job
 from fedray.run import Watch, run
 from fedray.server import play_rounds, sample_cohort
 from fedray.settings import section
+from fedray.updates import Event
 
 SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]
 
@@ -137,6 +138,14 @@ def test_a_round_in_which_nobody_answers_leaves_the_model_as_it_was(tmp_path):
     assert rounds["train_loss"].isna().all()
     assert (rounds["update_norm"] == 0).all()
     assert rounds["test_loss"].nunique() == 1
+
+
+class Noting(Watch):
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
 
 
 class Counting(FedAvg):
@@ -255,7 +264,7 @@ def test_when_memories_are_lost_the_run_goes_back_to_its_checkpoint(tmp_path, mo
     from test_run import assert_same_tables
 
     undisturbed = run(small(tmp_path / "a", rounds=5, algorithm={"name": "scaffold"}))
-    original, rounds, notices = InProcessPopulation.train, [], []
+    original, rounds, watch = InProcessPopulation.train, [], Noting()
 
     def train(self, algorithm, cohort, message, t, lr, drop=False):
         rounds.append(t)
@@ -263,19 +272,15 @@ def test_when_memories_are_lost_the_run_goes_back_to_its_checkpoint(tmp_path, mo
             raise LostStateError("what client 3 remembers: its copies are lost")
         return original(self, algorithm, cohort, message, t, lr, drop)
 
-    class Noting(Watch):
-        def notice(self, text):
-            notices.append(text)
-
     monkeypatch.setattr(InProcessPopulation, "train", train)
     e = small(tmp_path / "b", rounds=5, algorithm={"name": "scaffold"})
     e = dataclasses.replace(e, output=dataclasses.replace(e.output, checkpoint_every=2))
-    troubled = run(e, Noting())
+    troubled = run(e, watch)
     assert rounds == [*range(1, lost_in + 1), *range(3 if lost_in == 4 else 1, 6)]
     assert_same_tables(troubled, undisturbed)
     assert troubled.events["kind"].tolist() == ["went_back"]
     assert troubled.events["round"].tolist() == [3 if lost_in == 4 else 1]
-    assert "what clients remember was lost with a node" in notices[0]
+    assert "what clients remember was lost with a node" in watch.notices[0]
 
 
 def test_memories_that_are_lost_again_and_again_end_the_run(tmp_path, monkeypatch):
@@ -310,3 +315,48 @@ def test_too_few_survivors_are_a_status_from_which_the_run_can_go_on(tmp_path, m
     assert (row["status"], row["rounds_done"]) == ("too_few_survivors", 2)
     assert "fewer than faults.min_survivors = 3" in row["error"]
     assert_same_tables(run(small(tmp_path / "a", **faults)), run(small(tmp_path / "b", **faults)))
+
+
+def test_events_outlive_the_rounds_that_are_played_again_and_those_that_never_end(tmp_path, monkeypatch):
+    """An event in round 3 of a run that is killed there, and goes on from the checkpoint of round 2."""
+    happened = {3: [Event("actor_lost", "first")], 4: [Event("hung", "second", clients=(1, 2))]}
+    lost = Event("actor_lost", "third")
+
+    def train(self, algorithm, cohort, message, t, lr, drop=False):
+        self.events = lambda: happened.pop(t, [])
+        if t == 5 and lost:
+            self.events = lambda: [lost]
+            raise RuntimeError("the fifth round")
+        return original(self, algorithm, cohort, message, t, lr, drop)
+
+    original = InProcessPopulation.train
+    monkeypatch.setattr(InProcessPopulation, "train", train)
+    e = small(tmp_path, rounds=6)
+    e = dataclasses.replace(e, output=dataclasses.replace(e.output, checkpoint_every=2, flush_seconds=100.0))
+    with pytest.raises(RuntimeError, match="the fifth round"):
+        run(e)
+    events = results.load("small", tmp_path).events
+    assert list(zip(events["round"], events["kind"], strict=True)) == [
+        *((3, "actor_lost"), (4, "hung")),
+        (4, "actor_lost"),  # in a round that never ended
+    ]
+    Job(e).checkpoint.unlink()  # as if it had been killed before that one was written
+    lost = None
+    events = run(e).events
+    assert list(zip(events["round"], events["kind"], strict=True)) == [
+        *((3, "actor_lost"), (3, "resumed")),
+        *((4, "hung"), (4, "actor_lost")),
+    ]
+    assert events["at_work"].dropna().tolist() == ["1,2"]
+
+
+def test_a_run_without_a_checkpoint_says_that_it_starts_over(tmp_path):
+    class Stopping(Watch):
+        def round(self, job, row):
+            raise SystemExit
+
+    with pytest.raises(SystemExit):
+        run(small(tmp_path), Stopping())
+    watch = Noting()
+    run(small(tmp_path), watch)
+    assert "was running before its first checkpoint, and starts over" in watch.notices[0]

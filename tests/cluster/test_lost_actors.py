@@ -1,6 +1,7 @@
 """Whatever goes wrong with processes, the run goes on, to the same bits, and says what happened."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -214,6 +215,56 @@ def test_with_too_few_survivors_a_round_is_repeated_and_then_the_run_stops(sessi
     population.close()
 
 
+def test_an_actor_that_hangs_before_it_has_answered_is_replaced(session, dataset, undisturbed, monkeypatch):
+    """While it is being enrolled, and, in the second run, while it was idle between two runs."""
+    original = RayPopulation.enrol
+
+    def enrol(self):
+        os.kill(self.slots[0].where["pid"], signal.SIGSTOP)
+        original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.pool, "start_timeout", 6.0)
+        patch.setattr(RayPopulation, "enrol", enrol)
+        first, notices = on_ray(session, dataset, Patience(factor=4, seconds=2))
+    assert [event.kind for event in happened(first)] == ["hung", "actor_started"]
+    assert "when 6 s were allowed" in notices[0]
+    assert play(first, first.recipe) == undisturbed
+    pid = first.slots[0].where["pid"]
+    first.close()
+    os.kill(pid, signal.SIGSTOP)
+    with monkeypatch.context() as patch:
+        patch.setattr(session.pool, "start_timeout", 6.0)
+        second, _ = on_ray(session, dataset)
+    assert pid not in {slot.where["pid"] for slot in second.slots}
+    assert play(second, second.recipe) == undisturbed
+    second.close()
+
+
+def test_a_driver_that_was_stopped_blames_nobody(dataset, undisturbed):
+    """In a process of its own, which stops itself for longer than any call may take."""
+    program = f"""
+import sys
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+import hashlib, os, signal, subprocess
+import test_lost_actors as tests
+from fedray.cluster.resources import Cluster
+from fedray.cluster.start import connected
+from small_data import make_dataset
+
+with connected(Cluster(cpus=2, gpus=1, object_store=200, start_timeout=120)) as session:
+    population, notices = tests.on_ray(session, make_dataset(), tests.Patience(factor=4, seconds=1.5))
+    def stop():
+        subprocess.Popen(["sh", "-c", f"kill -STOP {{os.getpid()}}; sleep 5; kill -CONT {{os.getpid()}}"])
+    bits = tests.play(tests.Troubled(population, stop), population.recipe)
+    print(hashlib.blake2b(repr(bits).encode()).hexdigest(), population.events(), notices)
+    population.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{hashlib.blake2b(repr(undisturbed).encode()).hexdigest()} [] []\n"
+
+
 @pytest.fixture
 def hoarder(tmp_path):
     """The settings of a run in which the first process to train in round 2 wants more memory than Ray allows it."""
@@ -319,8 +370,6 @@ with connected(Cluster(cpus=2, gpus=1, object_store=200, start_timeout=120)) as 
 import hashlib
 print(hashlib.blake2b(repr(bits).encode()).hexdigest(), kinds, parents.count("raylet"))
 """
-    import hashlib
-
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
     expected = hashlib.blake2b(repr(undisturbed).encode()).hexdigest()

@@ -135,6 +135,24 @@ def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, t
     assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
 
 
+class Growing(Shaken):
+    """Begins with two nodes; a third joins after the second round."""
+
+    def round(self, job, row):
+        if row["round"] == 2:
+            self.new = self.cluster.add_node(**NODE).node_id
+        super().round(job, {"round": max(4, row["round"])})
+
+
+def test_a_node_that_joins_is_used_though_none_was_lost(nodes, joined, tmp_path, expected):
+    if len(nodes.worker_nodes) == 2:
+        nodes.remove_node(next(iter(nodes.worker_nodes)))
+    watch = Growing(nodes, joined)
+    tables = run(experiment(tmp_path, nodes, **PACKED), watch, joined)
+    assert bits(tables) == expected("fedavg", PACKED["clients"])
+    assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
+
+
 class Bereaving(Shaken):
     """Kills a node after the third round, which so is lost with what clients have learned to remember there."""
 
