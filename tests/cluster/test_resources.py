@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, capacity_of, object_store_bytes, plan, room, share
 from fedray.errors import BadInputError
+from fedray.experiment import compose
 
 LAPTOP = Capacity(cpus=(2.0,), gpus=0, memory=20e9)
 SMALL = 250_000  # bytes of a model
@@ -124,3 +125,17 @@ def test_six_actors_of_a_third_fit_two_gpus():
 
 def test_the_object_store_holds_data_messages_and_updates():
     assert object_store_bytes(10**9, 10**7, 20) == 10**9 + 23 * 10**7
+
+
+@pytest.mark.parametrize(
+    "address", ["", "here", "a b:1", "host:", "host:port", "host:\u00b2", "ray://host:10001", "host:1234567"]
+)
+def test_an_address_is_local_auto_or_host_and_port(address):
+    """Above all an empty one joins no cluster by accident."""
+    with pytest.raises(BadInputError, match="is none of local, auto and HOST:PORT"):
+        compose({"cluster": {"address": address}})
+
+
+@pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:6379", "[::1]:6379"])
+def test_addresses_that_may_be_right_are_taken(address):
+    assert compose({"cluster": {"address": address}}).cluster.address == address
