@@ -25,11 +25,12 @@ from fedray.atomic import remove_stale, replacing, sync, writing
 from fedray.errors import START_OVER, BadInputError, DamagedError
 from fedray.lock import hold
 from fedray.settings import section, setting
-from fedray.stored import check_columns, encode_line, read_journal, read_parquet, read_row
+from fedray.stored import check_columns, encode_line, join_lines, read_journal, read_parquet, read_row
 from fedray.tables import (
     BY_ROUND,
     FINAL_STATUSES,
     GROUPING,
+    JUDGED_BY,
     OWN,
     PER_RUN,
     STATUSES,
@@ -78,14 +79,18 @@ class Recorder:
         if grouping.keys() != GROUPING.keys():
             raise ValueError(f"the grouping columns differ by {sorted(grouping.keys() ^ GROUPING.keys())}")
         self.rounds: list[dict[str, Any]] = []
-        """The rows of `rounds` so far, kept ones included; a time is milliseconds since 1970 UTC."""
+        """The rows of `rounds` so far, kept ones included, the last one whole and of others what JUDGED_BY names.
+
+        A time is milliseconds since 1970 UTC.
+        """
         self._folder, self._run, self._grouping = Path(root) / name, run, plain(grouping)
         self._row = {"started_at": datetime.now(UTC), **run_row, "status": "running"}
         self._lines: list[dict[str, Any]] = []
         self._later: list[dict[str, Any]] = []
         self._last: dict[str, Any] = {}  # the line of the last round
         self._before: dict[int, Columns] = {}  # the events of rounds that will be recorded again
-        self._batches: dict[str, list[pa.Table]] = {table: [] for table in BY_ROUND}
+        self._new: list[dict[str, Columns]] = []  # lines that are in the journal and not yet in the tables
+        self._tables = {table: to_batch(table, ()) for table in BY_ROUND}
         self._flush_seconds = flush_seconds
         self._next_flush = self._next_sync = 0.0
         check_columns(self._partition_path, "partitions")
@@ -143,7 +148,7 @@ class Recorder:
         for path in (self._journal, *(self._path(table) for table in PER_RUN)):
             remove_stale(path)
         for line in self._lines:
-            self._keep(line, self._batches_of(line))
+            self._keep(line)
         runs = self._run_columns()
         header: dict[str, Any] = {"run": self._run, "grouping": self._grouping, "runs": runs}
         self._write("population", members)
@@ -177,11 +182,13 @@ class Recorder:
         for table, content in others.items():
             line[table] = to_columns(table, content)
             line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
-        line["events"] = _joined(self._before.pop(round_row["round"], {}), line["events"])
-        batches = self._batches_of(line)
+        if before := self._before.pop(round_row["round"], None):
+            line["events"] = join_lines("events", [{"events": before}, line])
+        for table in BY_ROUND:
+            to_batch(table, line[table])  # a wrong value raises before anything is written
         with writing(self._folder):
             self._append(encode_line(line))
-            self._keep(line, batches)
+            self._keep(line)
             if time.monotonic() >= self._next_flush:
                 self._flush()
 
@@ -190,10 +197,10 @@ class Recorder:
         added = to_columns("events", events)
         if self._last and added["kind"]:
             added["round"] = self._last["rounds"]["round"] * len(added["kind"])
-            self._last["events"] = _joined(self._last["events"], added)
+            self._last = {**self._last, "events": join_lines("events", [self._last, {"events": added}])}
             with writing(self._folder):
                 self._append(encode_line(self._last))
-                self._batches["events"].append(to_batch("events", added))
+                self._new.append({"events": added})
 
     def _append(self, line: bytes) -> None:
         """Put a line at the end of the journal, whole or not at all."""
@@ -240,14 +247,12 @@ class Recorder:
     def _run_columns(self) -> Columns:
         return to_columns("runs", [self._row | summarise(self.rounds)])
 
-    def _batches_of(self, line: dict[str, Columns]) -> dict[str, pa.Table]:
-        return {table: to_batch(table, line[table]) for table in BY_ROUND}
-
-    def _keep(self, line: dict[str, Columns], batches: Mapping[str, pa.Table]) -> None:
+    def _keep(self, line: dict[str, Columns]) -> None:
         """The line is in the journal: it is in the tables from their next writing on."""
         self._last = line
-        for table, batch in batches.items():
-            self._batches[table].append(batch)
+        self._new.append(line)  # as Arrow a line takes twenty times the memory
+        if self.rounds:
+            self.rounds[-1] = {name: self.rounds[-1][name] for name in JUDGED_BY}
         self.rounds += to_rows(line["rounds"])
 
     def _flush(self) -> None:
@@ -258,10 +263,13 @@ class Recorder:
 
     def _write_tables(self) -> None:
         row = to_batch("runs", self._run_columns())  # first, so that a wrong value raises before anything is written
-        for table, batches in self._batches.items():
-            if len(batches) > 1:
-                batches[:] = [pa.concat_tables(batches).combine_chunks()]
-            self._write(table, *batches)
+        for table, old in self._tables.items():
+            new = to_batch(table, join_lines(table, self._new))
+            self._tables[table] = pa.concat_tables([old, new]).combine_chunks()
+        self._new = []
+        for table, whole in self._tables.items():
+            self._write(table, whole)
+        pa.default_memory_pool().release_unused()  # of what was made only to be written
         self._write("runs", row)
 
     def _write(self, table: str, *batches: pa.Table) -> None:
@@ -278,11 +286,6 @@ class Recorder:
             batch = to_batch("partitions", partition)
             named = pa.repeat(pa.scalar(partition_id, STRING), len(batch))
             _write_parquet(path, batch.set_column(0, "partition_id", named))
-
-
-def _joined(first: Columns, then: Columns) -> Columns:
-    """One table's rows after another's, of which the first may be empty of columns, too."""
-    return {name: [*first.get(name, ()), *values] for name, values in then.items()}
 
 
 def _is_whole(path: Path) -> bool:

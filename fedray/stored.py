@@ -117,7 +117,7 @@ def read_journal(path: Path) -> Journal | None:
             if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
                 raise ValueError(f"it lacks round {min(missing)}")
             for table in BY_ROUND:
-                to_batch(table, _joined(table, by_round.values()))
+                to_batch(table, join_lines(table, by_round.values()))
             if len(to_batch("runs", header["runs"])) != 1:
                 raise ValueError("its header has not one run")
     except UNREADABLE as error:
@@ -150,9 +150,9 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
     """
     header, lines = journal
     try:
-        batches = {table: to_batch(table, _joined(table, lines.values())) for table in BY_ROUND}
+        batches = {table: to_batch(table, join_lines(table, lines.values())) for table in BY_ROUND}
         known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
-        totals = summarise(to_rows(_joined("rounds", lines.values())))
+        totals = summarise(to_rows(join_lines("rounds", lines.values())))
         batches["runs"] = to_batch("runs", to_columns("runs", [known | totals]))
         return {
             table: join_batches(table, [each], header["run"], header["grouping"]) for table, each in batches.items()
@@ -180,8 +180,9 @@ def _other_version(path: Path, version: Any) -> BadInputError:
     )
 
 
-def _joined(table: str, lines: Iterable[dict[str, Columns]]) -> Columns:
-    parts = [line[table] for line in lines]
+def join_lines(table: str, lines: Iterable[Mapping[str, Columns]]) -> Columns:
+    """One table's columns of journal lines, one after another; a line need not have the table."""
+    parts = [line[table] for line in lines if table in line]
     return {name: list(chain.from_iterable(part[name] for part in parts)) for name in OWN[table]}
 
 

@@ -155,6 +155,10 @@ def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mappin
     return pa.table(repeated + own.columns, schema=SCHEMAS[table])
 
 
+JUDGED_BY = ("round", "seconds", "test_accuracy", "test_loss", "validation_accuracy", "client_accuracy")
+"""The columns of `rounds` that the end of a run and its totals go by, whatever round they are of."""
+
+
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """What the rounds say about their run: how many, how long, the last evaluation, the first round of the best one."""
     evaluated = [row for row in rounds if row["test_accuracy"] is not None]
