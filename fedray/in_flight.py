@@ -1,10 +1,12 @@
 """Several runs of a sweep at once, each in a thread of its own; their actors share the work (cluster/dispatch.py)."""
 
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 T = TypeVar("T")
+NAME = "fedray-run"
 
 
 def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Callable[[], None]) -> None:
@@ -17,7 +19,7 @@ def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Cal
         for item in items:
             play(item)
         return
-    with ThreadPoolExecutor(most, thread_name_prefix="run") as threads:
+    with ThreadPoolExecutor(most, thread_name_prefix=NAME) as threads:
         try:
             left = {threads.submit(play, item) for item in items}
             while left:  # a signal that another thread was given wakes nobody here, hence the timeout
@@ -27,4 +29,7 @@ def play_all(items: Sequence[T], play: Callable[[T], None], most: int, stop: Cal
         except BaseException:
             stop()
             threads.shutdown(cancel_futures=True)
+            for thread in threading.enumerate():  # one that was being started when the interrupt came is unknown there
+                if thread.name.startswith(NAME):
+                    thread.join()
             raise

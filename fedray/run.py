@@ -94,7 +94,7 @@ def run(
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-            carried, before = [Event("resumed", past.notice)] if past else [], job.status
+            carried, before = [Event("resumed", past.notice)] if past else [], None if fresh else job.status
             for attempt in range(MOST_ATTEMPTS):
                 with population(job, session, watch.notice, again=attempt > 0) as (clients, where, device):
                     if attempt == 0:
@@ -104,7 +104,7 @@ def run(
                         warn_of_bfloat16(job, device, watch)
                     if past:
                         watch.notice(past.notice)
-                    elif before and not fresh:
+                    elif before:
                         watch.notice(f"run {job.run} was {before} before its first checkpoint, and starts over")
                     try:
                         status = play(job, clients, device, recorder, past, watch, interrupt, carried, until)

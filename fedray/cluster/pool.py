@@ -40,7 +40,7 @@ class Pool:
         self.shape: tuple[float, float] | None = None
         self.slots: list[Slot] = []
         self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run, and what was used last
-        self.looked, self.room = 0.0, 0  # when the nodes were last looked at, and how many actors they would hold
+        self.looked, self.room, self.cores = 0.0, 0, 0  # when nodes were last looked at, and what they would hold
 
     def claim(self, run: str, traffic: Traffic, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
         """As many actors as planned, up and answering, and a reference to the data set, until the run leaves.
@@ -166,6 +166,7 @@ class Pool:
         """See how many actors like these the nodes that are alive hold, beside what other jobs hold there."""
         capacity = self.capacity(self) if self.capacity else None
         self.room = room_for_actors(*self.shape, capacity) if self.shape and capacity and capacity.cpus else 0
+        self.cores = int(sum(capacity.cpus)) if capacity else 0
         self.looked = time.monotonic()
 
     def refill(self, slots: list[Slot], most: int) -> list[Slot]:
@@ -174,9 +175,10 @@ class Pool:
         Returns the added ones, not yet in use. What is given an actor that does not come up is given up again.
         """
         with self.dispatcher.lock:
-            if not self.capacity or time.monotonic() < self.looked + LOOK_SECONDS:
+            if not self.capacity:
                 return []
-            self.look()
+            if time.monotonic() >= self.looked + LOOK_SECONDS:
+                self.look()
             free = self.room - sum(not slot.gone for slot in self.slots)
             for slot in [slot for slot in slots if slot.gone][: max(0, free)]:
                 slot.gone, slot.why, slot.failures, slot.lost = False, "", 0, True
@@ -189,5 +191,6 @@ class Pool:
                 slot.lost = True
                 self.await_answer(slot)
             self.slots += added
-            self.dispatcher.lanes += len(added)
+            living = sum(not slot.gone for slot in self.slots)
+            self.dispatcher.lanes = max(self.dispatcher.lanes, min(living, self.cores))
             return added

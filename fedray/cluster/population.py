@@ -148,8 +148,8 @@ class RayPopulation:
     def refill(self) -> None:
         """Use the room that nodes offer which have joined since the last round."""
         added = self.pool.refill(self.slots, self.plan.most)
-        actors, lanes = self.plan.actors + len(added), self.plan.most_lanes + len(added)
-        self.plan = replace(self.plan, actors=actors, most_lanes=lanes)
+        lanes = max(self.plan.most_lanes, self.dispatcher.lanes)
+        self.plan = replace(self.plan, actors=self.plan.actors + len(added), most_lanes=lanes)
         for slot in added:
             self.slots.append(slot)
             self.use(slot).enrol(slot.handle)

@@ -48,7 +48,7 @@ class Session:
 
 
 class Nodes:
-    """The nodes of a Ray, which may come and go, and what other jobs held of each when it was first seen."""
+    """The nodes of a Ray, which may come and go, and the least that other jobs were seen to hold of each."""
 
     def __init__(self) -> None:
         self.held: dict[str, dict[str, float]] = {}
@@ -61,16 +61,16 @@ class Nodes:
         found = []
         for node in nodes:
             name, has = node["NodeID"], node["Resources"]
-            held = self.held.get(name)
-            if held is None:
-                left, own = free.get(name, has), reserved(pool, name) if pool else {}
-                held = {
-                    kind: max(0.0, has[kind] - left.get(kind, 0.0) - own.get(kind, 0.0)) if settled else 0.0
-                    for kind in ("CPU", "GPU")
-                    if kind in has
-                }
-                if settled:
-                    self.held[name] = held
+            left, own = free.get(name, has), reserved(pool, name) if pool else {}
+            held = {
+                kind: max(0.0, has[kind] - left.get(kind, 0.0) - own.get(kind, 0.0)) if settled else 0.0
+                for kind in ("CPU", "GPU")
+                if kind in has
+            }
+            # Less than before may be true; more are, as likely, our own. A node that has just joined seems to be full.
+            held = {kind: min(number, self.held.get(name, held)[kind]) for kind, number in held.items()}
+            if settled:
+                self.held[name] = held
             found.append((has, {kind: has[kind] - number for kind, number in held.items()}))
         return capacity_of(found, sum(has.get("memory", 0.0) for has, _ in found if has.get("CPU")))
 

@@ -23,7 +23,7 @@ from fedray import results
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.resources import Cluster, Needs, plan
-from fedray.cluster.tickets import Patience, Traffic
+from fedray.cluster.tickets import Patience, Ticket, Traffic
 from fedray.errors import ClientError, TooFewSurvivorsError
 from fedray.faults import Faults
 from fedray.in_process import InProcessPopulation
@@ -397,11 +397,15 @@ def test_an_algorithm_that_does_not_arrive_is_an_error_that_says_so(session, dat
 def test_memory_and_deadlines_are_counted_for_each_run_alone():
     one, other = Traffic(0, Patience(10, 60)), Traffic(1, Patience(10, 60))
     one.slowest["train"] = 2.0
-    ticket = type("Ticket", (), {"kind": "train", "cost": 40.0})
+    ticket = Ticket(lambda actor: [], [], one, kind="train", cost=40.0, tries=1)
     assert one.time_for(ticket) == 800
     assert other.time_for(ticket) is None
-    ticket.cost = 1.0
+    ticket.tries = 3  # the machine may have become slower
+    assert one.time_for(ticket) == 3200
+    ticket.cost, ticket.tries = 1.0, 1
     assert one.time_for(ticket) == 60
+    ticket.within = 5.0
+    assert one.time_for(ticket) == other.time_for(ticket) == 5
 
 
 def test_out_of_memory_is_no_actor_error():
