@@ -186,11 +186,14 @@ class Pool:
                     self.slots.append(slot)
                 self.respawn(slot)
                 free -= 1
-            added = [self.place() for _ in range(min(free, most - len(slots)))]
-            for slot in added:
-                slot.lost = True
+            idle = [slot for slot in self.slots if slot not in slots and not slot.uses and not slot.gone]
+            added = idle[: max(0, most - len(slots))]  # some of them may be lost, which will show
+            new = [self.place() for _ in range(min(free, most - len(slots) - len(added)))]
+            for slot in (*added, *new):
+                slot.lost = slot in new
                 self.await_answer(slot)
-            self.slots += added
+            self.slots += new
+            added += new
             living = sum(not slot.gone for slot in self.slots)
             self.dispatcher.lanes = max(self.dispatcher.lanes, min(living, self.cores))
             return added
