@@ -12,6 +12,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from fedray import results
 from fedray.job import Job
 from fedray.run import Watch
+from fedray.updates import HAPPENED
 
 
 class ConsoleWatch(Watch):
@@ -161,19 +162,6 @@ def describe_absences(sums: Mapping[Any, float], kinds: Iterable[str]) -> list[t
     sentences.append(("faults", ", ".join(faults)))
     return [(label, sentence) for label, sentence in sentences if sentence]
 
-
-HAPPENED = {
-    "resumed": "continued",
-    "actor_lost": "actor lost",
-    "node_lost": "actor lost with its node",
-    "out_of_memory": "actor ended for want of memory",
-    "hung": "actor taken to hang",
-    "slow": "call slow in the first round",
-    "object_lost": "object lost",
-    "place_given_up": "actor not replaced",
-    "went_back": "back to the last checkpoint",
-}
-"""How a count of each kind of event reads."""
 
 OVERHEAD = ("transfer", "aggregate", "idle", "record")
 

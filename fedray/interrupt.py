@@ -17,8 +17,8 @@ class Interrupt:
     """What signals asked of the runs of this process; nothing ever, unless somebody has it `listen`.
 
     A run says in `rounds` which round it is playing, or that it is `starting`, and looks after each round whether it
-    was `asked` to end there.
-    While none is playing, at the start or the end of a program, the first signal stops at once.
+    was `asked` to end there. While none is playing, at the start or the end of a program, the first signal stops at
+    once.
     """
 
     def __init__(self) -> None:

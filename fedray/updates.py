@@ -54,6 +54,20 @@ class Event:
     """Milliseconds since 1970 UTC."""
 
 
+HAPPENED = {
+    "resumed": "continued",
+    "actor_lost": "actor lost",
+    "node_lost": "actor lost with its node",
+    "out_of_memory": "actor ended for want of memory",
+    "hung": "actor taken to hang",
+    "slow": "call slow in the first round",
+    "object_lost": "object lost",
+    "place_given_up": "actor not replaced",
+    "went_back": "back to the last checkpoint",
+}
+"""Each kind of Event in words, but for "actor_started", which is no news."""
+
+
 @dataclass
 class Sum:
     """The weighted sum of updates, and the sum of their weights."""

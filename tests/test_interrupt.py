@@ -20,6 +20,7 @@ from fedray.interrupt import Interrupt
 
 SMALL = ["--data.dataset", "synthetic", "--data.train_examples", "400", "--data.test_examples", "100", "--clients", "2"]
 SMALL += ["--cohort", "2", "--algorithm.batch_size", "4"]
+IN_PROCESS = [*SMALL, "--cluster.backend", "in-process", "--output.checkpoint_every", "100"]
 RAY_FOLDER = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp", "ray")
 
 
@@ -59,15 +60,7 @@ def assert_gone(family, process, seconds=30):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
-    settings = [
-        *SMALL,
-        "--cluster.backend",
-        "in-process",
-        "--output.checkpoint_every",
-        "100",
-        "--output.root",
-        tmp_path,
-    ]
+    settings = [*IN_PROCESS, "--output.root", tmp_path]
     with start(*settings, "--rounds", "3000") as process:
         wait_for(process, "round +5/")
         process.send_signal(number)
@@ -90,15 +83,7 @@ def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
 
 def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
     """In the middle of a round that would take minutes; what was reported stays, with a checkpoint of it."""
-    settings = [
-        *SMALL,
-        "--cluster.backend",
-        "in-process",
-        "--output.checkpoint_every",
-        "100",
-        "--output.root",
-        tmp_path,
-    ]
+    settings = [*IN_PROCESS, "--output.root", tmp_path]
     with start(
         *settings, "--rounds", "3000", "--data.train_examples", "40000", "--clients", "8", "--cohort", "1"
     ) as process:

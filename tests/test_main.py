@@ -102,7 +102,7 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path
     said = [line for line in out.split("\n") if line and not line.startswith("round")]
     labels = ["note", "status", "data", "accuracy", "loss", "time", "faults", "results", "model"]
     assert [line.split()[0] for line in said] == labels
-    assert f"an actor was lost (process {actors[0].pid})" in said[0]
+    assert f"actor lost (process {actors[0].pid})" in said[0]
     assert "1 x actor lost" in said[6]
     tables = load("unnamed", tmp_path)
     assert tables.rounds["retries"].sum() >= 1

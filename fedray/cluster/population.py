@@ -21,6 +21,7 @@ from fedray.errors import LostActorError, LostStateError
 from fedray.faults import absentee
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import (
+    HAPPENED,
     Event,
     Scores,
     Seconds,
@@ -136,7 +137,7 @@ class RayPopulation:
         """Tell of the events since the last time."""
         while self.told < len(self.traffic.events):
             event, self.told = self.traffic.events[self.told], self.told + 1
-            if event.kind != "actor_started":
+            if event.kind in HAPPENED:
                 self.notice(describe(event))
 
     def events(self) -> list[Event]:
@@ -286,19 +287,10 @@ class RayPopulation:
 
 def describe(event: Event) -> str:
     """An event in a line."""
-    what = {
-        "actor_lost": "an actor was lost",
-        "node_lost": "an actor was lost with its node",
-        "out_of_memory": "an actor was ended for want of memory",
-        "hung": "an actor was taken to hang, and ended",
-        "slow": "an actor is slow",
-        "object_lost": "an object was lost",
-        "place_given_up": "an actor could not be replaced",
-    }[event.kind]
     clients = ", ".join(map(str, event.clients[:5])) + (", ..." if len(event.clients) > 5 else "")
     at_work = f", at work on client{'s' * (len(event.clients) > 1)} {clients}" if clients else ""
     detail = "" if event.kind in ("actor_lost", "node_lost") else f": {event.detail}"  # Ray says no more than that
-    return f"{what}{f' (process {event.pid})' if event.pid else ''}{at_work}{detail}"
+    return f"{HAPPENED[event.kind]}{f' (process {event.pid})' if event.pid else ''}{at_work}{detail}"
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:

@@ -131,7 +131,7 @@ def test_a_hung_actor_is_ended_and_its_calls_are_made_again(session, dataset, un
     assert set(ended.clients) <= {0, 1, 2, 3}
     assert started.pid not in pids
     assert not psutil.pid_exists(ended.pid)
-    assert notices[0].startswith(f"an actor was taken to hang, and ended (process {ended.pid}), at work on client")
+    assert notices[0].startswith(f"actor taken to hang (process {ended.pid}), at work on client")
     population.close()
 
 
@@ -320,7 +320,7 @@ def test_an_actor_that_ray_ends_for_want_of_memory_is_replaced(hoarder):
         assert done.returncode == 0, done.stdout + done.stderr
         found[backend] = results.load(backend, hoarder)
         if backend == "ray":
-            assert "an actor was ended for want of memory" in done.stdout
+            assert "note      actor ended for want of memory" in done.stdout
             assert "x actor ended for want of memory" in done.stdout
     kinds = found["ray"].events["kind"].tolist()
     assert kinds[0] == "out_of_memory"
