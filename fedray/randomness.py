@@ -12,7 +12,7 @@ import numpy as np
 # Append only: a purpose's position is part of every address drawn under it.
 PURPOSES = (
     *("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic", "client-test", "fine-tune"),
-    *("validation", "search", "silence", "arrival"),
+    *("validation", "search", "silence", "arrival", "skew", "local-work", "cutout", "sampling"),
 )
 MAX_SEED = 2**63 - 1
 
