@@ -39,26 +39,30 @@ class Skew:
         le=180,
     )
     colour: float = setting(
-        0.0, "Each client's red, green and blue are scaled by factors drawn evenly from 1 minus this to 1 plus this.", ge=0, le=1
-    )  # fmt: skip
+        0.0,
+        "Each client's red, green and blue are each scaled by a factor drawn evenly from 1 minus this to 1 plus this.",
+        ge=0,
+        le=1,
+    )
 
-    def __bool__(self) -> bool:
-        return bool(self.noise or self.rotation or self.colour)
+    @property
+    def is_off(self) -> bool:
+        return not (self.noise or self.rotation or self.colour)
 
     def apply(self, images: np.ndarray, seed: int, client: int, clients: int, drawn: int = SHARD) -> np.ndarray:
         """A client's images as it sees them, uint8 [n, c, h, w] like those given, which are returned where all is off.
 
         `clients` is N, `drawn` whose noise it is: that of the client's shard or that of its own test images.
         """
-        if not self or not len(images):
+        if self.is_off or not len(images):
             return images
         rng = generator(seed, "skew", client=client)
         degrees = self.rotation * rng.uniform(-1, 1)
-        factors = 1 + self.colour * rng.uniform(-1, 1, size=images.shape[1])
+        factors = rng.uniform(1 - self.colour, 1 + self.colour, (images.shape[1], 1, 1))
         if self.rotation:
             images = rotate(images, degrees)
         if self.colour:
-            images = to_bytes(images * factors.astype(np.float32)[:, None, None])
+            images = to_bytes(images * factors.astype(np.float32))
         if self.noise:
             noise = generator(seed, "skew", client=client, epoch=drawn).standard_normal(images.shape, np.float32)
             noise *= np.float32(255 * self.noise * (client + 1) / clients)
@@ -85,11 +89,11 @@ def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
     from_x = np.rint(16 * (cos * (x - middle_x) - sin * (y - middle_y) + middle_x)).astype(np.int64)
     from_y = np.rint(16 * (sin * (x - middle_x) + cos * (y - middle_y) + middle_y)).astype(np.int64)
-    (left, right), (top, bottom) = np.divmod(from_x, 16), np.divmod(from_y, 16)
+    (left, beyond_left), (top, below_top) = np.divmod(from_x, 16), np.divmod(from_y, 16)
     flat = images.reshape(n * channels, height * width)
     turned = np.full(flat.shape, 128, np.uint16)  # a half, so that >> 8 rounds; 256 * 255 + 128 still fits
-    for row, weight_y in ((top, 16 - bottom), (top + 1, bottom)):
-        for column, weight_x in ((left, 16 - right), (left + 1, right)):
+    for row, weight_y in ((top, 16 - below_top), (top + 1, below_top)):
+        for column, weight_x in ((left, 16 - beyond_left), (left + 1, beyond_left)):
             inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
             place = np.where(inside, row * width + column, 0)
             turned += flat.take(place, axis=1) * (weight_y * weight_x * inside).astype(np.uint16)

@@ -14,9 +14,9 @@ from fedray.settings import section, setting
 class ClassesPerClient:
     """Give each client so many classes, and deal the examples of each class out evenly to those who have it.
 
-    McMahan's pathological split (`shards`) as NIID-Bench (Li et al. 2022, arXiv:2102.02079) draws it: client i has class
-    i modulo their number, and others at random. Here every class is given to somebody before any is drawn, also where
-    there are fewer clients than classes.
+    McMahan's pathological split (`shards`) as NIID-Bench (Li et al. 2022, arXiv:2102.02079) draws it: client i has
+    class i modulo their number, and others at random. Here every class is given to somebody before any is drawn, also
+    where there are fewer clients than classes.
     """
 
     name: ClassVar[str] = "classes_per_client"
