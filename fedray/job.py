@@ -17,7 +17,7 @@ from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
 from fedray.data.own_tests import draw_own_tests
-from fedray.data.partitions import label_counts, partition_id
+from fedray.data.partitions import count_holders, label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.models import Blueprint
@@ -84,8 +84,7 @@ class Job:
     @cached_property
     def unused(self) -> int:
         """How many training examples are in no shard."""
-        held = np.bincount(np.concatenate(self.shards), minlength=len(self.dataset.train_labels))
-        return int((held == 0).sum())
+        return int((count_holders(self.shards, len(self.dataset.train_labels)) == 0).sum())
 
     @cached_property
     def own_tests(self) -> list[np.ndarray] | None:

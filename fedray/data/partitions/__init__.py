@@ -37,3 +37,8 @@ def label_counts(rows: Shards, labels: np.ndarray, classes: int) -> np.ndarray:
     cells = np.repeat(np.arange(len(rows)) * classes, [len(shard) for shard in rows])
     cells += labels[np.concatenate(rows)]
     return np.bincount(cells, minlength=len(rows) * classes).reshape(len(rows), classes)
+
+
+def count_holders(rows: Shards, n: int) -> np.ndarray:
+    """In how many shards each of the n examples is: int64 [n]."""
+    return np.bincount(np.concatenate(rows), minlength=n)
