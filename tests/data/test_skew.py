@@ -89,7 +89,7 @@ def test_colours_are_scaled_by_a_factor_for_each_client_and_channel():
     assert factors.mean() == pytest.approx(1, abs=0.03)  # four standard deviations
     assert abs(np.corrcoef(factors.T)[np.triu_indices(3, 1)]).max() < 0.25
     seen = Skew(colour=0.4).apply(IMAGES, 0, 7, 300)
-    np.testing.assert_allclose(seen, np.minimum(255, IMAGES * factors[7][:, None, None]), atol=1.1)
+    np.testing.assert_allclose(seen, np.minimum(255, IMAGES * factors[7][:, None, None]), atol=1.5)  # both are rounded
 
 
 def test_angles_are_drawn_evenly_from_both_sides():
@@ -130,7 +130,9 @@ def test_grey_that_is_the_same_all_over_stays_so_inside():
     assert np.unique(rotate(GREY[:1], 37)[:, :, 5:11, 5:11]).tolist() == [128]
 
 
-@pytest.mark.parametrize("wrong", ["noise = -0.1", "noise = 1.5", "rotation = 181", "rotation = -1", "colour = 1.01"])
+@pytest.mark.parametrize(
+    "wrong", ["noise = -0.1", "noise = 1.5", "rotation = 181.0", "rotation = -1.0", "colour = 1.01"]
+)
 def test_impossible_settings_are_refused_by_name(wrong):
     name, value = wrong.split(" = ")
     with pytest.raises(BadInputError, match=f"^skew.{name} = {value} must be"):
