@@ -9,8 +9,9 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
+from fedray.atomic import replacing
 from fedray.command_line import read_command_line, report_errors
-from fedray.console import ConsoleWatch
+from fedray.console import ConsoleWatch, describe_format
 from fedray.data.heterogeneity import Heterogeneity, count_sizes, measure
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
@@ -124,7 +125,6 @@ def shade(share: float) -> str:
 
 def title_of(job: Job) -> str:
     """`cifar10 (jpeg), dirichlet, alpha 0.1, min size 1, seed 0`."""
-    from fedray.console import describe_format
     from fedray.report.wording import label
 
     e, d = job.experiment, job.dataset
@@ -148,8 +148,6 @@ def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    from fedray.atomic import replacing
-
     try:
         with replacing(path) as temporary:
             temporary.write_bytes(content)
