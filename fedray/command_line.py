@@ -146,7 +146,8 @@ def variants(dotted: str, field: Any) -> list[str]:
 
 
 def group_order(title: str) -> tuple[int, str]:
-    sections = ["experiment", "data", "partition", "model", "algorithm", "evaluation", "faults", "cluster", "output"]
+    sections = ["experiment", "data", "partition", "skew", "model", "algorithm", "evaluation", "faults"]
+    sections += ["cluster", "output"]
     return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
 
 

@@ -40,8 +40,10 @@ class ConsoleWatch(Watch):
         sizes = sorted(len(shard) for shard in job.shards)
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
         self.say("data", describe_data(job))
+        unused = f"; {job.unused:,} images are in no shard" if job.unused else ""
         self.say(
-            "clients", f"{e.clients}, {e.partition.name} shards of {spread} images; {e.cohort} take part in a round"
+            "clients",
+            f"{e.clients}, {e.partition.name} shards of {spread} images{unused}; {e.cohort} take part in a round",
         )
 
     def begin(self, job: Job, where: str) -> None:

@@ -21,6 +21,7 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.resources import Cluster
 from fedray.data import Data
 from fedray.data.partitions import PARTITIONS, Iid, Partition
+from fedray.data.skew import Skew
 from fedray.errors import BadInputError
 from fedray.faults import Faults
 from fedray.models import FUSED_ON_CPU, Model
@@ -80,6 +81,7 @@ class Experiment:
     )
     data: Data = Data()
     partition: InstanceOf[Partition] = Iid()
+    skew: Skew = Skew()
     model: Model = Model()
     algorithm: InstanceOf[FedAvg] = FedAvg()
     evaluation: Evaluation = Evaluation()

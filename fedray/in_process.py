@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fedray.data import Dataset, Split
+from fedray.data.skew import TEST
 from fedray.recipe import Recipe
 from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
 from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, remembered
@@ -66,7 +67,13 @@ class InProcessPopulation:
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
         rows = self.shards[client]
-        return self.dataset.train_images[rows], self.dataset.train_labels[rows]
+        images, labels = self.dataset.train_images[rows], self.dataset.train_labels[rows]
+        return self.trainer.recipe.seen_by(client, images), labels
+
+    def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+        rows = self.own_tests[client]
+        images, labels = self.dataset.test_images[rows], self.dataset.test_labels[rows]
+        return self.trainer.recipe.seen_by(client, images, TEST), labels
 
     def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
         images, labels = self.dataset.examples(split)
@@ -74,13 +81,12 @@ class InProcessPopulation:
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         memories = dict(self.memories(t))
-        images, labels = self.dataset.test_images, self.dataset.test_labels
         return evaluate_block(
             self.trainer,
             algorithm,
             range(len(self)),
             self.shard,
-            lambda client: (images[self.own_tests[client]], labels[self.own_tests[client]]),
+            self.test,
             message,
             [memories.get(client, {}) for client in range(len(self))],
             t,

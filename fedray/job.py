@@ -17,7 +17,7 @@ from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
 from fedray.data.own_tests import draw_own_tests
-from fedray.data.partitions import label_counts, partition_id
+from fedray.data.partitions import count_holders, label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.models import Blueprint
@@ -71,7 +71,20 @@ class Job:
     @cached_property
     def shards(self) -> list[np.ndarray]:
         e = self.experiment
-        return e.partition.split(self.dataset.train_labels, e.clients, e.seed)
+        of_each = self.dataset.train_labels
+        if getattr(e.partition, "by_user", False):
+            if self.dataset.train_users is None:
+                raise BadInputError(
+                    f"partition.name = {e.partition.name} needs to know whose each example is, and {self.dataset.name} "
+                    "does not say; data.user_column names the column of the users"
+                )
+            of_each = self.dataset.train_users
+        return e.partition.split(of_each, e.clients, e.seed)
+
+    @cached_property
+    def unused(self) -> int:
+        """How many training examples are in no shard."""
+        return int((count_holders(self.shards, len(self.dataset.train_labels)) == 0).sum())
 
     @cached_property
     def own_tests(self) -> list[np.ndarray] | None:
@@ -86,6 +99,11 @@ class Job:
     def check_split(self) -> None:
         """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
         self.shards  # noqa: B018
+        if self.experiment.skew.colour and self.recipe.shape[0] == 1:
+            raise BadInputError(
+                f"skew.colour = {self.experiment.skew.colour} scales red, green and blue, but the images of "
+                f"{self.dataset.name} are grey"
+            )
         if any(len(rows) == 0 for rows in self.own_tests or ()):
             raise BadInputError(
                 "the test set has no image of the labels of some client, which so cannot be evaluated; use more of "
@@ -147,7 +165,8 @@ class Job:
     def recipe(self) -> Recipe:
         e, d = self.experiment, self.dataset
         shape = d.train_images.shape[1:]
-        return Recipe(e.model, shape, len(d.classes), d.mean, d.std, e.data.augment, e.seed, str(e.engine))
+        classes, augment, engine = len(d.classes), e.data.augment, str(e.engine)
+        return Recipe(e.model, shape, classes, d.mean, d.std, augment, e.seed, engine, e.skew, e.clients)
 
     @cached_property
     def grouping(self) -> dict[str, Any]:

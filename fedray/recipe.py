@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from fedray.data.skew import SHARD, Skew
 from fedray.models import Model, Shape
 
 EVALUATION_BATCH = 100  # images a forward pass: small enough for the caches; fixed, because sums are rounded
@@ -19,3 +22,10 @@ class Recipe:
     augment: str
     seed: int
     engine: str
+    skew: Skew = Skew()  # noqa: RUF009  it is frozen
+    clients: int = 1
+    """N, the size of the population."""
+
+    def seen_by(self, client: int, images: np.ndarray, drawn: int = SHARD) -> np.ndarray:
+        """A client's images as feature skew lets it see them, or they themselves; `drawn` as in Skew.apply."""
+        return self.skew.apply(images, self.seed, client, self.clients, drawn)

@@ -183,7 +183,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
 def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
     others = {
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "algorithm.server_optimizer": "yogi",
-        "algorithm.option": "I",
+        "algorithm.option": "I", "partition.distribution": "power_law",
     }  # fmt: skip
     ids = set()
     for section, classes in CHOSEN.items():

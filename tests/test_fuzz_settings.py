@@ -14,6 +14,7 @@ from fedray import __main__ as one
 from fedray import sweep
 from fedray.algorithms import ALGORITHMS
 from fedray.command_line import kind, options
+from fedray.data.__main__ import main as data_main
 from fedray.data.partitions import PARTITIONS
 from fedray.report.__main__ import main as report_main
 from fedray.sweep import FLAGS, LISTS, VALUES
@@ -157,7 +158,10 @@ COMBINED = {
     "data.train_examples": [1, 10, 160], "data.test_examples": [1, 40], "data.validation_examples": [0, 1, 9, 159, 160],
     "data.augment": ["none", "crop-flip"], "partition.name": list(PARTITIONS), "partition.alpha": [1e-300, 0.1, 1e300],
     "partition.min_size": [1, 5, 80], "partition.balanced": ["true", "false"], "partition.classes": [1, 2, 10, 11],
-    "partition.examples": [1, 50, 160, 161], "model.name": ["logistic", "mlp", "lenet5"], "model.projection": [0, 1, 8],
+    "partition.examples": [1, 50, 160, 161], "partition.shards_per_client": [1, 2, 80, 81],
+    "partition.distribution": ["lognormal", "power_law"], "partition.sigma": [0, 1, 1000],
+    "partition.exponent": [0, 1, 1000], "skew.noise": [0, 1e-300, 0.1, 1], "skew.rotation": [0, 45, 180],
+    "skew.colour": [0, 1e-300, 1], "model.name": ["logistic", "mlp", "lenet5"], "model.projection": [0, 1, 8],
     "model.precision": ["float32", "bfloat16"], "model.channels_last": ["auto", "true"],
     "algorithm.name": list(ALGORITHMS), "algorithm.lr": [1e-300, 0.1, 1e6], "algorithm.batch_size": [0, 1, 7, 2**31 - 1],
     "algorithm.lr_schedule": ["constant", "cosine", "step", "exponential"], "algorithm.lr_decay": [1e-300, 1],
@@ -209,7 +213,7 @@ def test_settings_that_do_not_go_together(times):
 
 
 WORDS = st.one_of(
-    st.sampled_from([f"--{name}" for name in (*NAMES, *FLAGS, *VALUES, *LISTS, "fresh", "help", "grid", "figures")]),
+    st.sampled_from([f"--{name}" for name in (*NAMES, *FLAGS, *VALUES, *LISTS, "fresh", "help", "grid", "figures", "figure", "images")]),
     st.sampled_from(NAMES).flatmap(
         lambda name: st.sampled_from([*fitting(name), *VALUES_OF_ALL_KINDS]).map(lambda value: f"--{name}={value}")
     ),
@@ -225,10 +229,10 @@ WORDS = st.one_of(
 
 
 @FEW_AND_MANY
-@pytest.mark.parametrize("program", ["run", "sweep", "report"])
+@pytest.mark.parametrize("program", ["run", "sweep", "report", "data"])
 def test_command_lines(times, program, tmp_path):
     (tmp_path / "sweep.toml").write_text("[grid]\nseed = [0, 1]\n")
-    main = {"run": one.main, "sweep": sweep.main, "report": report_main}[program]
+    main = {"run": one.main, "sweep": sweep.main, "report": report_main, "data": data_main}[program]
 
     @fuzz((20 if program == "run" else 60) * times)
     @example(["--max-concurrent", "5" * 5000])

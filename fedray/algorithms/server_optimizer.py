@@ -21,6 +21,8 @@ import numpy as np
 
 from fedray.updates import Vectors
 
+TINY = np.finfo(np.float32).tiny
+
 
 def init(settings: Any, params: np.ndarray) -> Vectors:
     """The moments before round 1, vectors like params [P]; none for plain sgd. `settings` are an algorithm's."""
@@ -45,4 +47,5 @@ def direction(settings: Any, state: Vectors, delta: np.ndarray) -> tuple[np.ndar
         v = beta2 * v + (1 - beta2) * square
     else:
         v = v - (1 - beta2) * square * np.sign(v - square)
-    return m / (np.sqrt(v) + np.float32(settings.server_tau)), {"m": m, "v": v}
+    tau = np.maximum(np.float32(settings.server_tau), TINY)  # one that float32 rounds to 0 would make 0 / 0
+    return m / (np.sqrt(v) + tau), {"m": m, "v": v}

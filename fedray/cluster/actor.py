@@ -14,6 +14,7 @@ import numpy as np
 import ray
 
 from fedray.cluster.versions import differences, software
+from fedray.data.skew import TEST
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
 
@@ -61,16 +62,18 @@ class Enrolment:
         self.own: dict[int, tuple[np.ndarray, np.ndarray]] = {}
         self.own_test: dict[int, np.ndarray | None] = {}
 
-    def copy(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return self.data.train_images[rows], self.data.train_labels[rows]
+    def copy(self, client: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        images, labels = self.data.train_images[rows], self.data.train_labels[rows]
+        return self.trainer.recipe.seen_by(client, images), labels
 
     def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.copy(self.shards.of(client)) if self.shards else self.own[client]
+        return self.copy(client, self.shards.of(client)) if self.shards else self.own[client]
 
     def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
         rows = self.own_tests.of(client) if self.own_tests else self.own_test[client]
         assert rows is not None
-        return self.data.test_images[rows], self.data.test_labels[rows]
+        images, labels = self.data.test_images[rows], self.data.test_labels[rows]
+        return self.trainer.recipe.seen_by(client, images, TEST), labels
 
 
 class ClientActor:
@@ -116,7 +119,7 @@ class ClientActor:
         """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
         enrolment = self.runs[run]
         if client not in enrolment.own:
-            enrolment.own[client], enrolment.own_test[client] = enrolment.copy(rows), own_test
+            enrolment.own[client], enrolment.own_test[client] = enrolment.copy(client, rows), own_test
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)

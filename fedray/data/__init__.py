@@ -69,6 +69,8 @@ class Dataset:
     """The hash of the files' content that `fingerprint` gives: hex."""
     validation_images: np.ndarray = field(default_factory=lambda: np.empty((0, 3, 32, 32), np.uint8))
     validation_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
+    train_users: np.ndarray | None = None
+    """Whose each training example is, int64 [n] in 0..users-1; None where the data set does not tell."""
 
     def examples(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
         """Images and labels of a split on which models are evaluated."""

@@ -18,7 +18,7 @@ from fedray.report.study import Study
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The version of Vega-Lite that Altair writes, as vl_convert names it."""
 
-Chart = alt.Chart | alt.LayerChart | alt.FacetChart
+Chart = alt.Chart | alt.LayerChart | alt.FacetChart | alt.VConcatChart
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Figure:
         """Vega-Lite for this look, whole."""
         sizes = {"width": look.width, "autosize": {"type": "fit-x" if look.page else "pad", "contains": "padding"}}
         specification: dict[str, Any] = self.draw(look).to_dict()
+        if "vconcat" in specification:  # each part has its own width
+            sizes = {}
         return specification | sizes | {"config": look.config(), "datasets": {"rows": self.rows}}
 
     def vega(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import pandas as pd
 
 from fedray.report.figure import ROWS, Chart, Figure, Section, lean
 from fedray.report.look import Look
+from fedray.report.shard_figures import held_figure
 from fedray.report.study import Study, is_numeric, ordered
 from fedray.report.wording import MEASURES, count, enumerate_words, label, percent, short, written
 
@@ -135,14 +136,7 @@ def partition_figure(number: int, counts: pd.DataFrame, runs: pd.DataFrame) -> F
     most = int(counts["count"].max())
 
     def draw(look: Look) -> Chart:
-        legend = None if look.page else alt.Legend(title="examples")
-        base = alt.Chart(ROWS).encode(
-            x=alt.X("client:O", title="client", axis=alt.Axis(labelAngle=0, ticks=False, domain=False)),
-            y=alt.Y("label_name:N", title=None, sort=labels),
-            opacity=alt.Opacity("count:Q", scale=alt.Scale(domain=[0, most], range=[0.03, 1]), legend=legend),
-            tooltip=[alt.Tooltip("client:O"), alt.Tooltip("label_name:N", title="label"), alt.Tooltip("count:Q")],
-        )
-        return base.mark_rect(fill=look.accent, cornerRadius=1).properties(height=alt.Step(18))
+        return held_figure(look, labels, most)
 
     note = f"From none to {most:,} examples." + (
         f" The first {CLIENTS} of {clients:,} clients." if clients > CLIENTS else ""

@@ -54,6 +54,11 @@ def test_fedadam_by_hand():
     assert moments == {"m": 19.25, "v": 625}
 
 
+@pytest.mark.parametrize("kind", [FedAdagrad, FedAdam, FedYogi])
+def test_a_tau_below_all_float32_leaves_params_that_nothing_changes(kind):
+    assert after(kind(server_tau=1e-300), 0, 0)[0] == [0, 0]
+
+
 def test_fedyogi_by_hand():
     """tau = 1, so v starts at 1; beta1 = 0.5, beta2 = 0.75; updates 1.5 and -0.7.
 

@@ -129,6 +129,12 @@ def test_more_classes_than_there_are_or_more_clients_than_examples_of_a_class_ar
         ClassesPerClient(classes=2).split(np.array([0, 0] + [1] * 30), 20, 0)
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_the_largest_alpha_that_there_is_is_even_not_overflown(balanced):
+    counts = label_counts(Dirichlet(alpha=1.7e308, balanced=balanced).split(LABELS, 10, 0), LABELS, 10)
+    assert counts[:9].min() > 15  # of 50 on average; the last client gets what is left
+
+
 def test_tiny_alpha_with_many_clients_ends_and_is_even_enough_to_run():
     rows = Dirichlet(alpha=1e-6).split(LABELS, 1000, 0)
     assert min(map(len, rows)) == 1
@@ -207,6 +213,9 @@ def test_partitions_are_pinned():
         "contiguous": "1bd46ce7950488d4",
         "dirichlet": "5c7ed116619dfa2d",
         "classes_per_client": "e61cbf5fde24bf21",
+        "shards": "a4585cc111d19fa5",
+        "quantity_skew": "17e88590dc031d9d",
+        "natural": "e4b5d889264b06c6",
         "sampled": "ee32f0b8ba6450ab",
     }
     repaired = Dirichlet(alpha=0.01, min_size=5).split(np.arange(200) % 10, 20, 42)

@@ -1,0 +1,44 @@
+"""Who holds which examples: one frozen class per scheme, labels in, row numbers out.
+
+Every scheme keeps one law: each example is in exactly one shard, no shard is empty, and the same seed gives the same
+shards. Two say where they depart from it: `sampled` puts an example into any number of shards, and `natural` leaves out
+users that are not asked for.
+"""
+
+import hashlib
+
+import numpy as np
+
+from fedray.data.partitions.dirichlet import Dirichlet
+from fedray.data.partitions.even import Contiguous, Iid
+from fedray.data.partitions.few_classes import ClassesPerClient, SortedShards
+from fedray.data.partitions.natural import Natural
+from fedray.data.partitions.quantity import QuantitySkew
+from fedray.data.partitions.sampled import Sampled
+from fedray.data.partitions.scheme import Partition, Shards
+
+PARTITIONS: dict[str, type[Partition]] = {
+    scheme.name: scheme
+    for scheme in (Iid, Contiguous, Dirichlet, ClassesPerClient, SortedShards, QuantitySkew, Natural, Sampled)
+}
+
+
+def partition_id(rows: Shards) -> str:
+    """A short hash of who holds which rows, in client order: 16 hex digits."""
+    digest = hashlib.blake2b(digest_size=8)
+    for shard in rows:
+        digest.update(len(shard).to_bytes(8, "little"))
+        digest.update(np.ascontiguousarray(shard, dtype="<i8").tobytes())
+    return digest.hexdigest()
+
+
+def label_counts(rows: Shards, labels: np.ndarray, classes: int) -> np.ndarray:
+    """How many examples of each class each client holds: int64 [clients, classes]; `labels` [n] are below `classes`."""
+    cells = np.repeat(np.arange(len(rows)) * classes, [len(shard) for shard in rows])
+    cells += labels[np.concatenate(rows)]
+    return np.bincount(cells, minlength=len(rows) * classes).reshape(len(rows), classes)
+
+
+def count_holders(rows: Shards, n: int) -> np.ndarray:
+    """In how many shards each of the n examples is: int64 [n]."""
+    return np.bincount(np.concatenate(rows), minlength=n)

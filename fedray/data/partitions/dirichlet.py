@@ -1,0 +1,108 @@
+"""Label skew: mixes of classes drawn from a Dirichlet distribution."""
+
+import heapq
+from typing import ClassVar
+
+import numpy as np
+
+from fedray.data.partitions.scheme import Shards, check, cut
+from fedray.randomness import generator
+from fedray.settings import section, setting
+
+REDRAWS = 10
+EVEN = 1e100  # an alpha beyond which shares are even to the last digit; the sum of much larger ones overflows
+
+
+@section
+class Dirichlet:
+    """Deal out each class by shares drawn from a symmetric Dirichlet distribution; a small alpha is a strong skew.
+
+    Dirichlet labels are due to Hsu, Qi, Brown 2019, "Measuring the effects of non-identical data distribution for
+    federated visual classification" (arXiv:1909.06335), who draw each client's mix of classes. This is the class-wise
+    form of Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks" (arXiv:1905.12022),
+    and of NIID-Bench (Li et al. 2022, arXiv:2102.02079): a client that already holds its even share n/N gets no more.
+    Theirs redraws until every shard is large enough, for ever if need be; here, after 10 draws, the last one is
+    repaired: shards that are too small get random examples of the largest.
+
+    `balanced` is Hsu's own form, with equal sizes: a client after the other draws its mix and then its examples from
+    what is left; a class that is used up leaves its share to the others.
+    """
+
+    name: ClassVar[str] = "dirichlet"
+    alpha: float = setting(
+        0.5, "Concentration of the clients' shares of each class; small is skewed, large is even.", gt=0
+    )
+    min_size: int = setting(1, "Least number of examples that a client holds.", unit="examples", ge=1)
+    balanced: bool = setting(False, "Whether each client draws its mix of classes itself, and all hold equally many.")
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < clients * min_size."""
+        check(labels, clients, self.min_size)
+        rng = generator(seed, "partition")
+        if self.balanced:
+            return self._draw_balanced(labels, clients, rng)
+        for _ in range(REDRAWS):
+            rows, owners, sizes = self._draw(labels, clients, rng)
+            if sizes.min() >= self.min_size:
+                return cut(rows[np.lexsort((rows, owners))], sizes)
+        shards = cut(rows[np.argsort(owners, kind="stable")], sizes)
+        repaired = _repair([rng.permutation(shard) for shard in shards], self.min_size)
+        return [np.sort(shard) for shard in repaired]
+
+    def _draw_balanced(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> Shards:
+        """Shards whose sizes differ by one at most, each with its own mix of the classes that are left."""
+        pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
+        left = np.array([len(pool) for pool in pools])
+        shards = []
+        for client in range(clients):
+            mix = rng.dirichlet(np.full(len(pools), min(self.alpha, EVEN)))
+            taken = np.zeros_like(left)
+            while missing := len(labels) * (client + 1) // clients - len(labels) * client // clients - taken.sum():
+                shares = np.nan_to_num(mix) * (left > taken)
+                if not shares.sum() > 0:  # the classes of the mix are used up, or a tiny alpha underflowed
+                    shares = np.zeros(len(pools))
+                    shares[rng.choice(np.flatnonzero(left > taken))] = 1.0
+                taken += np.minimum(rng.multinomial(missing, shares / shares.sum()), left - taken)
+            rows = [pool[end - n : end] for pool, end, n in zip(pools, left, taken, strict=True)]
+            shards.append(np.sort(np.concatenate(rows)))
+            left -= taken
+        return shards
+
+    def _draw(
+        self, labels: np.ndarray, clients: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """All rows class by class, the client that each goes to, and how many each client gets."""
+        dealt, owners = [], []
+        sizes = np.zeros(clients, np.int64)
+        for label in np.unique(labels):
+            rows = rng.permutation(np.flatnonzero(labels == label))
+            shares = rng.dirichlet(np.full(clients, min(self.alpha, EVEN))) * (sizes * clients < len(labels))
+            if (
+                not shares.sum() > 0
+            ):  # a tiny alpha gave all to clients that are full, or underflowed: one other takes the class
+                shares = np.zeros(clients)
+                shares[rng.choice(np.flatnonzero(sizes * clients < len(labels)))] = 1.0
+            ends = np.rint(np.cumsum(shares / shares.sum()) * len(rows)).astype(np.int64)
+            taken = np.diff(ends, prepend=0)
+            dealt.append(rows)
+            owners.append(np.repeat(np.arange(clients), taken))
+            sizes += taken
+        return np.concatenate(dealt), np.concatenate(owners), sizes
+
+
+def _repair(shards: Shards, min_size: int) -> Shards:
+    """Move single examples from whichever shard is largest to the shards below `min_size`; ties go by client number."""
+    kept = [len(shard) for shard in shards]
+    gained: list[list[int]] = [[] for _ in shards]
+    largest = [(-size, client) for client, size in enumerate(kept)]
+    heapq.heapify(largest)
+    for client, size in enumerate(kept[:]):
+        for _ in range(min_size - size):
+            left, giver = heapq.heappop(largest)
+            kept[giver] -= 1
+            gained[client].append(shards[giver][kept[giver]])
+            heapq.heappush(largest, (left + 1, giver))
+    return [
+        np.concatenate([shard[:size], np.array(more, dtype=np.int64)])
+        for shard, size, more in zip(shards, kept, gained, strict=True)
+    ]

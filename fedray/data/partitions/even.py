@@ -1,0 +1,34 @@
+"""Shards of equal size, in a random order or in that of the examples."""
+
+from typing import ClassVar
+
+import numpy as np
+
+from fedray.data.partitions.scheme import Shards, check
+from fedray.randomness import generator
+from fedray.settings import section
+
+
+@section
+class Iid:
+    """Shuffle, then cut into equal parts: sizes differ by at most one."""
+
+    name: ClassVar[str] = "iid"
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < clients."""
+        check(labels, clients, 1)
+        order = generator(seed, "partition").permutation(len(labels))
+        return [np.sort(rows) for rows in np.array_split(order, clients)]
+
+
+@section
+class Contiguous:
+    """Cut the examples in the order they have into equal contiguous parts, as textbooks do; no seed changes it."""
+
+    name: ClassVar[str] = "contiguous"
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of consecutive int64 rows of `labels` [n] per client; BadInputError when n < clients."""
+        check(labels, clients, 1)
+        return np.array_split(np.arange(len(labels), dtype=np.int64), clients)

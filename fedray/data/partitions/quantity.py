@@ -1,0 +1,52 @@
+"""Quantity skew: clients that differ in how much they hold, not in what."""
+
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from fedray.data.partitions.scheme import Shards, check, cut
+from fedray.randomness import generator
+from fedray.settings import section, setting
+
+
+@section
+class QuantitySkew:
+    """Deal out shuffled examples in shards of very different sizes.
+
+    Each client first gets `min_size` examples; what is left is dealt in proportion to the clients' weights, in whole
+    numbers by the largest remainders (Hamilton's method), of equal remainders the lowest client's first. A client's
+    weight is exp(sigma z) with z drawn from a standard normal distribution of its own (lognormal), or r^-exponent
+    where r = 1, ..., N is its rank, and the ranks are shuffled (power_law, Zipf's law). At sigma or exponent 0 all
+    hold equally many.
+    """
+
+    name: ClassVar[str] = "quantity_skew"
+    distribution: Literal["lognormal", "power_law"] = setting(
+        "lognormal",
+        "How sizes are spread: by a log-normal distribution, or so that the r-th largest goes as r^-exponent.",
+    )
+    sigma: float = setting(1.0, "Lognormal: standard deviation of the logarithm of a client's weight.", ge=0, le=1000)
+    exponent: float = setting(1.0, "Power law: how fast weights fall with the rank; 1 is Zipf's law.", ge=0, le=1000)
+    min_size: int = setting(1, "Least number of examples that a client holds.", unit="examples", ge=1)
+
+    def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < clients * min_size."""
+        check(labels, clients, self.min_size)
+        rng = generator(seed, "partition")
+        order = rng.permutation(len(labels))
+        if self.distribution == "lognormal":
+            logs = self.sigma * rng.standard_normal(clients)
+        else:
+            logs = -self.exponent * np.log(rng.permutation(clients) + 1.0)
+        sizes = self.min_size + largest_remainders(logs, len(labels) - clients * self.min_size)
+        return [np.sort(rows) for rows in cut(order, sizes)]
+
+
+def largest_remainders(logs: np.ndarray, total: int) -> np.ndarray:
+    """`total` in whole numbers, int64 [N], in proportion to weights that are given by their logarithms [N]."""
+    weights = np.exp(logs - logs.max())  # at most 1, so that nothing overflows
+    shares = weights / weights.sum() * total
+    whole = np.floor(shares)
+    more = total - int(whole.sum())
+    whole[np.argsort(whole - shares, kind="stable")[:more]] += 1
+    return whole.astype(np.int64)
