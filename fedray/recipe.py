@@ -19,3 +19,5 @@ class Recipe:
     augment: str
     seed: int
     engine: str
+    cutout: int = 16
+    """The side of the square that `augment` = cutout blanks, in pixels."""
