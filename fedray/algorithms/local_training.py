@@ -110,11 +110,9 @@ class LocalTraining:
                 f"algorithm.epochs_min = {self.epochs_min} is for epochs, which algorithm.steps = {self.steps} "
                 "replaces; the least of those is algorithm.steps_min"
             )
-        for least, most in (("epochs_min", self.epochs), ("steps_min", self.steps)):
-            if (getattr(self, least) or 0) > (most or math.inf):
-                raise BadInputError(
-                    f"algorithm.{least} = {getattr(self, least)} is more than algorithm.{least[:-4]} = {most}"
-                )
+        for name, least, most in (("epochs", self.epochs_min, self.epochs), ("steps", self.steps_min, self.steps)):
+            if least and most and least > most:
+                raise BadInputError(f"algorithm.{name}_min = {least} is more than algorithm.{name} = {most}")
 
     @property
     def local_optimizer(self) -> LocalOptimizer | None:

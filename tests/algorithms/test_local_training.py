@@ -319,16 +319,16 @@ def test_a_limit_that_no_gradient_reaches_is_none_to_the_bit(dataset, engine):
 
 @pytest.mark.parametrize("engine", ["plain", "fused"])
 def test_the_gradient_is_clipped_before_it_is_corrected(engine):
-    """Three steps of FedProx by hand, whose pull of mu = 4 is longer than the limit of 0.3 in the end."""
+    """Three steps of FedProx by hand, whose pull of mu = 12 is longer than the limit of 0.3."""
     regression = Regression((96,))
-    settings = {"lr": 0.2, "steps": 3, "batch_size": 0, "mu": 4.0, "clip_norm": 0.3, "weight_decay": 0.2}
+    settings = {"lr": 0.2, "steps": 3, "batch_size": 0, "mu": 12.0, "clip_norm": 0.3, "weight_decay": 0.2}
     done, _ = regression.play(FedProx, 1, engine=engine, **settings)
     start = w = regression.start
     norms = []
     for _ in range(3):
         gradient = regression.gradient(0, w)
         norms.append(np.linalg.norm(gradient))
-        w = w - 0.2 * (gradient * min(1, 0.3 / norms[-1]) + 4.0 * (w - start) + 0.2 * w)
+        w = w - 0.2 * (gradient * min(1, 0.3 / norms[-1]) + 12.0 * (w - start) + 0.2 * w)
     np.testing.assert_allclose(done[0].state["params"], regression.vector(w), rtol=0, atol=2e-6)
     assert min(norms) > 0.3
 
