@@ -68,7 +68,7 @@ def train(trainer, algorithm, dataset, block, message, memories, t=1, summed=Fal
 
 def play(algorithm, dataset, engine, *, model="logistic", augment="none", rounds=3, cohort=5, blocks=1):
     """Each round's state and reports, and the clients' memories at the end."""
-    recipe = make_recipe(dataset, model, augment, engine=engine)
+    recipe = make_recipe(dataset, model, augment, engine=engine, cutout=9)
     population = InProcessPopulation(dataset, SHARDS, recipe, blocks)
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
     ts = range(1, rounds + 1)
