@@ -45,7 +45,7 @@ class Client:
     def descend(
         self, start: Tensors, correct: Callable[..., torch.Tensor] | None, epochs: int | None = None
     ) -> tuple[Tensors, int]:
-        """Local SGD from the model `start`: the model, as {"params": [P], "buffers": [B]}, after so many steps.
+        """Local steps from the model `start`: the model, as {"params": [P], "buffers": [B]}, after so many steps.
 
         `correct` is a hook like FedAvg.correct; None descends along the gradient itself. `epochs` is for a number of
         its own instead of the algorithm's epochs or steps. A client that descends again sees its images in an order
@@ -55,8 +55,9 @@ class Client:
         flat.load(start["params"], start["buffers"])
         flat.module.train()
         velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=trainer.device), 0, 0
-        # Where nothing corrects the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
-        plainly = not (correct or algorithm.weight_decay or algorithm.momentum)
+        optimizer = algorithm.make_optimizer(flat.trainable, self.lr)
+        # Where nothing changes the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
+        plainly = not (correct or optimizer or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum)
         references = trainer.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
         for inputs, targets in self.batches(epochs):
             if algorithm.compares:
@@ -72,10 +73,13 @@ class Client:
             if plainly:
                 flat.descend(loss, self.lr)
                 continue
-            direction = flat.gradient(loss)
+            direction = algorithm.clip(flat.gradient(loss))
             with torch.no_grad():
                 if correct:
                     direction = correct(direction, flat.params, self.message, self.memory, self.lr)
+                if optimizer:
+                    flat.step(optimizer, direction)
+                    continue
                 if algorithm.weight_decay:
                     direction = direction.add(flat.params, alpha=algorithm.weight_decay)
                 if algorithm.momentum:
@@ -90,15 +94,17 @@ class Client:
 
     def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of a `descend`; those of the next one are drawn anew."""
-        first, per_epoch = self.epoch, epoch_steps(self.algorithm, len(self.labels))
-        steps = epochs * per_epoch if epochs else self.algorithm.steps or self.algorithm.epochs * per_epoch
+        seed, first, per_epoch = self.trainer.recipe.seed, self.epoch, epoch_steps(self.algorithm, len(self.labels))
+        drawn = self.algorithm.local_steps(seed, self.t, self.number, per_epoch)
+        steps = epochs * per_epoch if epochs else drawn
         self.epoch += -(-steps // per_epoch)
         return self.trainer.batches(self.algorithm, self.number, self.images, self.labels, self.t, first, steps)
 
     def gradient(self, at: Tensors) -> torch.Tensor:
         """The gradient [P] of the mean loss over the whole shard at the model `at`, its images as they are.
 
-        The shard is cut evenly into batches of at most batch_size, so that BatchNorm does not meet a batch of one.
+        The shard is cut evenly into batches of at most batch_size, so that BatchNorm does not meet a batch of one; each
+        batch's gradient is clipped as in a local step.
         """
         flat, trainer, n = self.trainer.flat, self.trainer, len(self.labels)
         flat.load(at["params"], at["buffers"])
@@ -110,7 +116,7 @@ class Client:
             inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
             targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
             loss = self.algorithm.loss(trainer.output(flat.module, inputs), targets)
-            total.add_(flat.gradient(loss), alpha=len(targets) / n)
+            total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total
 
 

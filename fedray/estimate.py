@@ -52,9 +52,9 @@ def work(settings: Settings) -> float:
     test = (settings.get("data.test_examples") or SIZES["test"]) + held_out
     shard = settings.get("partition.examples") or train / clients
     if steps := settings.get("algorithm.steps"):
-        trained = steps * (settings.get("algorithm.batch_size") or shard)
+        trained = mean(settings.get("algorithm.steps_min"), steps) * (settings.get("algorithm.batch_size") or shard)
     else:
-        trained = settings.get("algorithm.epochs", 1) * shard
+        trained = mean(settings.get("algorithm.epochs_min"), settings.get("algorithm.epochs", 1)) * shard
     if "algorithm.personal_epochs" in settings:  # ditto trains a second model, as long unless told otherwise
         trained += (settings["algorithm.personal_epochs"] or trained / shard) * shard
     evaluated = test / (settings.get("evaluation.every") or 1)
@@ -62,6 +62,11 @@ def work(settings: Settings) -> float:
         each = settings.get("evaluation.client_examples") or min(1000, max(10, test // clients))
         evaluated += clients * each / every
     return float(settings["cohort"] * trained + FORWARD * evaluated)
+
+
+def mean(least: float | None, most: float) -> float:
+    """What is drawn from a range on average; without a least number there is nothing to draw."""
+    return (least or most) / 2 + most / 2
 
 
 def estimate(known: Sequence[Known], left: Sequence[tuple[Settings, int]]) -> list[float] | None:

@@ -11,7 +11,7 @@ differ from client.py's by rounding.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from operator import attrgetter
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from fedray.data.augment import crop_flip_as_drawn, draw_crop_flip, normalise
+from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
 from fedray.updates import Report, Vectors, num_bytes
@@ -69,7 +69,7 @@ def train_together(
     proportion to their steps.
     """
     shares = (
-        cut(algorithm, place, client, *shard, memory)
+        cut(algorithm, recipe.seed, t, place, client, *shard, memory)
         for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
     )
     for portion in portions(shares, 4 * layout.size):
@@ -93,14 +93,16 @@ def train_together(
             yield update, memory, report
 
 
-def cut(algorithm: Any, place: int, client: int, images: np.ndarray, labels: np.ndarray, memory: Vectors) -> Share:
+def cut(
+    algorithm: Any, seed: int, t: int, place: int, client: int, images: np.ndarray, labels: np.ndarray, memory: Vectors
+) -> Share:
     """A client's Share: batches, epochs and steps as Trainer.batches makes them."""
     n = len(labels)
     wanted = algorithm.batch_size or n
     size = min(wanted, n)
     used = n - n % wanted if algorithm.drop_last else n
     per_epoch = -(-used // size)
-    steps = algorithm.steps or algorithm.epochs * per_epoch
+    steps = algorithm.local_steps(seed, t, client, per_epoch)
     width = size if size == algorithm.batch_size else -(-size // 8) * 8
     return Share(place, client, images, labels, memory, size, used, per_epoch, steps, width)
 
@@ -175,6 +177,7 @@ def descend(
             layers, slopes = pair(layout.views(now)), pair(layout.views(grad))
             memory = {name: tensor[:active] for name, tensor in remembered.items()}
         losses[step, :active] = differentiate(algorithm, layers, slopes, batches, step, active)
+        algorithm.clip(grad)
         direction = algorithm.correct(grad, now, received, memory, lr)
         if algorithm.weight_decay:
             direction = direction.add(now, alpha=algorithm.weight_decay)
@@ -194,7 +197,8 @@ def differentiate(
         loss, slope = loss_of_hook(algorithm, output.transpose(1, 2), targets, batches.sizes[step, :active])
         slope = slope.transpose(1, 2)
     else:
-        loss, slope = cross_entropy(output, targets, batches.weights[step, :active])
+        weights = batches.weights[step, :active]
+        loss, slope = cross_entropy(output, targets, weights, algorithm.label_smoothing)
     backward(layers, slopes, inputs, slope)
     return loss
 
@@ -207,19 +211,17 @@ class Batches:
         self.recipe = recipe
         lengths = np.array([len(share.labels) for share in shares])
         firsts = lengths.cumsum() - lengths
-        rows = np.zeros((shares[0].steps, len(shares), shares[0].width), np.int64)
-        shuffles = Generators(recipe.seed, "shuffle", t)
-        for i, share in enumerate(shares):
-            for epoch, steps in share_epochs(share):
-                deal(rows[steps, i], shuffles.at(share.client, epoch).permutation(len(share.labels)), share)
+        rows = draw_epochs(shares, recipe.seed, "shuffle", t, lambda rng, share: rng.permutation(len(share.labels)))
         rows += firsts[:, None]
-        self.drawn = None
-        if recipe.augment == "crop-flip":
-            self.drawn = np.zeros_like(rows)
-            crops = Generators(recipe.seed, "augment", t)
-            for i, share in enumerate(shares):
-                for epoch, steps in share_epochs(share):
-                    deal(self.drawn[steps, i], draw_crop_flip(crops.at(share.client, epoch), len(share.labels)), share)
+        self.crops = self.holes = None
+        if "crop-flip" in recipe.augment:
+            self.crops = draw_epochs(
+                shares, recipe.seed, "augment", t, lambda rng, share: draw_crop_flip(rng, len(share.labels))
+            )
+        if "cutout" in recipe.augment:
+            self.holes = draw_epochs(
+                shares, recipe.seed, "cutout", t, lambda rng, share: draw_cutout(rng, share.images.shape)
+            )
         self.sizes = batch_sizes(shares)
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
@@ -230,9 +232,23 @@ class Batches:
     def inputs(self, step: int, active: int) -> torch.Tensor:
         """A step's images for the first clients, normalised and flat [active, features, B]."""
         images = self.images.index_select(0, self.rows[step, :active].flatten())
-        if self.drawn is not None:
-            images = crop_flip_as_drawn(images, self.drawn[step, :active].ravel())
+        if self.crops is not None:
+            images = crop_flip_as_drawn(images, self.crops[step, :active].ravel())
+        if self.holes is not None:
+            images = cutout(images, self.holes[step, :active].ravel(), self.recipe.cutout, self.recipe.mean)
         return normalise(images, self.recipe.mean, self.recipe.std).view(active, self.rows.shape[2], -1).transpose(1, 2)
+
+
+def draw_epochs(
+    shares: list[Share], seed: int, purpose: str, t: int, draw: Callable[[np.random.Generator, Share], np.ndarray]
+) -> np.ndarray:
+    """What is drawn for each example in each epoch of each client, in its place in the batches [S, C, B]; else 0."""
+    batches = np.zeros((shares[0].steps, len(shares), shares[0].width), np.int64)
+    generators = Generators(seed, purpose, t)
+    for i, share in enumerate(shares):
+        for epoch, steps in share_epochs(share):
+            deal(batches[steps, i], draw(generators.at(share.client, epoch), share), share)
+    return batches
 
 
 def share_epochs(share: Share) -> Iterator[tuple[int, slice]]:
@@ -281,16 +297,21 @@ def backward(layers: Layers, slopes: Layers, inputs: list[torch.Tensor], slope: 
 
 
 def cross_entropy(
-    output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor
+    output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """FedAvg.loss of each client [C], and its gradient [C, classes, B]: the softmax minus the one-hot targets.
+    """FedAvg.loss of each client [C], and its gradient [C, classes, B]: the softmax minus the one-hot targets, of which
+    `smoothing` spreads a share evenly over the classes.
 
     An example's weight [C, B] is one over the size of its batch, and 0 for padding.
     """
     targets, weights = targets.unsqueeze(1), weights.unsqueeze(1)
     logs = output.log_softmax(1)
-    loss = logs.gather(1, targets).mul_(weights).sum((1, 2)).neg_()
-    return loss, logs.exp_().mul_(weights).scatter_add_(1, targets, -weights)
+    likelihood = logs.gather(1, targets)
+    if smoothing:
+        likelihood = (1 - smoothing) * likelihood + smoothing * logs.mean(1, keepdim=True)
+    loss = likelihood.mul_(weights).sum((1, 2)).neg_()
+    slope = logs.exp_().mul_(weights).scatter_add_(1, targets, (smoothing - 1) * weights)
+    return loss, slope.sub_(smoothing / output.shape[1] * weights) if smoothing else slope
 
 
 def loss_of_hook(

@@ -12,6 +12,8 @@ import numpy as np
 
 import fedray
 from fedray import data, models, results
+from fedray.algorithms import local_optimizer
+from fedray.algorithms.local_optimizer import PRELOADED, LocalOptimizer
 from fedray.atomic import remove_stale
 from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
@@ -115,6 +117,13 @@ class Job:
         sizes = [len(shard) for shard in self.shards]
         check_batches(self.experiment.algorithm, sizes, bool(self.blueprint.norms))
         self.experiment.algorithm.personal(self.blueprint.names, self.blueprint.norms)
+        self.check_optimizer()
+
+    def check_optimizer(self) -> None:
+        """Raise BadInputError where the clients' optimizer is not torch's, or does not suit the model."""
+        if wanted := self.experiment.algorithm.local_optimizer:
+            places = self.blueprint.places.values()
+            try_optimizer(self.fork_server, wanted, tuple(shape for kind, shape in places if kind == "params"))
 
     @cached_property
     def fork_server(self) -> ForkServer | None:
@@ -129,7 +138,8 @@ class Job:
         wanted = (r.model, r.shape, r.classes, r.seed)
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
-        self.fork_server.preload(models.PRELOADED.get(e.model.name, ()))
+        optimizer = PRELOADED if e.algorithm.local_optimizer else ()
+        self.fork_server.preload((*models.PRELOADED.get(e.model.name, ()), *optimizer))
         return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
@@ -164,9 +174,19 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         e, d = self.experiment, self.dataset
-        shape = d.train_images.shape[1:]
-        classes, augment, engine = len(d.classes), e.data.augment, str(e.engine)
-        return Recipe(e.model, shape, classes, d.mean, d.std, augment, e.seed, engine, e.skew, e.clients)
+        return Recipe(
+            model=e.model,
+            shape=d.train_images.shape[1:],
+            classes=len(d.classes),
+            mean=d.mean,
+            std=d.std,
+            augment=e.data.augment,
+            seed=e.seed,
+            engine=str(e.engine),
+            cutout=e.data.cutout,
+            skew=e.skew,
+            clients=e.clients,
+        )
 
     @cached_property
     def grouping(self) -> dict[str, Any]:
@@ -223,6 +243,15 @@ class Job:
         clients, labels = np.indices(counts.shape).reshape(2, -1)
         names = np.array(self.dataset.classes, dtype=object)
         return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
+
+
+@lru_cache
+def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tuple[tuple[int, ...], ...]) -> None:
+    """Have an optimizer tried where torch is, once for all runs of a sweep; BadInputError where it fails."""
+    if server is None:
+        local_optimizer.check(wanted, shapes)
+    else:
+        server.ask(local_optimizer.check, wanted, shapes).result()
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

@@ -22,6 +22,8 @@ class Recipe:
     augment: str
     seed: int
     engine: str
+    cutout: int = 16
+    """The side of the square that `augment` = cutout blanks, in pixels."""
     skew: Skew = Skew()  # noqa: RUF009  it is frozen
     clients: int = 1
     """N, the size of the population."""

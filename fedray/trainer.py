@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedray.client import Client, epoch_steps
-from fedray.data.augment import crop_flip, normalise
+from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
 from fedray.errors import ClientError
 from fedray.fused import train_together
 from fedray.networks import build, names_of
@@ -150,13 +150,16 @@ class Trainer:
         seed, n = self.recipe.seed, len(labels)
         size = algorithm.batch_size or n
         ends = n - n % size if algorithm.drop_last else n
-        remaining = steps or algorithm.steps or algorithm.epochs * epoch_steps(algorithm, n)
+        remaining = steps or algorithm.local_steps(seed, t, client, epoch_steps(algorithm, n))
         epoch = first_epoch
         while remaining:
             order = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
             pixels, targets = torch.from_numpy(images[order]), torch.from_numpy(labels[order])
-            if self.recipe.augment == "crop-flip":
+            if "crop-flip" in self.recipe.augment:
                 pixels = crop_flip(pixels, generator(seed, "augment", t=t, client=client, epoch=epoch))
+            if "cutout" in self.recipe.augment:
+                drawn = draw_cutout(generator(seed, "cutout", t=t, client=client, epoch=epoch), pixels.shape)
+                pixels = cutout(pixels, drawn, self.recipe.cutout, self.recipe.mean)
             for first in list(range(0, ends, size))[:remaining]:
                 batch = slice(first, min(first + size, ends))
                 yield self.inputs(pixels[batch]), targets[batch].to(self.device)

@@ -82,6 +82,14 @@ class FlatModel:
         with torch.no_grad():
             torch._foreach_add_(self.trainable, list(grads), alpha=-lr)
 
+    def step(self, optimizer: torch.optim.Optimizer, direction: torch.Tensor) -> None:
+        """A step of an optimizer of `trainable` that takes `direction` [P] for the gradient."""
+        if direction is not self.grads:
+            self.grads.copy_(direction)  # some optimizers write to their gradients
+        for parameter, grad in zip(self.trainable, self.layout.views(self.grads).values(), strict=True):
+            parameter.grad = grad
+        optimizer.step()
+
     def gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The gradient of `loss` with respect to each parameter in the layout's order."""
         return torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)

@@ -30,12 +30,16 @@ def make_dataset(train: int = 96, test: int = 1100, classes: int = 10, side: int
 
 
 def make_recipe(
-    dataset: Dataset, model: str = "lenet5", augment: str = "none", seed: int = 3, engine: str = "plain", **settings
+    dataset: Dataset,
+    model: str = "lenet5",
+    augment: str = "none",
+    seed: int = 3,
+    engine: str = "plain",
+    cutout: int = 16,
+    **settings,
 ) -> Recipe:
-    shape = dataset.train_images.shape[1:]
-    return Recipe(
-        Model(name=model, **settings), shape, len(dataset.classes), dataset.mean, dataset.std, augment, seed, engine
-    )
+    shape, images = dataset.train_images.shape[1:], (dataset.mean, dataset.std, augment)
+    return Recipe(Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout)
 
 
 def make_algorithm(kind: type[FedAvg], **settings) -> FedAvg:

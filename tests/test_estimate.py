@@ -36,6 +36,8 @@ def known(seconds, rounds=10, **changes):
         ({"algorithm__steps": 7, "algorithm__batch_size": 20}, 5 * 7 * 20, 300),
         ({"algorithm__steps": 2, "algorithm__batch_size": 0}, 5 * 2 * 100, 300),
         ({"algorithm__name": "fedsgd"}, 5 * 100, 300),
+        ({"algorithm__epochs": 5, "algorithm__epochs_min": 2}, 5 * 3.5 * 100, 300),
+        ({"algorithm__steps": 8, "algorithm__steps_min": 2}, 5 * 5 * 32, 300),
         ({"algorithm__name": "ditto", "algorithm__epochs": 2}, 5 * (200 + 200), 300),
         ({"algorithm__name": "ditto", "algorithm__personal_epochs": 3}, 5 * (100 + 300), 300),
         ({"partition__name": "sampled", "partition__examples": 40}, 5 * 40, 300),

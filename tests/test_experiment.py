@@ -107,6 +107,26 @@ def test_switches_auto_and_none():
         (["--output.name", "a" * 101], ["at most 100"]),
         (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
+        (["--algorithm.lr_schedule", "linear"], ["algorithm.lr_schedule = 'linear'", "cosine"]),
+        (["--algorithm.lr_decay", "1.1"], ["algorithm.lr_decay = '1.1'", "less than or equal to 1"]),
+        (["--algorithm.lr_decay_every", "0"], ["algorithm.lr_decay_every = '0'", "greater than or equal to 1"]),
+        (["--model.precision", "float16"], ["model.precision = 'float16'", "bfloat16"]),
+        (["--model.channels_last", "maybe"], ["model.channels_last = 'maybe'", "boolean"]),
+        (["--algorithm.epochs_min", "0"], ["algorithm.epochs_min = '0'", "greater than or equal to 1"]),
+        (["--algorithm.epochs_min", "2"], ["algorithm.epochs_min = 2 is more than algorithm.epochs = 1"]),
+        (["--algorithm.steps_min", "0"], ["algorithm.steps_min = '0'", "greater than or equal to 1"]),
+        (["--algorithm.steps_min", "2"], ["algorithm.steps_min = 2 needs algorithm.steps"]),
+        (["--algorithm.clip_norm", "0"], ["algorithm.clip_norm = '0'", "greater than 0"]),
+        (["--algorithm.label_smoothing", "1"], ["algorithm.label_smoothing = '1'", "less than 1"]),
+        (["--algorithm.optimizer_options", "beta"], ["algorithm.optimizer_options = 'beta'", "keyword arguments"]),
+        (["--algorithm.optimizer", "adam", "--algorithm.momentum", "0.9"], ["algorithm.momentum = 0.9 is for"]),
+        (
+            ["--algorithm.optimizer", "adam", "--engine", "fused", "--model.name", "mlp"],
+            ["engine = fused cannot train fedavg, whose optimizer, torch's adam, needs one client at a time"],
+        ),
+        (["--data.augment", "cut-out"], ["data.augment = 'cut-out'", "did you mean cutout?"]),
+        (["--data.cutout", "0", "--data.augment", "cutout"], ["data.cutout = '0'", "greater than or equal to 1"]),
+        (["--data.cutout", "8"], ["data.cutout = 8 is for data.augment = cutout and crop-flip-cutout, not none"]),
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
         (["--engine", "fusd"], ["engine = 'fusd'", "did you mean fused?"]),
@@ -172,19 +192,24 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name == "data.root" or name.startswith(("algorithm.", "partition.")):
+        if name in ("data.root", "data.cutout") or name.startswith(("algorithm.", "partition.")):
             continue
         changed = base_with(name, others[name] if name in others else another(field))
         same = changed.run_id("f") == base.run_id("f")
         assert same == name.startswith(("cluster.", "output.")), name
     assert base.run_id("f") != base.run_id("g")
+    cut = [compose({"blocks": 1, "data": {"augment": "cutout", "cutout": side}}).run_id("f") for side in (8, 16)]
+    assert len({base.run_id("f"), *cut}) == 3
 
 
 def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
     others = {
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "algorithm.server_optimizer": "yogi",
         "algorithm.option": "I", "partition.distribution": "power_law",
+        "algorithm.epochs_min": 1, "algorithm.steps_min": 1,
+        "algorithm.optimizer_options": "nesterov=True",
     }  # fmt: skip
+    beside = {"algorithm.server_nesterov": {"server_momentum": 0.9}, "algorithm.steps_min": {"steps": 2}}
     ids = set()
     for section, classes in CHOSEN.items():
         for choice in classes:
@@ -194,10 +219,12 @@ def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
                     continue
                 if choice in ("fedadagrad", "fedadam", "fedyogi") and name in FOR_SGD:
                     continue
-                tree = {section: {"name": choice, name.partition(".")[2]: others.get(name) or another(field)}}
-                if name == "algorithm.server_nesterov":
-                    tree[section]["server_momentum"] = 0.9
-                assert compose(tree).run_id("f") != base, (choice, name)
+                if choice in ("scaffold", "fednova") and name.startswith("algorithm.optimizer"):
+                    continue
+                tree = {section: {"name": choice, **beside.get(name, {})}}
+                without = compose(tree).run_id("f")
+                tree[section][name.partition(".")[2]] = others.get(name) or another(field)
+                assert compose(tree).run_id("f") not in (base, without), (choice, name)
     assert len(ids) == len(ALGORITHMS) + len(PARTITIONS) - 1  # the defaults of both are one experiment
 
 
@@ -267,7 +294,7 @@ def test_help_explains_every_setting_with_default_and_range(capsys):
         assert f"--{name} " in text
         if field is not None:
             assert " ".join(field.description.split()) in text
-    assert "Learning rate of the clients' SGD in the first round. (default 0.05; > 0; <= 1000000.0)" in text
+    assert "Learning rate of the clients in the first round. (default 0.05; > 0; <= 1000000.0)" in text
     assert "(rounds; default 20; >= 1)" in text
     assert "default auto" in text
     assert "--engine plain|fused" in text

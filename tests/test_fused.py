@@ -11,6 +11,7 @@ from small_data import make_algorithm, make_recipe
 from fedray import fused
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
+from fedray.algorithms.fednova import FedNova
 from fedray.errors import ClientError
 from fedray.in_process import InProcessPopulation
 from fedray.models import FUSED_ON_CPU
@@ -67,7 +68,7 @@ def train(trainer, algorithm, dataset, block, message, memories, t=1, summed=Fal
 
 def play(algorithm, dataset, engine, *, model="logistic", augment="none", rounds=3, cohort=5, blocks=1):
     """Each round's state and reports, and the clients' memories at the end."""
-    recipe = make_recipe(dataset, model, augment, engine=engine)
+    recipe = make_recipe(dataset, model, augment, engine=engine, cutout=9)
     population = InProcessPopulation(dataset, SHARDS, recipe, blocks)
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
     ts = range(1, rounds + 1)
@@ -110,9 +111,27 @@ def test_it_trains_as_the_plain_engine_does(dataset, model, cut):
     assert_agree(FedAvg(lr=0.005, momentum=0.8, weight_decay=0.1, **CUTS[cut]), dataset, model=model)
 
 
+@pytest.mark.parametrize("augment", ["crop-flip", "cutout", "crop-flip-cutout"])
 @pytest.mark.parametrize("cut", ["batches with a rest", "steps that break epochs off"])
-def test_augmented_images_are_the_plain_engines(dataset, cut):
-    assert_agree(FedAvg(lr=0.002, **CUTS[cut]), dataset, augment="crop-flip")
+def test_augmented_images_are_the_plain_engines(dataset, cut, augment):
+    assert_agree(FedAvg(lr=0.002, **CUTS[cut]), dataset, augment=augment)
+
+
+LOCAL = {
+    "clipping": {"clip_norm": 1.0, "epochs": 2},
+    "label smoothing": {"label_smoothing": 0.3, "epochs": 2},
+    "drawn epochs": {"epochs": 5, "epochs_min": 1},
+    "drawn steps": {"steps": 9, "steps_min": 2, "clip_norm": 2.0, "label_smoothing": 0.1},
+}
+
+
+@pytest.mark.parametrize("local", LOCAL)
+@pytest.mark.parametrize("model", FUSED_ON_CPU)
+def test_the_settings_of_local_training_are_the_plain_engines(dataset, model, local):
+    settings = {"lr": 0.005, "batch_size": 8, "momentum": 0.5, **LOCAL[local]}
+    assert_agree(FedAvg(**settings), dataset, model=model)
+    if local.startswith("drawn"):
+        assert_agree(FedNova(**settings), dataset, model=model)
 
 
 @pytest.mark.parametrize("algorithm", [ControlVariates, Unusual, *ALGORITHMS.values()], ids=lambda kind: kind.__name__)
@@ -129,8 +148,9 @@ def test_hooks_written_once_serve_many_clients(dataset, algorithm):
 @pytest.mark.parametrize("model", FUSED_ON_CPU)
 def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkeypatch, model, algorithm, batch_size):
     """All together, in another order, in portions, and alone; in the second round with the memory of the first."""
-    algorithm = algorithm(lr=0.01, momentum=0.9, batch_size=batch_size, epochs=2)
-    trainer = Trainer(make_recipe(dataset, model, "crop-flip", engine="fused"))
+    local = {"epochs": 3, "epochs_min": 1, "clip_norm": 4.0, "label_smoothing": 0.1}
+    algorithm = algorithm(lr=0.01, momentum=0.9, batch_size=batch_size, **local)
+    trainer = Trainer(make_recipe(dataset, model, "crop-flip-cutout", engine="fused"))
     message = algorithm.init(*initial_vectors(trainer.flat.module))
 
     def bits(*blocks):

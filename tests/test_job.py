@@ -1,9 +1,13 @@
 """What is derived from an experiment before it runs."""
 
+import sys
+
 import pytest
 
+from fedray.errors import BadInputError
 from fedray.experiment import compose
 from fedray.job import Job
+from fedray.run import run
 
 
 @pytest.mark.parametrize(
@@ -21,3 +25,42 @@ def test_the_partitions_table_counts_every_label_of_every_client(tmp_path, parti
     columns = job.partition_columns()
     assert list(columns) == ["client", "label", "label_name", "count"]
     assert list(zip(*columns.values(), strict=True)) == rows
+
+
+def wrong_optimizer(root, backend, **settings):
+    data = {"dataset": "synthetic", "train_examples": 120, "test_examples": 10}
+    tree = {"data": data, "algorithm": settings, "model": {"name": "logistic"}, "cluster": {"backend": backend}}
+    return compose({**tree, "output": {"root": str(root), "name": "mine"}})
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"optimizer": "adamm"}, "algorithm.optimizer = 'adamm' is not in torch.optim, .*; did you mean adam?"),
+        ({"optimizer": "adam", "optimizer_options": "eps=-1"}, "cannot train this model: Invalid epsilon value"),
+        ({"optimizer": "muon"}, r"Muon only supports 2D parameters .*\[10\]"),  # the layer's own bias
+    ],
+)
+def test_an_optimizer_is_tried_before_anything_is_on_disk(tmp_path, settings, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        run(wrong_optimizer(tmp_path, "in-process", **settings))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")
+def test_an_optimizer_is_tried_where_torch_is(tmp_path):
+    job = Job(wrong_optimizer(tmp_path, "ray", optimizer="adamm"))
+    assert job.fork_server
+    for _ in range(2):
+        with pytest.raises(BadInputError, match="did you mean adam"):
+            job.check_shards()
+    Job(wrong_optimizer(tmp_path, "ray", optimizer="Adam", optimizer_options="eps=1e-3")).check_shards()
+
+
+def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
+    tree = {"data": {"dataset": "synthetic", "train_examples": 120, "test_examples": 10, "augment": "cutout"}}
+    tree["output"] = {"root": str(tmp_path), "name": "mine"}
+    assert Job(compose(tree)).recipe.cutout == 16
+    tree["data"]["cutout"] = 5
+    recipe = Job(compose(tree)).recipe
+    assert (recipe.augment, recipe.cutout) == ("cutout", 5)

@@ -4,22 +4,23 @@ Decentralized Data", arXiv 1602.05629, Algorithm 1.
     client k:   w_k  <- w_t, then for each local batch b:   w_k <- w_k - lr * grad l(w_k; b)
     server:     w_t+1 = w_t + server_lr * sum_k (n_k / n) (w_k - w_t)
 
-The paper's server_lr is 1. Every other algorithm is FedAvg with some of the hooks below replaced. Hooks are pure. On
-clients tensors are [..., P] and per-client scalars [..., 1], so that a hook written once, with reductions over the last
-dimension, serves one client (engine = plain) and many (fused); on the server they are NumPy vectors [P].
+The paper's server_lr is 1. The settings of a client's steps are in local_training.py. Every other algorithm is FedAvg
+with some of the hooks below replaced. Hooks are pure. On clients tensors are [..., P] and per-client scalars [..., 1],
+so that a hook written once, with reductions over the last dimension, serves one client (engine = plain) and many
+(fused); on the server they are NumPy vectors [P].
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 from fedray.algorithms import server_optimizer
+from fedray.algorithms.local_training import LocalTraining
 from fedray.errors import BadInputError
-from fedray.settings import Maybe, section, setting
+from fedray.settings import section, setting
 from fedray.updates import Updates, Vectors
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def mean_weighting() -> Any:
 
 
 @section
-class FedAvg:
+class FedAvg(LocalTraining):
     """Federated averaging (McMahan et al. 2017)."""
 
     name: ClassVar[str] = "fedavg"
@@ -49,20 +50,6 @@ class FedAvg:
     algorithm that says False trains in the plain engine only, as does one with a `local_round`, `penalty` or
     `personal` of its own."""
 
-    lr: float = setting(0.05, "Learning rate of the clients' SGD in the first round.", gt=0, le=1e6)
-    lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
-        "constant",
-        "How lr changes over the rounds: cosine falls towards 0 at the last round, step multiplies by lr_decay every "
-        "lr_decay_every rounds, exponential does so every round.",
-    )
-    lr_decay: float = setting(0.99, "Factor of the step and exponential schedules.", gt=0, le=1)
-    lr_decay_every: int = setting(10, "Length of a stage of the step schedule.", unit="rounds", ge=1)
-    epochs: int = setting(1, "Local epochs a round, E in the paper.", unit="passes over the shard", ge=1)
-    steps: Maybe[int] = setting(None, "Local SGD steps a round, instead of epochs.", unit="steps", ge=1)
-    batch_size: int = setting(32, "Local batch size, B in the paper; 0 is the whole shard.", unit="images", ge=0)
-    drop_last: bool = setting(False, "Drop an epoch's last batch where it is smaller than batch_size.")
-    momentum: float = setting(0.0, "Momentum of the clients' SGD, restarted each round.", ge=0, lt=1)
-    weight_decay: float = setting(0.0, "L2 penalty of the clients' SGD.", ge=0, le=1e6)
     weighting: Literal["num_examples", "uniform", "sum"] = setting(
         "num_examples",
         "Weights of the updates: by shard size (the paper), all the same, or their plain sum (the textbook's rule, "
@@ -81,6 +68,7 @@ class FedAvg:
     )
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.server_momentum and self.server_optimizer != "sgd":
             raise BadInputError(
                 f"algorithm.server_momentum = {self.server_momentum:g} is for server_optimizer = sgd; "
@@ -122,6 +110,8 @@ class FedAvg:
         }
         if not self.fusable:
             return "which says of itself that it is not fusable"
+        if self.local_optimizer:
+            return f"whose optimizer, torch's {self.optimizer}, needs one client at a time"
         own = next((name for name, own in replaced.items() if own), "")
         return f"whose `{own}` needs one client at a time" if own else ""
 
@@ -134,16 +124,6 @@ class FedAvg:
     def has_own_loss(self) -> bool:
         """Whether the loss is another than the cross-entropy."""
         return type(self).loss is not FedAvg.loss
-
-    def learning_rate(self, t: int, rounds: int) -> float:
-        """The clients' learning rate in round t of 1..rounds."""
-        if self.lr_schedule == "cosine":
-            return self.lr * (1 + math.cos(math.pi * (t - 1) / rounds)) / 2
-        if self.lr_schedule == "step":
-            return float(self.lr * self.lr_decay ** ((t - 1) // self.lr_decay_every))
-        if self.lr_schedule == "exponential":
-            return float(self.lr * self.lr_decay ** (t - 1))
-        return self.lr
 
     # On the server, before the clients.
 
@@ -182,7 +162,7 @@ class FedAvg:
         """The mean loss of a batch, from the model's output [batch, classes] and targets [batch]."""
         import torch.nn.functional as F  # here, because the driver does without torch
 
-        return F.cross_entropy(output, targets)
+        return F.cross_entropy(output, targets, label_smoothing=self.label_smoothing)
 
     def references(self, message: Tensors, memory: Tensors) -> dict[str, Tensors]:
         """Models, as {"params", "buffers"}, whose features `penalty` is given beside those of the model in training."""

@@ -27,6 +27,7 @@ class FedNova(FedAvg):
     """FedAvg of normalised updates, for unequal local steps (Wang et al. 2020)."""
 
     name: ClassVar[str] = "fednova"
+    needs_sgd: ClassVar[bool] = True
 
     mu: float = setting(0.0, "Strength of the proximal term of the clients; 0 for none.", ge=0, le=1e6)
     weighting: Literal["num_examples", "uniform"] = mean_weighting()

@@ -17,6 +17,10 @@ class FedSGD(FedAvg):
 
     name: ClassVar[str] = "fedsgd"
 
+    optimizer: Literal["sgd"] = setting("sgd", "Always sgd.")
+    optimizer_options: Literal[""] = setting("", "Always empty.")
     epochs: Annotated[Literal[1], AsNumber] = setting(1, "Always 1.")
+    epochs_min: Maybe[None] = setting(None, "Always none.")
     steps: Maybe[None] = setting(None, "Always none.")
+    steps_min: Maybe[None] = setting(None, "Always none.")
     batch_size: Annotated[Literal[0], AsNumber] = setting(0, "Always 0, the whole shard.")

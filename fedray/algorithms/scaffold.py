@@ -33,6 +33,7 @@ class Scaffold(FedAvg):
     """FedAvg with control variates against client drift (Karimireddy et al. 2020)."""
 
     name: ClassVar[str] = "scaffold"
+    needs_sgd: ClassVar[bool] = True
 
     option: Literal["I", "II"] = setting(
         "II", "How a client renews its control variate: I by a pass over its shard, II from the steps it made anyway."

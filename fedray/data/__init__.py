@@ -19,6 +19,7 @@ from fedray.randomness import generator
 from fedray.settings import section, setting
 
 OFFLINE = "--data.dataset synthetic"
+CUTOUT = 16  # what DeVries and Taylor 2017 found best on CIFAR-10, section 4.2
 Split = Literal["test", "validation"]
 REMEDY = f"run `make data` to download it, or stay offline with {OFFLINE}"
 
@@ -31,8 +32,13 @@ class Data:
         "auto", "Data set: auto takes CIFAR-10 where it is on disk and the generated one elsewhere."
     )
     root: str = setting("", "Folder with the data; empty takes the environment variable FEDRAY_DATA, or else data/.")
-    augment: Literal["none", "crop-flip"] = setting(
-        "none", "How training images are varied: crop-flip pads by 4 pixels, crops at random and mirrors half of them."
+    augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
+        "none",
+        "How training images are varied: crop-flip pads by 4 pixels, crops at random and mirrors half of them; cutout "
+        "blanks a square at a random place to the data set's mean colour; crop-flip-cutout does one after the other.",
+    )
+    cutout: int = setting(
+        CUTOUT, "Side of the square that cutout blanks; it may lie partly outside the image.", unit="pixels", ge=1
     )
     train_examples: int = setting(0, "Train on the first so many examples only; 0 takes all.", unit="examples", ge=0)
     test_examples: int = setting(0, "Evaluate on the first so many examples only; 0 takes all.", unit="examples", ge=0)
@@ -42,6 +48,12 @@ class Data:
         unit="examples",
         ge=0,
     )
+
+    def __post_init__(self) -> None:
+        if self.cutout != CUTOUT and "cutout" not in self.augment:
+            raise BadInputError(
+                f"data.cutout = {self.cutout} is for data.augment = cutout and crop-flip-cutout, not {self.augment}"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,7 +117,8 @@ def load(data: Data, identity: str = "") -> Dataset:
     """Read or generate a data set; `data` must be resolved, `identity` is what `fingerprint` just gave, if it did.
 
     Whole splits of PNG or JPEG images are kept in a cache for the next time; its arrays are mapped from disk.
-    BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist.
+    BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist or
+    cutout would leave nothing of an image.
     """
     identity = identity or fingerprint(data)
     train: Sequence[np.ndarray]  # images and labels
@@ -123,6 +136,7 @@ def load(data: Data, identity: str = "") -> Dataset:
         for (split, count), arrays in zip(wanted.items(), (train, test), strict=True):
             _check_count(split, count, len(arrays[1]))
         mean, std, classes = cifar10.MEAN, cifar10.STD, cifar10.CLASSES
+    _check_cutout(data, train[0].shape)
     train, validation = hold_out(train, data.validation_examples)
     return Dataset(
         name=data.dataset,
@@ -156,6 +170,14 @@ def hold_out(train: Sequence[np.ndarray], count: int) -> tuple[Sequence[np.ndarr
 def _check_count(split: str, wanted: int, present: int) -> None:
     if wanted > present:
         raise BadInputError(f"data.{split}_examples is {wanted}, but there are only {present} {split} examples")
+
+
+def _check_cutout(data: Data, shape: Sequence[int]) -> None:
+    *_, height, width = shape
+    if "cutout" in data.augment and data.cutout >= min(height, width):
+        raise BadInputError(
+            f"data.cutout = {data.cutout} can blank whole images, which have {width} x {height} pixels; it must be less"
+        )
 
 
 def _root(data: Data) -> Path:

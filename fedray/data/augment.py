@@ -1,5 +1,6 @@
-"""Images on their way into a model: random crop and flip, and bytes to normalised floats; whole batches, no loops."""
+"""Images on their way into a model: random crop, flip, cutout, and bytes to normalised floats; whole batches."""
 
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -38,6 +39,33 @@ def crop_flip_as_drawn(images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
     flips = torch.from_numpy(np.flatnonzero(mirrored)).to(images.device)
     chosen[flips] = chosen[flips].flip(-1)
     return chosen
+
+
+def draw_cutout(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
+    """The number that decides where each of n images is blanked, given their `shape` (n, c, h, w)."""
+    n, _, height, width = shape
+    return rng.integers(0, height * width, size=n)
+
+
+def cutout(images: torch.Tensor, drawn: np.ndarray, side: int, mean: tuple[float, ...]) -> torch.Tensor:
+    """Each image with a square of `side` pixels blanked, whose centre is any pixel, so that it may reach over the edge.
+
+    DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv 1708.04552,
+    section 3.2, who blank to 0 after normalisation: here to each channel's `mean`, rounded to a whole intensity.
+    `images` is uint8 [n, c, h, w] on any device and is left as it was; `drawn` [n] is what draw_cutout gave for them.
+    """
+    _, _, height, width = images.shape
+    centre = torch.from_numpy(drawn).to(images.device)
+    rows, columns = covered(centre // width, side, height), covered(centre % width, side, width)
+    fill = torch.tensor([round(255 * channel) for channel in mean], dtype=torch.uint8, device=images.device)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], fill[:, None, None], images)
+
+
+def covered(centre: torch.Tensor, side: int, length: int) -> torch.Tensor:
+    """Which of `length` pixels in a line a stretch of `side` covers, for each of n centres [n, length]."""
+    first = centre - side // 2
+    pixels = torch.arange(length, device=centre.device)
+    return (pixels >= first[:, None]) & (pixels < first[:, None] + side)
 
 
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -19,6 +19,7 @@ OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fed
 DITTO, TUNE, LOCAL, BN, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedbn", "fedper"))
 RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py", "data/own_tests.py"
 ROWS, ENDING = "rows.py", "ending.py"
+STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
 
 GLOBAL = [
@@ -427,12 +428,54 @@ LOST = [
     (DISPATCH, 'return "out_of_memory"', 'return "actor_lost"', "want of memory is not told"),
 ]
 
+LOCAL_TRAINING = [
+    (CLIENT, "direction = algorithm.clip(flat.gradient(loss))", "direction = flat.gradient(loss)", "no clipping"),
+    (CLIENT, "optimizer or algorithm.clip_norm or", "optimizer or", "plain SGD is not clipped"),
+    (CLIENT, "direction = correct(direction, flat.params, self.message, self.memory, self.lr)",
+     "direction = algorithm.clip(correct(direction, flat.params, self.message, self.memory, self.lr))",
+     "clipped after it was corrected, too"),
+    (CLIENT, "self.algorithm.clip(flat.gradient(loss)), alpha", "flat.gradient(loss), alpha", "option I: no clipping"),
+    (CLIENT, "make_optimizer(flat.trainable, self.lr)", "make_optimizer(flat.trainable, algorithm.lr)", "lr of round 1"),
+    (CLIENT, "steps = epochs * per_epoch if epochs else drawn", "steps = drawn", "fine-tuning's epochs are drawn"),
+    ("vector.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
+    (FUSED, "        algorithm.clip(grad)\n", "", "fused: no clipping"),
+    (FUSED, "direction = algorithm.correct(grad, now, received, memory, lr)",
+     "direction = algorithm.clip(algorithm.correct(grad, now, received, memory, lr))",
+     "fused: clipped after it was corrected, too"),
+    (FUSED, "weights, algorithm.label_smoothing)", "weights, 0.0)", "fused: no label smoothing"),
+    (FUSED, "(smoothing - 1) * weights)", "-weights)", "fused: the gradient is not smoothed"),
+    (FUSED, "smoothing / output.shape[1] * weights", "smoothing * weights", "fused: smoothing for each class"),
+    (FUSED, "local_steps(seed, t, client, per_epoch)", "local_steps(seed, t, place, per_epoch)", "fused: drawn by place"),
+    (FUSED, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "fused: squares of 16"),
+    (FUSED, '"cutout", t, lambda', '"augment", t, lambda', "fused: cutout draws crop-flip's numbers"),
+    (STEPS, '"local-work", t=t, client=client', '"local-work", t=t', "all clients draw the same"),
+    (STEPS, '"local-work", t=t, client=client', '"local-work", client=client', "all rounds draw the same"),
+    (STEPS, 'generator(seed, "local-work"', 'generator(0, "local-work"', "the seed is ignored"),
+    (STEPS, "integers(least, most + 1)", "integers(least, most)", "the most is never drawn"),
+    (STEPS, "return drawn if self.steps else", "return drawn * per_epoch if self.steps else", "steps are epochs"),
+    (STEPS, "(self.clip_norm / norm).clamp(max=1.0)", "(self.clip_norm / norm)", "short gradients are made longer"),
+    (STEPS, "grad.square().sum(-1, keepdim=True)", "grad.square().sum()", "one norm for all clients"),
+    (STEPS, "if self.needs_sgd and self.local_optimizer:", "if False:", "SCAFFOLD takes Adam"),
+    (ADAM, 'given["momentum"] = wanted.momentum', "pass", "torch's sgd has no momentum"),
+    (ADAM, '"weight_decay": wanted.weight_decay', '"weight_decay": 0.0', "no weight decay"),
+    (ADAM, ", **read_options(wanted.options))", ")", "options are ignored"),
+    (AVG, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
+    (TRAINER, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
+     "evaluation is smoothed"),
+    (TRAINER, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "squares of 16"),
+    (TRAINER, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
+    (AUGMENT, "first = centre - side // 2", "first = (centre - side // 2).clamp(min=0)", "squares stay inside"),
+    (AUGMENT, "round(255 * channel)", "0", "black squares"),
+    (AUGMENT, "covered(centre // width, side", "covered(centre % width, side", "squares on the diagonal"),
+]  # fmt: skip
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
     (["data/test_own_tests.py"], OWN_TESTS),
     (["test_client_evaluation.py"], EVALUATION),
     (["cluster/test_evaluate_clients.py"], ON_RAY),
+    (["algorithms/test_local_training.py", "data/test_augment.py", "test_fused.py"], LOCAL_TRAINING),
     (["test_faults.py"], WITH_FAULTS),
     (["cluster/test_lost_actors.py"], LOST),
 ]

@@ -59,6 +59,10 @@ ALGORITHM = FedAvg(lr=0.05, momentum=0.9, batch_size=8)
 CASES = {
     "lenet5": (ALGORITHM, {}),
     "dropout and augmentation": (ALGORITHM, {"model": "cnn", "augment": "crop-flip"}),
+    "local training": (
+        FedAvg(lr=0.01, optimizer="adam", steps=9, steps_min=2, clip_norm=1.0, label_smoothing=0.1, batch_size=8),
+        {"augment": "crop-flip-cutout", "cutout": 9},
+    ),
     "client memory": (Counting(lr=0.05, batch_size=8), {}),
     "fused": (Counting(lr=0.05, batch_size=8, epochs=2), {"model": "mlp", "augment": "crop-flip", "engine": "fused"}),
 }

@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 import torch
+from small_data import make_recipe
 
-from fedray.data.augment import crop_flip, normalise
+from fedray.algorithms.fedavg import FedAvg
+from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
 from fedray.randomness import generator
+from fedray.trainer import Trainer
 
 
 def images(n):
@@ -56,6 +59,80 @@ def test_every_place_and_both_directions_occur_about_equally_often():
 
 def test_no_images_are_no_images():
     assert crop_flip(images(4)[:0], generator(0, "augment")).shape == (0, 3, 32, 32)
+
+
+MEAN = (0.49, 0.48, 0.446)  # 124.95, 122.4 and 113.73 of 255
+BLANK = (125, 122, 114)
+
+
+def cut_out_one(image, draw, side):
+    """image [3, 32, 32], draw 0..1023: the centre's row and column; an even side reaches further up and left."""
+    out = image.copy()
+    for y in range(32):
+        for x in range(32):
+            down, right = y - draw // 32, x - draw % 32
+            if -(side // 2) <= down < side - side // 2 and -(side // 2) <= right < side - side // 2:
+                out[:, y, x] = BLANK
+    return out
+
+
+@pytest.mark.parametrize("side", [1, 2, 7, 16, 31])
+def test_cutout_equals_the_slow_version(side):
+    batch = images(20)
+    drawn = draw_cutout(generator(5, "cutout", t=2, client=3), batch.shape)
+    drawn[:4] = 0, 31, 31 * 32, 1023  # the corners, where most of the square lies outside
+    expected = np.stack([cut_out_one(image, draw, side) for image, draw in zip(batch.numpy(), drawn, strict=True)])
+    before = batch.clone()
+    found = cutout(batch, drawn, side, MEAN)
+    assert found.dtype == torch.uint8
+    assert np.array_equal(found.numpy(), expected)
+    assert torch.equal(batch, before)
+    assert cutout(batch[:0], drawn[:0], side, MEAN).shape == (0, 3, 32, 32)
+
+
+def test_the_square_is_about_anywhere_equally_often_and_reaches_over_the_edge():
+    """Side 1 shows the centre. Of side 16 a centre in the first or last 8 rows or columns leaves a part outside."""
+    batch = torch.full((60_000, 1, 8, 8), 255, dtype=torch.uint8)
+    found = cutout(batch, draw_cutout(generator(0, "cutout"), batch.shape), 1, (0.0,)).flatten(1)
+    assert (found == 0).sum(1).unique().tolist() == [1]
+    counts = (found == 0).sum(0)
+    assert abs(counts.float() - 937.5).max() < 150  # 30 is the standard deviation
+    batch = torch.full((4000, 1, 32, 32), 255, dtype=torch.uint8)
+    found = cutout(batch, draw_cutout(generator(0, "cutout"), batch.shape), 16, (0.0,)).flatten(1)
+    areas = (found == 0).sum(1)
+    assert areas.max() == 256
+    assert areas.min() < 80
+    assert (areas == 256).float().mean() == pytest.approx((17 / 32) ** 2, abs=0.03)
+
+
+def test_a_batch_cut_in_two_has_the_same_squares():
+    batch, rng = images(33), generator(1, "cutout")
+    halves = np.concatenate([draw_cutout(rng, batch[:10].shape), draw_cutout(rng, batch[10:].shape)])
+    assert np.array_equal(halves, draw_cutout(generator(1, "cutout"), batch.shape))
+
+
+def test_a_trainer_crops_then_cuts_out_each_image_by_its_own_draw(dataset):
+    """Batches of two epochs, put together from the functions above at the address of seed, round, client and epoch."""
+    algorithm, n = FedAvg(batch_size=8, epochs=2), 20
+    data = dataset.train_images[:n], dataset.train_labels[:n]
+    seen = {}
+    for augment in ("none", "crop-flip", "cutout", "crop-flip-cutout"):
+        trainer = Trainer(make_recipe(dataset, "logistic", augment, cutout=6))
+        seen[augment] = torch.cat([x for x, _ in trainer.batches(algorithm, 4, *data, 3)]).split(n)
+    for epoch in (0, 1):
+        address = {"t": 3, "client": 4, "epoch": epoch}
+        pixels = torch.from_numpy(data[0][generator(3, "shuffle", **address).permutation(n)])
+        cropped = crop_flip(pixels, generator(3, "augment", **address))
+        drawn = draw_cutout(generator(3, "cutout", **address), pixels.shape)
+        expected = {
+            "none": pixels,
+            "crop-flip": cropped,
+            "cutout": cutout(pixels, drawn, 6, dataset.mean),
+            "crop-flip-cutout": cutout(cropped, drawn, 6, dataset.mean),
+        }
+        for augment, images in expected.items():
+            assert torch.equal(seen[augment][epoch], normalise(images, dataset.mean, dataset.std)), augment
+            assert augment == "none" or not torch.equal(images, pixels)
 
 
 @pytest.mark.parametrize("shape", [(5, 3, 32, 32), (2, 5, 3, 32, 32)])

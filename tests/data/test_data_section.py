@@ -40,6 +40,17 @@ def test_a_folder_that_was_named_must_exist_even_under_auto(monkeypatch):
         resolve(Data())
 
 
+@pytest.mark.parametrize("augment", ["cutout", "crop-flip-cutout"])
+def test_cutout_must_leave_something_of_an_image(augment):
+    with pytest.raises(BadInputError, match="data.cutout = 32 can blank whole images, which have 32 x 32 pixels"):
+        load(Data(dataset="synthetic", train_examples=10, test_examples=1, augment=augment, cutout=32))
+    load(Data(dataset="synthetic", train_examples=10, test_examples=1, augment=augment, cutout=31))
+    with pytest.raises(
+        ValueError, match="data.cutout = 31 is for data.augment = cutout and crop-flip-cutout, not none"
+    ):
+        Data(cutout=31)
+
+
 def test_missing_cifar10_is_one_sentence_with_both_remedies():
     with pytest.raises(BadInputError) as refusal:
         load(Data(dataset="cifar10"))
