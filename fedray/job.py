@@ -40,7 +40,7 @@ class Job:
             raise BadInputError("the results have no name; set output.name")
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
-        self.run = experiment.run_id(self.fingerprint)
+        self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -111,7 +111,7 @@ class Job:
         wanted = (r.model, r.shape, r.classes, r.seed)
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
-        self.fork_server.preload(models.PRELOADED.get(e.model.name, ()))
+        self.fork_server.preload(e.model.preloaded)
         return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
@@ -147,7 +147,8 @@ class Job:
     def recipe(self) -> Recipe:
         e, d = self.experiment, self.dataset
         shape = d.train_images.shape[1:]
-        return Recipe(e.model, shape, len(d.classes), d.mean, d.std, e.data.augment, e.seed, str(e.engine))
+        mean, std = models.imagenet_statistics(shape[0]) if e.model.pretrained else (d.mean, d.std)
+        return Recipe(e.model, shape, len(d.classes), mean, std, e.data.augment, e.seed, str(e.engine))
 
     @cached_property
     def grouping(self) -> dict[str, Any]:
