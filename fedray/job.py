@@ -134,7 +134,8 @@ class Job:
         shared = train + evaluated + 8 * held
         shards = held * train // len(d.train_labels)
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
-        return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort) + remembered)
+        store = object_store_bytes(shared, model, e.cohort) + remembered
+        return Needs(model, shards, store, vectors_held(e.algorithm), self.blueprint.frozen_bytes)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
@@ -205,6 +206,17 @@ class Job:
         clients, labels = np.indices(counts.shape).reshape(2, -1)
         names = np.array(self.dataset.classes, dtype=object)
         return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
+
+
+def vectors_held(algorithm: Any) -> int:
+    """How many vectors as long as the model a process comes to hold that trains it, as measured with alexnet on a CPU.
+
+    They are its parameters, their gradients by layer and as one, the update, its weighted copy and the block's sum, and
+    what the allocator keeps between them; another direction than the gradient; what a correction computes; the initial
+    model and the client's own memory; and two other models, where features are compared.
+    """
+    directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.corrects)
+    return 8 + directs + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

@@ -27,30 +27,26 @@ class Block(nn.Module):
         return F.relu(self.bn2(self.conv2(x)) + shortcut)
 
 
-class ResNet(nn.Sequential):
+def resnet(n: int, shape: Shape, classes: int) -> nn.Module:
     """The network of 6n + 2 layers."""
-
-    def __init__(self, n: int, shape: Shape, classes: int):
-        blocks: list[nn.Module] = []
-        channels = 16
-        for out in (16, 32, 64):
-            for i in range(n):
-                blocks.append(Block(channels, out, 2 if i == 0 and out > 16 else 1))
-                channels = out
-        super().__init__(
-            nn.Conv2d(shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(),
-            *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes),
-        )  # fmt: skip
-        for layer in self.modules():
-            if isinstance(layer, nn.Conv2d):
-                nn.init.kaiming_normal_(layer.weight)
+    layers: list[nn.Module] = [nn.Conv2d(shape[0], 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]
+    channels = 16
+    for out in (16, 32, 64):
+        for i in range(n):
+            layers.append(Block(channels, out, 2 if i == 0 and out > 16 else 1))
+            channels = out
+    module = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight)
+    return module
 
 
 def resnet20(shape: Shape, classes: int) -> nn.Module:
     """n = 3: 269,722 parameters on CIFAR-10 (the paper says 0.27 M)."""
-    return ResNet(3, shape, classes)
+    return resnet(3, shape, classes)
 
 
 def resnet56(shape: Shape, classes: int) -> nn.Module:
     """n = 9: 853,018 parameters on CIFAR-10 (the paper says 0.85 M)."""
-    return ResNet(9, shape, classes)
+    return resnet(9, shape, classes)
