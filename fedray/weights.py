@@ -13,6 +13,7 @@ from functools import lru_cache
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from fedray.errors import BadInputError
@@ -39,6 +40,8 @@ def locate(network: str, file: str) -> Path:
     try:
         return fetch(url, original, copy if mirror else None)
     except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer
         raise BadInputError(
             f"the ImageNet weights of {network} could not be fetched from {url} to {original.parent} ({error}): try "
             "again with a network, set FEDRAY_WEIGHTS_URL to a mirror, put the file there yourself, or start from "

@@ -89,6 +89,7 @@ def test_switches_auto_and_none():
         (["--rounds", "2.5"], ["rounds", "2.5", "integer"]),
         (["--rounds"], ["rounds", "expected one argument"]),
         (["--model.name", "lenet"], ["model.name", "'lenet'", "did you mean lenet5?"]),
+        (["--algorithm.norms", "own"], ["algorithm.norms = 'own'", "'averaged'", "'local'"]),
         (["--algorithm.name", "fedavgg"], ["algorithm.name", "'fedavgg'", "did you mean fedavg?"]),
         (
             ["--partition.alpha", "1"],
@@ -166,7 +167,12 @@ def test_from_python_too():
 def test_everything_but_cluster_and_output_is_in_the_run_id():
     """Structural: every setting outside the two sections changes the id, none inside them does."""
     base = Experiment(blocks=1)
+    networks = {  # what is only for some of them is compared on one of those
+        **dict.fromkeys(("model.pretrained", "model.norm", "model.groups", "model.stem"), "resnet18"),
+        "model.aux_weight": "googlenet",
+    }
     others = {
+        "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
         "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
@@ -174,16 +180,18 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     for name, (_, field) in options().items():
         if name == "data.root" or name.startswith(("algorithm.", "partition.")):
             continue
-        changed = base_with(name, others[name] if name in others else another(field))
-        same = changed.run_id("f") == base.run_id("f")
+        model = networks.get(name, "lenet5")
+        changed = base_with(name, others[name] if name in others else another(field), model)
+        same = changed.run_id("f") == base_with("blocks", 1, model).run_id("f")
         assert same == name.startswith(("cluster.", "output.")), name
     assert base.run_id("f") != base.run_id("g")
+    assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
 
 
 def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
     others = {
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "algorithm.server_optimizer": "yogi",
-        "algorithm.option": "I",
+        "algorithm.option": "I", "algorithm.norms": "local",
     }  # fmt: skip
     ids = set()
     for section, classes in CHOSEN.items():
@@ -204,9 +212,9 @@ def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
 FOR_SGD = ("algorithm.server_momentum", "algorithm.server_nesterov")
 
 
-def base_with(name, value):
+def base_with(name, value, model="lenet5"):
     *section, key = name.split(".")
-    tree = {"blocks": 1}
+    tree = {"blocks": 1, "model": {"name": model}}
     (tree.setdefault(section[0], {}) if section else tree)[key] = value
     return compose(tree)
 

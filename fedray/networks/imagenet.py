@@ -1,6 +1,5 @@
 """torchvision's networks for ImageNet, from random or from pretrained weights. Its import takes 2 s, so only here."""
 
-import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +50,7 @@ def load(module: nn.Module, name: str, path: Path) -> None:
         off += [key for key in wanted.keys() & have.keys() if wanted[key] != have[key].shape]
         if off:
             raise ValueError(f"{len(off)} tensors are missing, unknown or of another shape, {min(off)} for one")
-    except (OSError, RuntimeError, ValueError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
         weights.reject(path, KNOWN[name].weights)
         reason = str(error).strip().partition("\n")[0]
         raise BadInputError(f"what {path} holds are not the weights of {name} ({reason}); remove it") from error
