@@ -5,7 +5,7 @@ an address (seed, round, client), so the same client in the same round gives the
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -53,7 +53,7 @@ class Client:
         """
         trainer, algorithm, flat = self.trainer, self.algorithm, self.trainer.flat
         flat.load(start["params"], start["buffers"])
-        flat.module.train()
+        flat.train()
         velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=trainer.device), 0, 0
         optimizer = algorithm.make_optimizer(flat.trainable, self.lr)
         # Where nothing changes the gradient, a step needs no flat copy of it: a twentieth of the CNN's time.
@@ -61,11 +61,11 @@ class Client:
         references = trainer.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
         for inputs, targets in self.batches(epochs):
             if algorithm.compares:
-                output, features = trainer.output_and_features(flat.module, inputs)
+                outputs, features = trainer.outputs_and_features(flat.module, inputs)
             else:
-                output = trainer.output(flat.module, inputs)
-            loss = algorithm.loss(output, targets)
-            losses += loss.detach().double() * len(targets)
+                outputs = trainer.outputs(flat.module, inputs)
+            main, loss = self.losses(outputs, targets)
+            losses += main.detach().double() * len(targets)
             if algorithm.compares:
                 rivals = {name: trainer.features(model, inputs) for name, model in references.items()}
                 loss = loss + algorithm.penalty(features, rivals)
@@ -92,6 +92,15 @@ class Client:
             self.steps, self.train_loss = steps, float(losses) / seen
         return {"params": flat.params, "buffers": flat.buffers}, steps
 
+    def losses(self, outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The loss of the model's main output, which is the one that is reported, and the loss to descend.
+
+        That is the main one and, as in GoogLeNet's paper (Szegedy et al. 2014, arXiv 1409.4842, section 5), those of
+        the auxiliary classifiers, each times model.aux_weight. Evaluation goes by the main output alone.
+        """
+        main, *others = (self.algorithm.loss(output, targets) for output in outputs)
+        return main, sum((self.trainer.recipe.model.aux_weight * other for other in others), start=main)
+
     def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of a `descend`; those of the next one are drawn anew."""
         seed, first, per_epoch = self.trainer.recipe.seed, self.epoch, epoch_steps(self.algorithm, len(self.labels))
@@ -108,14 +117,14 @@ class Client:
         """
         flat, trainer, n = self.trainer.flat, self.trainer, len(self.labels)
         flat.load(at["params"], at["buffers"])
-        flat.module.train()
+        flat.train()
         batches = -(-n // (self.algorithm.batch_size or n))
         total = torch.zeros_like(flat.params)
         for i in range(batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
             inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
             targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
-            loss = self.algorithm.loss(trainer.output(flat.module, inputs), targets)
+            _, loss = self.losses(trainer.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total
 

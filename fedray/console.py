@@ -53,7 +53,11 @@ class ConsoleWatch(Watch):
 
     def say_model(self, job: Job) -> None:
         e = job.experiment
-        self.say("model", f"{e.model.name}, {job.vectors[0].size:,} parameters, trained by {e.algorithm.name}")
+        side = e.model.side(job.recipe.shape)
+        resized = f", images resized to {side} x {side}" if side else ""
+        frozen = " (the backbone is frozen)" if e.model.freeze == "backbone" else ""
+        size = f"{job.vectors[0].size:,} parameters{frozen}{resized}"
+        self.say("model", f"{e.model.name}, {size}, trained by {e.algorithm.name}")
 
     def start_bar(self, job: Job) -> None:
         self.began, self.first = time.perf_counter(), 0

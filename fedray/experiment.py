@@ -5,7 +5,6 @@ Everything is hashed into the run id except the sections [cluster] (where it run
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -27,7 +26,7 @@ from fedray.faults import Faults
 from fedray.models import FUSED_ON_CPU, Model
 from fedray.randomness import MAX_SEED
 from fedray.recorder import Output
-from fedray.settings import Auto, Maybe, section, setting
+from fedray.settings import Auto, Maybe, nearest, section, setting
 
 
 @section
@@ -132,6 +131,10 @@ class Experiment:
             return f"can train {' and '.join(FUSED_ON_CPU)}, not model.name = {self.model.name}"
         if self.model.projection:
             return f"cannot train a model with a projection head, model.projection = {self.model.projection}"
+        if self.model.freeze != "none":
+            return f"trains whole models, not those with model.freeze = {self.model.freeze}"
+        if self.model.resize:
+            return f"takes images as they are, not with model.resize = {self.model.resize}"
         if self.model.precision != "float32":
             return f"computes in float32, not in model.precision = {self.model.precision}"
         if self.algorithm.unfusable:
@@ -150,10 +153,11 @@ class Experiment:
         kind = type(getattr(self, section))
         return kind.name if CHOSEN[section].get(kind.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
-    def run_id(self, data_fingerprint: str) -> str:
+    def run_id(self, data_fingerprint: str, model_fingerprint: str = "") -> str:
         """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
         tree = {name: value for name, value in self.settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
+        tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
         return re.sub(r"[^A-Za-z0-9_.-]", "", f"{self.chosen_name('algorithm')}-seed{self.seed}-{digest}")
 
@@ -250,11 +254,6 @@ def sentences(error: ValidationError, prefix: str) -> list[str]:
         else:
             found.append(f"{name} = {given!r} {message}")
     return found
-
-
-def nearest(word: str, words: Any) -> str:
-    match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def unknown(name: str, known: Any) -> str:

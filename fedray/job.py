@@ -42,7 +42,7 @@ class Job:
             raise BadInputError("the results have no name; set output.name")
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
-        self.run = experiment.run_id(self.fingerprint)
+        self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -139,7 +139,7 @@ class Job:
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
         optimizer = PRELOADED if e.algorithm.local_optimizer else ()
-        self.fork_server.preload((*models.PRELOADED.get(e.model.name, ()), *optimizer))
+        self.fork_server.preload((*e.model.preloaded, *optimizer))
         return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
@@ -162,7 +162,8 @@ class Job:
         shared = train + evaluated + 8 * held
         shards = held * train // len(d.train_labels)
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
-        return Needs(model, shards, object_store=object_store_bytes(shared, model, e.cohort) + remembered)
+        store = object_store_bytes(shared, model, e.cohort) + remembered
+        return Needs(model, shards, store, vectors_held(e.algorithm), self.blueprint.frozen_bytes)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
@@ -174,12 +175,14 @@ class Job:
     @property
     def recipe(self) -> Recipe:
         e, d = self.experiment, self.dataset
+        channels = d.train_images.shape[1]
+        mean, std = models.imagenet_statistics(channels) if e.model.pretrained else (d.mean, d.std)
         return Recipe(
             model=e.model,
             shape=d.train_images.shape[1:],
             classes=len(d.classes),
-            mean=d.mean,
-            std=d.std,
+            mean=mean,
+            std=std,
             augment=e.data.augment,
             seed=e.seed,
             engine=str(e.engine),
@@ -252,6 +255,19 @@ def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tup
         local_optimizer.check(wanted, shapes)
     else:
         server.ask(local_optimizer.check, wanted, shapes).result()
+
+
+def vectors_held(algorithm: Any) -> int:
+    """How many vectors as long as the model a process comes to hold that trains it, as measured with alexnet on a CPU.
+
+    They are its parameters, their gradients by layer and as one, the update, its weighted copy and the block's sum, and
+    what the allocator keeps between them; another direction than the gradient; what a torch optimizer keeps; what a
+    correction computes; the initial model and the client's own memory; and two other models, where features are
+    compared.
+    """
+    optimizer = algorithm.optimizer_vectors if algorithm.local_optimizer else 0
+    directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.clip_norm or algorithm.corrects)
+    return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

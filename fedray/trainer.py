@@ -202,7 +202,7 @@ class Trainer:
             self.flat.module.eval()
             for first in range(0, len(labels), EVALUATION_BATCH):
                 batch = slice(first, first + EVALUATION_BATCH)
-                output = self.output(self.flat.module, self.inputs(torch.from_numpy(images[batch])))
+                output, *_ = self.outputs(self.flat.module, self.inputs(torch.from_numpy(images[batch])))
                 targets = torch.from_numpy(labels[batch]).to(self.device)
                 loss = F.cross_entropy(output, targets, reduction="none").double().sum()
                 results.append((float(loss), int((output.argmax(1) == targets).sum())))
@@ -213,26 +213,27 @@ class Trainer:
         inputs = normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
         return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.model.channels_last else inputs
 
-    def output(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        """The model's float32 output [batch, classes]."""
-        if self.recipe.model.precision == "float32":
-            return module(inputs)
-        with torch.autocast(self.device, torch.bfloat16):
-            return module(inputs).float()
+    def outputs(self, module: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The model's float32 output [batch, classes], and in training those of its auxiliary classifiers."""
+        model = self.recipe.model
+        with torch.autocast(self.device, torch.bfloat16, enabled=model.precision == "bfloat16"):
+            made = module(inputs)
+        outputs = made if isinstance(made, tuple) else (made,)
+        return [output.float() for output in (outputs if model.aux_weight else outputs[:1])]
 
-    def output_and_features(self, module: nn.Module, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The output, and the features [batch, d], the input of the last Linear layer."""
+    def outputs_and_features(self, module: nn.Module, inputs: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """What `outputs` gives, and the features [batch, d], the input of the last Linear layer."""
         last = [layer for layer in module.modules() if isinstance(layer, nn.Linear)][-1]
         seen: list[torch.Tensor] = []
         handle = last.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            return self.output(module, inputs), seen[0].float()
+            return self.outputs(module, inputs), seen[0].float()
         finally:
             handle.remove()
 
     @torch.no_grad()
     def features(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
-        return self.output_and_features(module, inputs)[1]
+        return self.outputs_and_features(module, inputs)[1]
 
     def tensors(self, vectors: Vectors) -> Tensors:
         return {name: torch.from_numpy(vector).to(self.device) for name, vector in vectors.items()}

@@ -2,7 +2,8 @@
 
 `params` is float32[P], every trainable parameter in the module's own order; `buffers` is float32[B], every
 floating-point buffer (BatchNorm statistics). Parameters that are frozen and buffers of integers are in neither: the
-module keeps them as they were built.
+module keeps them as they were built. A layer that has parameters of its own, all of them frozen, is frozen whole: its
+buffers stay as they are, too, since it is never in training mode.
 """
 
 from collections.abc import Collection
@@ -41,6 +42,13 @@ class Layout:
         }
 
 
+def frozen_layers(module: nn.Module) -> dict[str, nn.Module]:
+    """The layers that are frozen whole, by name."""
+    own = {name: list(layer.parameters(recurse=False)) for name, layer in module.named_modules()}
+    frozen = [name for name, parameters in own.items() if parameters and not any(p.requires_grad for p in parameters)]
+    return {name: module.get_submodule(name) for name in frozen}
+
+
 class FlatModel:
     """A module whose parameters, gradients and buffers are views of three flat float32 tensors.
 
@@ -50,7 +58,12 @@ class FlatModel:
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu"):
         self.module = module.to(device)
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
-        floating = {name: b for name, b in module.named_buffers() if b.is_floating_point()}
+        self.frozen = frozen_layers(module)
+        floating = {
+            name: b
+            for name, b in module.named_buffers()
+            if b.is_floating_point() and name.rpartition(".")[0] not in self.frozen
+        }
         self.layout = Layout(tuple(trainable), tuple(p.shape for p in trainable.values()))
         self.buffer_layout = Layout(tuple(floating), tuple(b.shape for b in floating.values()))
         self.params = torch.zeros(self.layout.size, device=device)
@@ -65,6 +78,12 @@ class FlatModel:
             view.copy_(floating[name])
             owner, _, leaf = name.rpartition(".")
             module.get_submodule(owner)._buffers[leaf] = view
+
+    def train(self) -> None:
+        """Put the module into training mode, but for the layers that are frozen whole."""
+        self.module.train()
+        for layer in self.frozen.values():
+            layer.training = False
 
     @torch.no_grad()
     def load(self, params: torch.Tensor, buffers: torch.Tensor) -> None:

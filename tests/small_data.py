@@ -10,22 +10,24 @@ from fedray.models import Model
 from fedray.recipe import Recipe
 
 
-def make_dataset(train: int = 96, test: int = 1100, classes: int = 10, side: int = 32) -> Dataset:
+def make_dataset(
+    train: int = 96, test: int = 1100, classes: int = 10, side: int = 32, channels: int = 3, validation: int = 450
+) -> Dataset:
     """Random images with random labels: enough for anything that compares bits."""
     rng = np.random.default_rng(7)
     return Dataset(
         name="noise",
         format="generated",
-        train_images=rng.integers(0, 256, (train, 3, side, side), dtype=np.uint8),
+        train_images=rng.integers(0, 256, (train, channels, side, side), dtype=np.uint8),
         train_labels=rng.integers(0, classes, train),
-        test_images=rng.integers(0, 256, (test, 3, side, side), dtype=np.uint8),
+        test_images=rng.integers(0, 256, (test, channels, side, side), dtype=np.uint8),
         test_labels=rng.integers(0, classes, test),
-        mean=(0.5, 0.4, 0.45),
-        std=(0.25, 0.2, 0.3),
+        mean=(0.5, 0.4, 0.45)[:channels],
+        std=(0.25, 0.2, 0.3)[:channels],
         classes=tuple(f"class {i}" for i in range(classes)),
         fingerprint="noise",
-        validation_images=rng.integers(0, 256, (450, 3, side, side), dtype=np.uint8),
-        validation_labels=rng.integers(0, classes, 450),
+        validation_images=rng.integers(0, 256, (validation, channels, side, side), dtype=np.uint8),
+        validation_labels=rng.integers(0, classes, validation),
     )
 
 

@@ -8,7 +8,7 @@ from small_data import make_dataset, make_recipe
 from fedray import models
 from fedray.algorithms.fedavg import FedAvg
 from fedray.experiment import compose
-from fedray.models import Model
+from fedray.models import KNOWN, Model
 from fedray.networks import BUILDERS, build, initial_vectors
 from fedray.trainer import Trainer
 
@@ -69,13 +69,17 @@ def test_a_step_without_a_flat_gradient_is_the_same_bits(dataset, model):
 
 def test_channels_last_is_a_rule_on_the_model():
     tree = {"data": {"dataset": "synthetic"}}
-    for name in BUILDERS:
-        assert compose({**tree, "model": {"name": name}}).resolved().model.channels_last == (name == "cnn")
+    chosen = [name for name in KNOWN if compose({**tree, "model": {"name": name}}).resolved().model.channels_last]
+    assert chosen == ["cnn", "densenet121", "inception_v3"]
+    assert compose({**tree, "model": {"name": "mine:net"}}).resolved().model.channels_last is False
     kept = compose({**tree, "model": {"name": "cnn", "channels_last": False}}).resolved()
     assert kept.model.channels_last is False
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+SMALL = [*BUILDERS, "resnet18", "googlenet"]
+
+
+@pytest.mark.parametrize("name", SMALL)
 def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
     blueprint = models.blueprint(Model(name=name), (3, 32, 32), 10, 4)
     module = build(Model(name=name), (3, 32, 32), 10, 4)
@@ -86,10 +90,10 @@ def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
     for key, tensor in wanted.items():
         more = 1 if key in trained else 2 if tensor.is_floating_point() else 0
         torch.testing.assert_close(torch.from_numpy(state[key]), tensor + more, rtol=0, atol=0)
-    assert bool(blueprint.norms) == (name == "resnet18")
+    assert bool(blueprint.norms) == KNOWN[name].norms
 
 
-@pytest.mark.parametrize("name", BUILDERS)
+@pytest.mark.parametrize("name", SMALL)
 def test_a_projection_head_is_moons(name):
     """Li, He, Song 2021: from the d features through d x d, ReLU, d x width, and from there to the classes."""
     plain, headed = (build(Model(name=name, projection=width), (3, 32, 32), 10, 4) for width in (0, 256))

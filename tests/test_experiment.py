@@ -89,6 +89,7 @@ def test_switches_auto_and_none():
         (["--rounds", "2.5"], ["rounds", "2.5", "integer"]),
         (["--rounds"], ["rounds", "expected one argument"]),
         (["--model.name", "lenet"], ["model.name", "'lenet'", "did you mean lenet5?"]),
+        (["--algorithm.norms", "own"], ["algorithm.norms = 'own'", "'averaged'", "'local'"]),
         (["--algorithm.name", "fedavgg"], ["algorithm.name", "'fedavgg'", "did you mean fedavg?"]),
         (
             ["--partition.alpha", "1"],
@@ -186,7 +187,12 @@ def test_from_python_too():
 def test_everything_but_cluster_and_output_is_in_the_run_id():
     """Structural: every setting outside the two sections changes the id, none inside them does."""
     base = Experiment(blocks=1)
+    networks = {  # what is only for some of them is compared on one of those
+        **dict.fromkeys(("model.pretrained", "model.norm", "model.groups", "model.stem"), "resnet18"),
+        "model.aux_weight": "googlenet",
+    }
     others = {
+        "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
         "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
@@ -194,19 +200,21 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     for name, (_, field) in options().items():
         if name in ("data.root", "data.cutout") or name.startswith(("algorithm.", "partition.")):
             continue
-        changed = base_with(name, others[name] if name in others else another(field))
-        same = changed.run_id("f") == base.run_id("f")
+        model = networks.get(name, "lenet5")
+        changed = base_with(name, others[name] if name in others else another(field), model)
+        same = changed.run_id("f") == base_with("blocks", 1, model).run_id("f")
         assert same == name.startswith(("cluster.", "output.")), name
     assert base.run_id("f") != base.run_id("g")
     cut = [compose({"blocks": 1, "data": {"augment": "cutout", "cutout": side}}).run_id("f") for side in (8, 16)]
     assert len({base.run_id("f"), *cut}) == 3
+    assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
 
 
 def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
     others = {
         "algorithm.lr_schedule": "cosine", "algorithm.weighting": "uniform", "algorithm.server_optimizer": "yogi",
         "algorithm.option": "I", "partition.distribution": "power_law",
-        "algorithm.epochs_min": 1, "algorithm.steps_min": 1,
+        "algorithm.epochs_min": 1, "algorithm.norms": "local", "algorithm.steps_min": 1,
         "algorithm.optimizer_options": "nesterov=True",
     }  # fmt: skip
     beside = {"algorithm.server_nesterov": {"server_momentum": 0.9}, "algorithm.steps_min": {"steps": 2}}
@@ -231,9 +239,9 @@ def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
 FOR_SGD = ("algorithm.server_momentum", "algorithm.server_nesterov")
 
 
-def base_with(name, value):
+def base_with(name, value, model="lenet5"):
     *section, key = name.split(".")
-    tree = {"blocks": 1}
+    tree = {"blocks": 1, "model": {"name": model}}
     (tree.setdefault(section[0], {}) if section else tree)[key] = value
     return compose(tree)
 

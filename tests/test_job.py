@@ -6,7 +6,7 @@ import pytest
 
 from fedray.errors import BadInputError
 from fedray.experiment import compose
-from fedray.job import Job
+from fedray.job import Job, vectors_held
 from fedray.run import run
 
 
@@ -64,3 +64,25 @@ def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
     tree["data"]["cutout"] = 5
     recipe = Job(compose(tree)).recipe
     assert (recipe.augment, recipe.cutout) == ("cutout", 5)
+
+
+def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):
+    """As long as params and buffers: 8 of plain SGD, more where the direction is another, or models are kept."""
+    tree = {
+        "data": {"dataset": "synthetic", "train_examples": 20, "test_examples": 10}, "clients": 2, "cohort": 2,
+        "model": {"name": "resnet18"}, "output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"},
+    }  # fmt: skip
+    needs = Job(compose(tree)).needs
+    assert (needs.model, needs.vectors) == (4 * (11_181_642 + 9_600), 8)
+    assert needs.frozen == 8 * 20  # the counters of BatchNorm layers
+    tree["model"]["freeze"] = "backbone"
+    needs = Job(compose(tree)).needs
+    assert needs.model == 4 * 5130
+    assert needs.frozen == 4 * (11_181_642 - 5130 + 9_600) + 8 * 20
+    held = {
+        "fedavg": {}, "momentum": {"momentum": 0.9}, "decay": {"weight_decay": 0.1, "momentum": 0.9}, "fedprox": {"name": "fedprox"},
+        "scaffold": {"name": "scaffold"}, "ditto": {"name": "ditto"}, "moon": {"name": "moon"},
+    }  # fmt: skip
+    assert {name: vectors_held(compose({"algorithm": settings}).algorithm) for name, settings in held.items()} == {
+        "fedavg": 8, "momentum": 9, "decay": 9, "fedprox": 11, "scaffold": 15, "ditto": 12, "moon": 16,
+    }  # fmt: skip

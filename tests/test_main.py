@@ -152,6 +152,8 @@ def test_an_error_in_client_code_shows_once_with_client_and_round(tmp_path):
         (["--cluster.gpus", "1", "--cluster.gpus_per_client", "0.6", "--cluster.clients_per_actor", "1"], ["2 actors x 0.6 GPU", "1 GPU"]),
         (["--data.dataset", "cifar10", "--data.root", "/nowhere"], ["/nowhere"]),
         (["--model.name", "resnet18", "--algorithm.batch_size", "1"], ["BatchNorm"]),
+        (["--model.name", "nowhere:net"], ["there is no module nowhere"]),
+        (["--model.name", "fedray.networks.small:vgg12"], ["no function vgg12; did you mean vgg11?"]),  # found where torch is
         (["--output.root", __file__], ["test_main.py"]),
         (["--output.root", "/proc/results"], ["/proc"]),
     ],

@@ -38,6 +38,11 @@ def mean_weighting() -> Any:
     return setting("num_examples", "Weights of the updates: by shard size, or all the same.")
 
 
+def averaged_norms() -> Any:
+    """The setting `norms` of algorithms that correct every parameter by what the clients share of it."""
+    return setting("averaged", "Always averaged, since the corrections are for parameters that all clients share.")
+
+
 @section
 class FedAvg(LocalTraining):
     """Federated averaging (McMahan et al. 2017)."""
@@ -66,6 +71,11 @@ class FedAvg(LocalTraining):
     server_tau: float = setting(
         1e-3, "Adaptivity of adagrad, adam and yogi: added to the root of the second moment.", gt=0, le=1e6
     )
+    norms: Literal["averaged", "local"] = setting(
+        "averaged",
+        "BatchNorm layers: averaged like the rest, or kept by each client, with their statistics (FedBN's rule for any "
+        "algorithm).",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -89,7 +99,7 @@ class FedAvg(LocalTraining):
     @property
     def personalises(self) -> bool:
         """Whether a part of the model stays at each client, so that there is no global model to evaluate."""
-        return type(self).personal is not FedAvg.personal
+        return type(self).personal is not FedAvg.personal or self.norms == "local"
 
     @property
     def has_own_models(self) -> bool:
@@ -105,8 +115,9 @@ class FedAvg(LocalTraining):
     def unfusable(self) -> str:
         """Why the fused engine cannot train this, to follow the algorithm's name; empty if it can."""
         replaced = {
-            name: getattr(type(self), name) is not getattr(FedAvg, name)
-            for name in ("local_round", "penalty", "personal")
+            "local_round": type(self).local_round is not FedAvg.local_round,
+            "penalty": self.compares,
+            "personal": self.personalises,
         }
         if not self.fusable:
             return "which says of itself that it is not fusable"
@@ -150,7 +161,14 @@ class FedAvg(LocalTraining):
         `norms` are those of them that belong to BatchNorm layers. The client starts its rounds with its own values in
         the message, what it sends is 0 there, and its bytes count only the rest.
         """
-        return ()
+        if self.norms == "averaged":
+            return ()
+        if not norms:
+            raise BadInputError(
+                f"algorithm.norms = local: {self.name} keeps BatchNorm layers at the clients, but the model has none "
+                "that trains"
+            )
+        return norms
 
     def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
         """What a client does in a round, local SGD and `finish`: its update and its new memory."""

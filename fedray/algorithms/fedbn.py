@@ -3,12 +3,10 @@ Normalization", arXiv 2102.07623, Algorithm 1: FedAvg of everything but the Batc
 statistics stay at the clients.
 """
 
-from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.errors import BadInputError
-from fedray.settings import section
+from fedray.settings import section, setting
 
 
 @section
@@ -17,7 +15,4 @@ class FedBN(FedAvg):
 
     name: ClassVar[str] = "fedbn"
 
-    def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
-        if not norms:
-            raise BadInputError("algorithm.name = fedbn keeps BatchNorm layers at the clients, but the model has none")
-        return norms
+    norms: Literal["local"] = setting("local", "Always local.")

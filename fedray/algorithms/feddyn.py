@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 
-from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, mean_weighting
+from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, averaged_norms, mean_weighting
 from fedray.settings import section, setting
 from fedray.updates import Vectors
 
@@ -31,6 +31,7 @@ class FedDyn(FedAvg):
 
     alpha: float = setting(0.01, "Strength of the regulariser; 0 is FedAvg.", ge=0, le=1e6)
     weighting: Literal["num_examples", "uniform"] = mean_weighting()
+    norms: Literal["averaged"] = averaged_norms()
 
     def init(self, params: np.ndarray, buffers: np.ndarray) -> Vectors:
         return {**super().init(params, buffers), "h": np.zeros_like(params)}

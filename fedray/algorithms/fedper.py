@@ -32,7 +32,8 @@ class FedPer(FedAvg):
                 raise BadInputError(
                     f"algorithm.personal_layers: nothing in the model is called {pattern!r}; it has {', '.join(names)}"
                 )
-        return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]
+        kept = super().personal(names, norms)
+        return [name for name in names if name in kept or any(fnmatchcase(name, pattern) for pattern in patterns)]
 
 
 def names_of_last_layer(names: Sequence[str]) -> str:

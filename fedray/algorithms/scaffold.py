@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from fedray.algorithms.effective_steps import effective_steps
-from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, mean_weighting
+from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, averaged_norms, mean_weighting
 from fedray.settings import section, setting
 from fedray.updates import Vectors
 
@@ -39,6 +39,7 @@ class Scaffold(FedAvg):
         "II", "How a client renews its control variate: I by a pass over its shard, II from the steps it made anyway."
     )
     weighting: Literal["num_examples", "uniform"] = mean_weighting()
+    norms: Literal["averaged"] = averaged_norms()
 
     def init(self, params: np.ndarray, buffers: np.ndarray) -> Vectors:
         return {**super().init(params, buffers), "c": np.zeros_like(params)}

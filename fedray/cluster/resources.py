@@ -17,6 +17,7 @@ PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
 FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
 MOST_AUTOMATIC = 100  # clients that get an actor each unasked: starting one takes 0.4 s
 GPU_CONTEXT_BYTES = 500 * 2**20  # a CUDA context in host memory, of which each process needs its own
+STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may take
 SMALLEST_SHARE = 0.0001  # of a CPU or GPU, the least that Ray counts
 
 
@@ -131,11 +132,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store."""
+    """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store.
+
+    A process that trains holds so many `vectors` as long as the model, and `frozen` bytes that no vector has.
+    """
 
     model: int
     shards: int = 0
     object_store: int = 0
+    vectors: int = 4
+    frozen: int = 0
 
 
 def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
@@ -146,9 +152,7 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     cpus, gpus = capacity.cpus, [part for node in capacity.nodes if node[0] for part in single(node[1])]
     per_actor = cluster.clients_per_actor
     if per_actor is None:
-        # A process holds parameters, gradients, momentum and the update.
-        process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
-        need = clients * (process + 4 * needs.model + (GPU_CONTEXT_BYTES if gpus else 0))
+        need = clients * process_bytes(cluster, needs, bool(gpus))
         fits = clients <= MOST_AUTOMATIC and need + needs.shards + needs.object_store <= 0.8 * capacity.memory
         per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
     if per_actor == 1:
@@ -166,11 +170,49 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
         able = [node[0] for node in capacity.nodes if not num_gpus or room_on_gpus(node[1], num_gpus)]
         num_cpus = cluster.cpus_per_actor or min(1.0, max(able or cpus))
         actors = min(-(-clients // per_actor), max(1, room_for_actors(num_cpus, num_gpus, capacity)))
+        if cluster.clients_per_actor is None:
+            spare = capacity.memory - stored_bytes(cluster, needs, capacity)
+            actors = max(1, min(actors, int(spare // process_bytes(cluster, needs, num_gpus > 0))))
     check_fit(actors, num_cpus, num_gpus, capacity)
+    check_memory(cluster, actors, num_gpus > 0, needs, capacity)
     fit = room_for_actors(num_cpus, num_gpus, capacity)
     most_lanes = fit if per_actor > 1 or num_gpus else max(1, int(sum(cpus)))
     most = clients if cluster.clients_per_actor is None else -(-clients // per_actor)
     return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes, most)
+
+
+HOST_VECTORS = 4  # as long as the model, of a process whose model is on a GPU: what it sends, and what it is made of
+
+
+def vectors_of(needs: Needs, on_gpu: bool) -> int:
+    """How many vectors as long as the model an actor that has trained holds in the machine's memory."""
+    return min(HOST_VECTORS, needs.vectors) if on_gpu else needs.vectors
+
+
+def process_bytes(cluster: Cluster, needs: Needs, on_gpu: bool) -> int:
+    """The memory of an actor that has trained."""
+    process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
+    context = GPU_CONTEXT_BYTES if on_gpu else 0
+    return process + context + vectors_of(needs, on_gpu) * needs.model + needs.frozen
+
+
+def stored_bytes(cluster: Cluster, needs: Needs, capacity: Capacity) -> int:
+    """The memory of a run's object store, which goes to disk beyond the most that it may take."""
+    most = cluster.object_store * 2**20 if cluster.object_store else int(STORE_SHARE * capacity.memory)
+    return min(needs.object_store, most)
+
+
+def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capacity: Capacity) -> None:
+    """Refuse, with the arithmetic, what would be killed for want of memory."""
+    each, store = process_bytes(cluster, needs, on_gpu), stored_bytes(cluster, needs, capacity)
+    if actors * each + store <= capacity.memory:
+        return
+    mib, store_mib, free = (math.ceil(size / 2**20) for size in (each, store, capacity.memory))
+    raise BadInputError(
+        f"{actors} actor{'' if actors == 1 else 's'} x {mib} MiB, of which {vectors_of(needs, on_gpu)} vectors of "
+        f"{needs.model / 2**20:.3g} MiB each, and {store_mib} MiB of shared memory need {actors * mib + store_mib} "
+        f"MiB, but {free} MiB are free; raise cluster.clients_per_actor or choose a smaller model"
+    )
 
 
 RUNS_AT_ONCE = 3  # enough that one has work for every core while another is between rounds
@@ -181,7 +223,7 @@ def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
 
     Each has a trainer in every actor, a few vectors in the driver, and its share of the object store.
     """
-    each = (4 * plan.actors + 6) * needs.model + needs.object_store
+    each = (needs.vectors * plan.actors + 6) * needs.model + plan.actors * needs.frozen + needs.object_store
     fit = int(0.5 * capacity.memory / max(1, each))
     return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))
 
@@ -283,7 +325,7 @@ def shared_memory() -> int:
 
     40 % of memory, but no more than there is of /dev/shm, beyond which Ray would keep its objects on disk.
     """
-    limit = int(0.4 * available_memory())
+    limit = int(STORE_SHARE * available_memory())
     if Path("/dev/shm").is_dir():
         limit = min(limit, int(0.9 * shutil.disk_usage("/dev/shm").free))
     return max(limit, 100 * 2**20)

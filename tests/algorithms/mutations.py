@@ -16,7 +16,7 @@ CLIENT, TRAINER, PART = "client.py", "trainer.py", "own_part.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
-DITTO, TUNE, LOCAL, BN, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedbn", "fedper"))
+DITTO, TUNE, LOCAL, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedper"))
 RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py", "data/own_tests.py"
 ROWS, ENDING = "rows.py", "ending.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
@@ -229,9 +229,9 @@ PERSONAL = [
      "        client.lr = self.lr\n        return client.descend(message",
      "fine-tuned with the lr of round 1"),
     (LOCAL, "return names\n", "return names[1:]\n", "one tensor is shared"),
-    (BN, "return norms\n", "return [name for name in norms if 'running' not in name]\n", "the statistics are averaged"),
-    (BN, "return norms\n", "return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
-    (BN, "if not norms:", "if False:", "FedBN takes any model"),
+    (AVG, "        return norms\n", "        return [name for name in norms if 'running' not in name]\n", "the statistics are averaged"),
+    (AVG, "        return norms\n", "        return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
+    (AVG, "if not norms:", "if False:", "FedBN takes any model"),
     (PER, "names[-1].rpartition", "names[0].rpartition", "the first layer is personal"),
     (PER, 'return names[-1].rpartition(".")[0] + ".*"', "return names[-1]", "only the last layer's bias is personal"),
     (PER, "if any(fnmatchcase(name, pattern) for pattern in patterns)]",

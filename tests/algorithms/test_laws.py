@@ -159,6 +159,11 @@ def test_fedbn_refuses_a_model_without_batchnorm():
         ALGORITHMS["fedbn"]().personal(["0.weight", "0.bias"], [])
 
 
+def test_the_fused_engine_refuses_local_norms():
+    with pytest.raises(ValueError, match="engine = fused cannot train fedprox, whose `personal` needs one client"):
+        Experiment(model=Model(name="mlp"), algorithm=FedProx(norms="local"), engine="fused")
+
+
 NEUTRAL = {
     "fedprox": FedProx(mu=0, **LOCAL),
     "fedavgm": FedAvgM(server_momentum=0, **LOCAL),

@@ -16,9 +16,12 @@ from fedray import networks
 from fedray.algorithms.ditto import Ditto
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedbn import FedBN
+from fedray.algorithms.fedopt import FedAdam
 from fedray.algorithms.fedper import FedPer
+from fedray.algorithms.fedprox import FedProx
 from fedray.algorithms.finetune import FineTune
 from fedray.algorithms.local import Local
+from fedray.algorithms.moon import Moon
 from fedray.data import Dataset
 from fedray.errors import BadInputError
 from fedray.experiment import compose
@@ -112,6 +115,58 @@ def test_where_nothing_is_personal_it_is_fedavg(kind, noise, dropout):
         assert bits(one.state) == bits(expected.state)
         assert what_is_told(one) == what_is_told(expected)
     assert scores(algorithms[0], mine, population) == scores(algorithms[1], its, other)
+
+
+def test_fedavg_with_local_norms_is_fedbn(noise, batchnorm):
+    """Bit for bit: states, memories, reports and evaluations; and it is not FedAvg."""
+    algorithms = FedAvg(norms="local", **LOCAL), FedBN(**LOCAL)
+    (mine, population), (its, other) = (play(a, noise, SHARDS, 3, model="mlp", cohort=3) for a in algorithms)
+    for one, expected in zip(mine, its, strict=True):
+        assert bits(one.state) == bits(expected.state)
+        assert what_is_told(one) == what_is_told(expected)
+    memories, expected = (dict(p.memories(3)) for p in (population, other))
+    assert {k: bits(memory) for k, memory in memories.items()} == {k: bits(memory) for k, memory in expected.items()}
+    assert all(set(memory) == {"own_params", "own_buffers"} for memory in memories.values())
+    assert scores(algorithms[0], mine, population) == scores(algorithms[1], its, other)
+    averaged, _ = play(FedAvg(**LOCAL), noise, SHARDS, 3, model="mlp", cohort=3)
+    assert bits(averaged[0].state) != bits(mine[0].state)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "kept"),
+    [
+        (FedProx(mu=0.1, norms="local", **LOCAL), 24),
+        (FedAdam(server_lr=0.01, norms="local", **LOCAL), 24),
+        (Moon(norms="local", **LOCAL), 24),
+        (Ditto(norms="local", **LOCAL), 24),
+        (FineTune(norms="local", **LOCAL), 24),
+        (FedPer(norms="local", **LOCAL), 24 + 39),  # with the last layer's 12 x 3 + 3
+    ],
+    ids=lambda a: getattr(a, "name", ""),
+)
+def test_local_norms_stay_at_the_clients_of_any_algorithm(algorithm, kept, noise, batchnorm):
+    """12 channels with a weight and a bias, and as many statistics, are as they were at the server, and not sent."""
+    done, population = play(algorithm, noise, SHARDS, 2, model="mlp", cohort=3)
+    params, buffers = initial_vectors(fresh(noise, "mlp"))
+    own = population.trainer.own_part(algorithm)
+    assert len(own.places["params"]) == kept
+    for after in done:
+        places = own.places["params"].numpy()
+        assert after.state["params"][places].tobytes() == params[places].tobytes()
+        assert after.state["buffers"].tobytes() == buffers.tobytes()
+        each = {report.bytes_up for report in after.updates.reports}
+        assert each == {4 * (params.size - kept)}
+        assert after.state["params"].tobytes() != params.tobytes()
+    memories = [memory["own_params"] for _, memory in population.memories(2)]
+    assert all(np.abs(one - other).max() > 1e-4 for one in memories for other in memories if one is not other)
+
+
+@pytest.mark.parametrize("name", ["scaffold", "feddyn"])
+def test_what_corrects_shared_parameters_has_no_local_norms(name):
+    with pytest.raises(BadInputError, match="algorithm.norms = 'local' must be 'averaged'"):
+        compose({"algorithm": {"name": name, "norms": "local"}})
+    with pytest.raises(BadInputError, match="algorithm.norms = 'locl' .*did you mean local"):
+        compose({"algorithm": {"norms": "locl"}})
 
 
 @pytest.mark.parametrize(
@@ -661,6 +716,7 @@ def test_a_pattern_that_matches_nothing_is_named(patterns):
             r"nothing in the model is called 'fc\.\*'; it has 1\.weight, 1\.bias",
         ),
         ({"name": "fedbn"}, "fedbn keeps BatchNorm layers at the clients, but the model has none"),
+        ({"norms": "local"}, "algorithm.norms = local: fedavg keeps BatchNorm layers .*, but the model has none"),
     ],
 )
 def test_a_run_with_nothing_to_keep_is_refused_and_leaves_nothing_on_disk(tmp_path, algorithm, sentence):

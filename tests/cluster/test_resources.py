@@ -36,6 +36,52 @@ def test_auto_counts_shards_and_object_store_too():
     assert plan(Cluster(forked=False), 40, LAPTOP, Needs(SMALL, shards=10**9, object_store=2 * 10**9)).packed
 
 
+VGG16 = Needs(537_000_000, object_store=object_store_bytes(10**8, 537_000_000, 5), vectors=8)
+"""With its 8 vectors a process takes 4.36 GB."""
+
+
+def test_auto_makes_no_more_actors_than_memory_holds():
+    def actors(memory, cpus=8.0, **settings):
+        return plan(Cluster(**settings), 10, Capacity((cpus,), 0, memory), VGG16).actors
+
+    assert actors(1e12) == 10
+    assert actors(50e9) == 5  # packed as the cores have it, and all of them fit
+    assert actors(20e9) == 3  # the store, 4.4 GB, and three times 4.36 GB
+    assert actors(9e9) == 1
+    with pytest.raises(BadInputError, match="1 actor x 4157 MiB, of which 8 vectors of 512 MiB each, and 1526 MiB"):
+        actors(4e9)
+
+
+@pytest.mark.parametrize("settings", [{"clients_per_actor": 1}, {"clients_per_actor": 2, "cpus_per_actor": 0.1}])
+def test_actors_that_memory_cannot_hold_are_refused_with_the_arithmetic(settings):
+    actors = 10 // settings["clients_per_actor"]
+    with pytest.raises(BadInputError) as error:
+        plan(Cluster(**settings), 10, Capacity((2.0,), 0, 4e9), VGG16)
+    total = actors * 4157 + 1526
+    parts = f"{actors} actors x 4157 MiB", f"need {total} MiB, but 3815 MiB are free", "clients_per_actor"
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert plan(Cluster(**settings), 10, Capacity((2.0,), 0, 1e12), VGG16).actors == actors
+
+
+def test_a_process_counts_frozen_parameters_once_and_with_a_gpu_few_vectors():
+    frozen, whole = Needs(20_000, vectors=8, frozen=537_000_000), Needs(537_000_000, vectors=8)
+    on_one = Capacity((8.0,), 1, 8e9)
+    one_each = Cluster(clients_per_actor=1)
+    assert plan(one_each, 10, Capacity((8.0,), 0, 8e9), frozen).actors == 10  # 600 MB each
+    with pytest.raises(BadInputError, match="14 actors"):
+        plan(one_each, 14, Capacity((8.0,), 0, 8e9), frozen)
+    assert plan(Cluster(clients_per_actor=1, forked=True), 2, on_one, whole).actors == 2  # 2.7 GB each
+    with pytest.raises(BadInputError, match="2 actors x 4157 MiB"):
+        plan(one_each, 2, Capacity((8.0,), 0, 8e9), whole)
+
+
+def test_what_of_the_store_goes_to_disk_counts_for_nothing():
+    huge = Needs(SMALL, object_store=10**12)
+    assert plan(Cluster(clients_per_actor=1), 10, LAPTOP, huge).actors == 10
+    with pytest.raises(BadInputError, match="and 19000 MiB of shared memory"):
+        plan(Cluster(clients_per_actor=1, object_store=19_000), 10, LAPTOP, huge)
+
+
 def test_shares_always_fit():
     for clients in (3, 7, 11, 30):
         p = planned(clients)
