@@ -4,14 +4,10 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fedray import checkpoint, results
+from fedray import results
 from fedray.aside import begun, move_aside, next_folder
-from fedray.atomic import writing
 from fedray.cluster.resources import Cluster, Plan, plan
 from fedray.ending import describe_divergence, judged_by, outcome
 from fedray.errors import (
@@ -30,6 +26,7 @@ from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_rows
+from fedray.saved_models import fingerprint, save_model
 from fedray.server import Population, play_rounds
 from fedray.updates import Event, Vectors
 
@@ -297,19 +294,14 @@ def play(
     if status is None:
         recorder.finish("interrupted")
         return "interrupted"
-    if output.save_model:
-        tensors = job.blueprint.state_dict(state["params"], state["buffers"])
-        with writing(job.folder):
-            checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
-    why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
-    recorder.finish(status, why, model_fingerprint=fingerprint(state))
-    job.tidy()
+    end(job, recorder, state, status)
     return status
 
 
-def fingerprint(state: Vectors) -> str:
-    """A digest of the model's bits."""
-    digest = blake2b(digest_size=16)
-    for name in ("params", "buffers"):
-        digest.update(np.ascontiguousarray(state[name]).data)
-    return digest.hexdigest()
+def end(job: Job, recorder: Recorder, state: Vectors, status: str) -> None:
+    """The run has come to its final status: keep its model, complete its tables, and tidy up."""
+    if job.experiment.output.save_model:
+        save_model(job, job.model, state)
+    why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
+    recorder.finish(status, why, model_fingerprint=fingerprint(state))
+    job.tidy()
