@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from fedray.data import Split
 from fedray.experiment import Experiment
 from fedray.server import Population, Round
 from fedray.updates import Event, Report, mean_loss
@@ -39,9 +40,10 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
         return every > 0 and (done.t % every == 0 or done.t == e.rounds)
 
     if due(evaluation.every) and not e.algorithm.personalises:
-        row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
-        if e.data.validation_examples:
-            row["validation_loss"], row["validation_accuracy"] = clients.evaluate(done.state, "validation")
+        splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
+        for split in splits:
+            found = clients.evaluate(done.state, split)
+            row |= {f"{split}_loss": found.loss, f"{split}_accuracy": found.accuracy}
     columns: dict[str, Any] = {}
     if due(evaluation.clients_every or 0):
         message = e.algorithm.broadcast(done.state, done.t)

@@ -15,6 +15,7 @@ import numpy as np
 from fedray.data import Split
 from fedray.errors import TooFewSurvivorsError
 from fedray.faults import Faults, absentee, answering
+from fedray.performance import Performance
 from fedray.randomness import generator
 from fedray.updates import Event, Report, Scores, Seconds, Updates, Vectors
 
@@ -38,8 +39,8 @@ class Population(Protocol):
         is trained again does not count.
         """
 
-    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
-        """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole of a split."""
+    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
+        """How the state's model does on the whole of a split; with `top_k`, also how often it is right in k guesses."""
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         """How the model that each client would use does on test examples of its own.

@@ -113,9 +113,12 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     state = load_file(job.model)
     layout = [state[name].numpy().reshape(-1) for name in job.blueprint.names]
     message = {"params": np.concatenate(layout), "buffers": np.empty(0, np.float32)}
-    (only,) = trainer.evaluate(message, *job.dataset.examples("validation"))
-    assert (rounds["validation_loss"].iloc[-1], rounds["validation_accuracy"].iloc[-1]) == (only[0] / 40, only[1] / 40)
-    assert tables.runs["final_validation_accuracy"][0] == only[1] / 40
+    images, labels = job.dataset.examples("validation")
+    measured = trainer.evaluate(message, images, labels)
+    right = (measured.predicted == labels).sum()
+    loss, accuracy = rounds[["validation_loss", "validation_accuracy"]].iloc[-1]
+    assert (loss, accuracy) == (measured.losses[0] / 40, right / 40)
+    assert tables.runs["final_validation_accuracy"][0] == right / 40
     assert judged_by(experiment) == "validation_accuracy"
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
@@ -389,11 +392,11 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
 
     evaluations = []
 
-    def evaluate(self, state, split="test"):
+    def evaluate(self, state, split="test", top_k=None):
         evaluations.append(state)
         if len(evaluations) == 4:
             raise KeyboardInterrupt
-        return original(self, state)
+        return original(self, state, split, top_k)
 
     original = InProcessPopulation.evaluate
     monkeypatch.setattr(InProcessPopulation, "evaluate", evaluate)
