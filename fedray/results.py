@@ -54,6 +54,7 @@ class Results:
     partitions: "pd.DataFrame"
     metrics: "pd.DataFrame"
     evaluations: "pd.DataFrame"
+    confusion: "pd.DataFrame"
     events: "pd.DataFrame"
 
 

@@ -252,13 +252,13 @@ def play(
         settings: dict[str, Any] = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed, "faults": e.faults}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
-            row, evaluations = evaluated(done, e, clients)
+            row, tables = evaluated(done, e, clients)
             row["seconds"] = time.perf_counter() - began
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
             metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
             happened = event_rows([*events, *clients.events()])
-            recorder.round(row, client_columns(done), metrics, evaluations, happened)
+            recorder.round(row, client_columns(done), metrics, **tables, events=happened)
             events.clear()
             state, t = done.state, done.t
             del done  # and with it the round's vectors

@@ -76,6 +76,13 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         "test_examples": LONG,
         **dict.fromkeys(("test_loss", "test_accuracy"), FLOAT),
     },
+    "confusion": {
+        "which": STRING,
+        "round": INT,
+        "split": STRING,
+        **dict.fromkeys(("label", "predicted"), INT),
+        "count": LONG,
+    },
     "metrics": {"round": INT, "name": STRING, "value": FLOAT},
     "events": {
         "round": INT,
@@ -90,6 +97,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
+"""The tables that hold what each round added to them."""
+IN_JOURNAL = (*BY_ROUND, "confusion")
+"""What a line of the journal holds of its round; the table `confusion` is of two rounds only."""
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")

@@ -77,6 +77,11 @@ def test_a_run_fills_every_table(tmp_path):
     assert tables.population["num_examples"].sum() == tables.partitions["count"].sum() == 160
     weighted = tables.clients.groupby("round").apply(lambda g: np.average(g["train_loss"], weights=g["num_examples"]))
     np.testing.assert_allclose(weighted, tables.rounds["train_loss"])
+    final = tables.confusion[tables.confusion["which"] == "final"]
+    assert (final["round"] == 6).all() and (final["split"] == "test").all()
+    assert final["count"].sum() == 120
+    right = final["label"] == final["predicted"]
+    assert final["count"][right].sum() / 120 == row["final_test_accuracy"]
     assert (tables.rounds["dataset"] == "synthetic").all()
     assert row["final_test_accuracy"] == tables.rounds["test_accuracy"].iloc[-1]
 
@@ -120,6 +125,15 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     assert (loss, accuracy) == (measured.losses[0] / 40, right / 40)
     assert tables.runs["final_validation_accuracy"][0] == right / 40
     assert judged_by(experiment) == "validation_accuracy"
+    kept = tables.confusion.groupby(["which", "split"])
+    assert kept["count"].sum().to_dict() == {
+        (which, split): n for which in ("best", "final") for split, n in (("test", 120), ("validation", 40))
+    }
+    assert kept["round"].unique().map(list).to_dict() == {
+        (which, split): [t]
+        for which, t in (("best", rounds["validation_accuracy"].argmax() + 1), ("final", len(rounds)))
+        for split in ("test", "validation")
+    }
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
     assert max(before) >= last
