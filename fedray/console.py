@@ -40,9 +40,9 @@ class ConsoleWatch(Watch):
         sizes = sorted(len(shard) for shard in job.shards)
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
         self.say("data", describe_data(job))
-        self.say(
-            "clients", f"{e.clients}, {e.partition.name} shards of {spread} images; {e.cohort} take part in a round"
-        )
+        drawn = ", drawn by size" if e.sampling == "size" else ""
+        shards = f"{e.clients}, {e.partition.name} shards of {spread} images"
+        self.say("clients", f"{shards}; {e.cohort} take part in a round{drawn}")
 
     def begin(self, job: Job, where: str) -> None:
         self.say_model(job)

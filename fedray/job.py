@@ -86,6 +86,12 @@ class Job:
     def check_split(self) -> None:
         """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
         self.shards  # noqa: B018
+        top_k, classes = self.experiment.evaluation.top_k, len(self.dataset.classes)
+        if top_k and top_k > classes:
+            raise BadInputError(
+                f"evaluation.top_k = {top_k} is more than the {classes} classes of {self.dataset.name}, of which the "
+                "right one would always be one"
+            )
         if any(len(rows) == 0 for rows in self.own_tests or ()):
             raise BadInputError(
                 "the test set has no image of the labels of some client, which so cannot be evaluated; use more of "

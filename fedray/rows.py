@@ -19,8 +19,10 @@ from fedray.updates import Event, Report, mean_loss
 EVALUATED = (
     "test_loss",
     "test_accuracy",
+    "test_top_k_accuracy",
     "validation_loss",
     "validation_accuracy",
+    "validation_top_k_accuracy",
     "client_loss",
     "client_accuracy",
     "client_accuracy_p10",
@@ -43,9 +45,9 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     tables: dict[str, dict[str, Any]] = {}
     if due(evaluation.every) and not e.algorithm.personalises:
         splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
-        found = {split: clients.evaluate(done.state, split) for split in splits}
+        found = {split: clients.evaluate(done.state, split, evaluation.top_k) for split in splits}
         for split, each in found.items():
-            row |= {f"{split}_loss": each.loss, f"{split}_accuracy": each.accuracy}
+            row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
         tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
     if due(evaluation.clients_every or 0):
         message = e.algorithm.broadcast(done.state, done.t)

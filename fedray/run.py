@@ -249,7 +249,8 @@ def play(
         status = outcome(e.evaluation, recorder.rounds, e.rounds, judged, e.faults)
         left = range(t + 1, min(e.rounds, until or e.rounds) + 1) if status is None and not interrupt.asked else ()
         interrupt.rounds[job.run] = t + 1
-        settings: dict[str, Any] = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed, "faults": e.faults}
+        names = ("rounds", "cohort", "seed", "faults", "sampling")
+        settings: dict[str, Any] = {name: getattr(e, name) for name in names}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
             row, tables = evaluated(done, e, clients)

@@ -44,7 +44,8 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     },
     "rounds": {
         "round": INT,
-        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy"), FLOAT),
+        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "test_top_k_accuracy"), FLOAT),
+        **dict.fromkeys(("validation_loss", "validation_accuracy", "validation_top_k_accuracy"), FLOAT),
         **dict.fromkeys(("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"), FLOAT),
         "train_loss": FLOAT,
         **dict.fromkeys(("cohort_size", "answered", "dropouts", "surplus", "lost", "non_finite"), INT),

@@ -106,6 +106,8 @@ def test_switches_auto_and_none():
         (["--algorithm.lr", "1e39"], ["algorithm.lr", "less than or equal to 1000000"]),
         (["--output.name", "a" * 101], ["at most 100"]),
         (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
+        (["--sampling", "sizes"], ["sampling = 'sizes'", "did you mean size?"]),
+        (["--evaluation.top_k", "0"], ["evaluation.top_k", "greater than or equal to 1"]),
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
@@ -168,7 +170,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     base = Experiment(blocks=1)
     others = {
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
-        "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
+        "blocks": 2, "engine": "plain", "sampling": "size", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():

@@ -141,6 +141,25 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     assert plain.rounds["validation_accuracy"].isna().all()
 
 
+def test_the_k_best_labels_are_counted_where_asked_for_and_change_nothing_else(tmp_path):
+    plain = run(small(tmp_path / "plain", rounds=2, data__validation_examples=40))
+    counted = run(small(tmp_path / "k", rounds=2, data__validation_examples=40, evaluation__top_k=3))
+    for split in ("test", "validation"):
+        name = f"{split}_top_k_accuracy"
+        assert plain.rounds[name].isna().all()
+        assert (counted.rounds[name] > counted.rounds[f"{split}_accuracy"]).all()
+        assert (counted.rounds[name] < 1).all()
+    assert plain.runs["model_fingerprint"][0] == counted.runs["model_fingerprint"][0]
+    every = run(small(tmp_path / "all", rounds=1, evaluation__top_k=10))
+    assert every.rounds["test_top_k_accuracy"].tolist() == [1.0]
+
+
+def test_more_best_labels_than_classes_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BadInputError, match=r"evaluation\.top_k = 11 is more than the 10 classes of synthetic"):
+        run(small(tmp_path, evaluation__top_k=11))
+    assert not list(tmp_path.iterdir())
+
+
 def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
     rounds = run(small(tmp_path, rounds=5, evaluation__every=3)).rounds
     assert rounds["test_accuracy"].notna().tolist() == [False, False, True, False, True]
