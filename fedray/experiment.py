@@ -112,11 +112,11 @@ class Experiment:
             raise BadInputError(
                 f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
             )
-        looks = self.evaluation.target_accuracy or self.evaluation.patience
+        looks = self.evaluation.target_accuracy or self.evaluation.patience or self.output.save_best
         if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
             raise BadInputError(
-                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy and patience "
-                "go by the clients, which evaluation.clients_every = 0 does not evaluate"
+                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy, patience "
+                "and output.save_best go by the clients, which evaluation.clients_every = 0 does not evaluate"
             )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")

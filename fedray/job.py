@@ -45,8 +45,10 @@ class Job:
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
         self.model = self.folder / "models" / f"{self.run}.safetensors"
+        self.best_model = self.model.with_suffix(".best.safetensors")
         check_writable(self.folder)
-        own = [self.checkpoint, self.checkpoint_before, self.model, self.folder / "journal" / f"{self.run}.jsonl"]
+        own = [self.checkpoint, self.checkpoint_before, self.model, self.best_model]
+        own += [self.folder / "journal" / f"{self.run}.jsonl"]
         own += [self.folder / table / f"{self.run}.parquet" for table in PER_RUN]
         if folder := next((path for path in own if path.is_dir()), None):
             raise BadInputError(f"{folder} is a folder, where run {self.run} has a file")
@@ -146,7 +148,8 @@ class Job:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
         self.checkpoint.unlink(missing_ok=True)
         self.checkpoint_before.unlink(missing_ok=True)
-        remove_stale(self.checkpoint)
+        for path in (self.checkpoint, self.best_model):
+            remove_stale(path)
         drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
     @property

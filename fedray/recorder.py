@@ -59,6 +59,9 @@ class Output:
     name: str = setting("", "Name of these results, a folder under root; empty: the name of the settings file.")
     checkpoint_every: int = setting(5, "A checkpoint every so many rounds.", ge=1, unit="rounds")
     save_model: bool = setting(True, "Whether the final model is kept, as safetensors.")
+    save_best: bool = setting(
+        False, "Whether the model of the best round is kept, too: best by the accuracy that target and patience go by."
+    )
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
 
     def __post_init__(self) -> None:

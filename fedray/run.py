@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from fedray import results
 from fedray.aside import begun, move_aside, next_folder
 from fedray.cluster.resources import Cluster, Plan, plan
-from fedray.ending import describe_divergence, judged_by, outcome
+from fedray.ending import best_round, describe_divergence, judged_by, outcome
 from fedray.errors import (
     START_OVER,
     BadInputError,
@@ -26,7 +26,7 @@ from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_rows
-from fedray.saved_models import fingerprint, save_model
+from fedray.saved_models import fingerprint, save_best, save_final
 from fedray.server import Population, play_rounds
 from fedray.updates import Event, Vectors
 
@@ -79,7 +79,7 @@ def run(
         watch.end(job, str(job.status), repeated=True)
         if output.save_model and not job.model.exists():
             watch.notice("its model was not kept; --fresh runs it again")
-        return results.load(output.name, output.root, job.run)
+        return load_ended(job, watch)
     job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
     job.check_split()
     job.blueprint_asked  # noqa: B018
@@ -116,7 +116,16 @@ def run(
                         interrupt.left(job.run)
                 past, recorder = open_past(job)
     watch.end(job, status, repeated=False)
-    return results.load(output.name, output.root, job.run)
+    return load_ended(job, watch)
+
+
+def load_ended(job: Job, watch: Watch) -> Results:
+    """The tables of a run that has been played; where its best model should be there and is not, that is said."""
+    output = job.experiment.output
+    tables = results.load(output.name, output.root, job.run)
+    if output.save_best and not job.best_model.exists() and tables.rounds[judged_by(job.experiment)].notna().any():
+        watch.notice("the model of its best round was not kept; --fresh runs it again")
+    return tables
 
 
 def has_ended(job: Job) -> bool:
@@ -261,6 +270,8 @@ def play(
             happened = event_rows([*events, *clients.events()])
             recorder.round(row, client_columns(done), metrics, **tables, events=happened)
             events.clear()
+            if best_round(recorder.rounds, judged) == done.t:
+                save_best(job, done.state, done.t)  # before `t` is this round, which then is not played again
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -301,8 +312,7 @@ def play(
 
 def end(job: Job, recorder: Recorder, state: Vectors, status: str) -> None:
     """The run has come to its final status: keep its model, complete its tables, and tidy up."""
-    if job.experiment.output.save_model:
-        save_model(job, job.model, state)
+    save_final(job, state, recorder.rounds[-1]["round"])
     why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
     recorder.finish(status, why, model_fingerprint=fingerprint(state))
     job.tidy()

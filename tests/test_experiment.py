@@ -108,6 +108,7 @@ def test_switches_auto_and_none():
         (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
         (["--sampling", "sizes"], ["sampling = 'sizes'", "did you mean size?"]),
         (["--evaluation.top_k", "0"], ["evaluation.top_k", "greater than or equal to 1"]),
+        (["--output.save_best", "maybe"], ["output.save_best = 'maybe'", "boolean"]),
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),

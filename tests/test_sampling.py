@@ -4,7 +4,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from test_run import Job, assert_same_tables, run, small, stopped_after
+from test_run import assert_same_tables, run, small, stopped_after
 
 from fedray.server import sample_cohort
 
@@ -51,9 +51,8 @@ def test_a_weighted_cohort_is_a_pure_function_of_seed_round_and_sizes():
         return [sample_cohort(seed, t, 6, 2, weights) for t in range(1, 40)]
 
     assert cohorts(1, SIZES) == cohorts(1, SIZES.copy())
-    assert (
-        len({tuple(map(tuple, each)) for each in (cohorts(1, SIZES), cohorts(2, SIZES), cohorts(1, SIZES[::-1]))}) == 3
-    )
+    assert cohorts(1, SIZES) != cohorts(2, SIZES)
+    assert cohorts(1, SIZES) != cohorts(1, SIZES[::-1])
     assert cohorts(1, SIZES) == cohorts(1, 7 * SIZES)  # only their proportions count
     assert sample_cohort(0, 9, 6, 6, SIZES) == list(range(6))
 
@@ -72,9 +71,6 @@ def test_a_run_asks_the_clients_that_the_draw_says(tmp_path):
     assert asked_uniformly == [sample_cohort(0, t, 8, 4) for t in range(1, 7)]
     assert asked != asked_uniformly
     assert tables.runs["run"][0] != uniform.runs["run"][0]
-    assert (
-        uniform.runs["run"][0] == Job(small(tmp_path, **UNEVEN | {"sampling": "uniform"}, faults__over_selection=2)).run
-    )
 
 
 def test_a_run_that_draws_by_size_is_resumed_without_a_replay(tmp_path):
