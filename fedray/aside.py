@@ -86,7 +86,8 @@ def mark_of(target: Path, run: str) -> Path:
 def files(folder: Path, run: str) -> list[Path]:
     """All that there is of a run, its row first: without that, readers of the folder pass over its other tables."""
     tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
-    others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors", f"models/{run}.safetensors"]
+    others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
+    others += [f"models/{run}.safetensors", f"models/{run}.best.safetensors"]
     return [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
 
 

@@ -10,7 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fedray import results
+from fedray.ending import judged_by
+from fedray.experiment import Experiment
 from fedray.job import Job
+from fedray.results import Results
 from fedray.run import Watch
 from fedray.updates import HAPPENED
 
@@ -41,10 +44,9 @@ class ConsoleWatch(Watch):
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
         self.say("data", describe_data(job))
         unused = f"; {job.unused:,} images are in no shard" if job.unused else ""
-        self.say(
-            "clients",
-            f"{e.clients}, {e.partition.name} shards of {spread} images{unused}; {e.cohort} take part in a round",
-        )
+        drawn = ", drawn by size" if e.sampling == "size" else ""
+        shards = f"{e.clients}, {e.partition.name} shards of {spread} images{unused}"
+        self.say("clients", f"{shards}; {e.cohort} take part in a round{drawn}")
 
     def begin(self, job: Job, where: str) -> None:
         self.say_model(job)
@@ -105,10 +107,8 @@ class ConsoleWatch(Watch):
         self.console.print()
         self.say("status", f"{row['status']} after {row['rounds_done']} rounds in {row['seconds']:.1f} s")
         self.say("data", describe_format(row["dataset"], row["data_format"]))
-        if not math.isnan(row["final_test_accuracy"]):
-            best = f"(best {row['best_test_accuracy']:.4f} in round {row['best_round']:.0f})"
-            self.say("accuracy", f"{row['final_test_accuracy']:.4f} {best}")
-            self.say("loss", f"{row['final_test_loss']:.4f}")
+        for label, sentence in describe_model(job.experiment, tables):
+            self.say(label, sentence)
         evaluated = tables.rounds.dropna(subset="client_accuracy")
         if len(evaluated):
             self.say("clients", describe_clients(evaluated.iloc[-1].to_dict()))
@@ -118,6 +118,8 @@ class ConsoleWatch(Watch):
         self.say("results", f'{job.folder}/, for example pandas.read_parquet("{job.folder}/rounds")')
         if job.model.exists():
             self.say("model", str(job.model))
+        if job.best_model.exists():
+            self.say("model", f"{job.best_model}, the best round's")
 
 
 def describe_data(job: Job) -> str:
@@ -132,6 +134,29 @@ def describe_data(job: Job) -> str:
 def describe_format(name: str, stored_as: str) -> str:
     """As numbers from it should be quoted: cifar10 (jpeg) is not quite cifar10."""
     return f"{name} ({stored_as})" if stored_as in ("jpeg", "generated") else name
+
+
+def describe_model(e: Experiment, tables: Results) -> list[tuple[str, str]]:
+    """How the server's model did in the end, a label and a sentence for each thing; nothing where it was not evaluated.
+
+    The best round's is told of where that is another one.
+    """
+    evaluated = tables.rounds.dropna(subset="test_accuracy")
+    if evaluated.empty:
+        return []
+    final, judge = evaluated.iloc[-1], judged_by(e)
+    sentences = [("accuracy", f"{final['test_accuracy']:.4f}"), ("loss", f"{final['test_loss']:.4f}")]
+    if e.evaluation.top_k:
+        sentences.append((f"top {e.evaluation.top_k}", f"{final['test_top_k_accuracy']:.4f}"))
+    classes = results.per_class(tables).dropna(subset="recall").sort_values("recall", kind="stable")
+    if len(classes) > 1:
+        weakest, strongest = (f"{row.label_name} {row.recall:.4f}" for row in classes.iloc[[0, -1]].itertuples())
+        sentences.append(("classes", f"{weakest} (the weakest) to {strongest} (the strongest)"))
+    best = evaluated.iloc[int(evaluated[judge].argmax())]
+    if best["round"] != final["round"]:
+        chosen = "the validation split" if judge == "validation_accuracy" else "the test set"
+        sentences.append(("best", f"{best['test_accuracy']:.4f} in round {best['round']}, chosen on {chosen}"))
+    return sentences
 
 
 def describe_clients(row: Mapping[Any, float]) -> str:

@@ -24,16 +24,21 @@ def outcome(
     """
     if not rounds:
         return None
-    last, scores = rounds[-1], {row["round"]: row[judged] for row in rounds if row[judged] is not None}
+    last, best = rounds[-1], best_round(rounds, judged)
     if not_finite(last) or spoilt(last, faults):
         return "diverged"
-    if last["round"] in scores:
-        if evaluation.target_accuracy and scores[last["round"]] >= evaluation.target_accuracy:
+    if best and last[judged] is not None:
+        if evaluation.target_accuracy and last[judged] >= evaluation.target_accuracy:
             return "reached_target"
-        best = max(scores, key=lambda t: scores[t])  # the first of equals
         if evaluation.patience and last["round"] - best >= evaluation.patience:
             return "no_improvement"
     return "finished" if last["round"] >= planned else None
+
+
+def best_round(rounds: Sequence[Mapping[str, Any]], judged: str) -> int | None:
+    """The first of the rounds with the highest of this accuracy; None where no round was evaluated."""
+    scores: dict[int, float] = {row["round"]: row[judged] for row in rounds if row[judged] is not None}
+    return max(scores, key=lambda t: scores[t], default=None)
 
 
 def not_finite(row: Mapping[str, Any]) -> list[str]:

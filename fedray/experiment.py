@@ -38,6 +38,12 @@ class Evaluation:
     patience: Maybe[int] = setting(
         None, "Stop after so many rounds without a better test accuracy.", unit="rounds", ge=1
     )
+    top_k: Maybe[int] = setting(
+        None,
+        "Also count how often the right label is among the k best: how often fewer than k labels have a higher score.",
+        unit="labels",
+        ge=1,
+    )
     clients_every: Auto[int] = setting(
         None,
         "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
@@ -67,6 +73,13 @@ class Experiment:
     rounds: int = setting(20, "Rounds of federated training.", unit="rounds", ge=1)
     clients: int = setting(10, "Clients in the population, N.", unit="clients", ge=1)
     cohort: int = setting(5, "Clients that take part in a round, m.", unit="clients", ge=1)
+    sampling: Literal["uniform", "size"] = setting(
+        "uniform",
+        "How a cohort is drawn, without replacement: uniform, all clients alike, or by size, one after another, each "
+        "in proportion to its examples among those left. With size, algorithm.weighting = num_examples counts a "
+        "client's examples twice, uniform once (Li et al. 2020, arXiv 1907.02189, whose Scheme I draws so, but with "
+        "replacement).",
+    )
     blocks: Auto[int] = setting(
         None,
         "Into how many blocks of consecutive clients a cohort is cut, which are handed out and summed; auto: 16, which "
@@ -100,11 +113,11 @@ class Experiment:
             raise BadInputError(
                 f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
             )
-        looks = self.evaluation.target_accuracy or self.evaluation.patience
+        looks = self.evaluation.target_accuracy or self.evaluation.patience or self.output.save_best
         if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
             raise BadInputError(
-                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy and patience "
-                "go by the clients, which evaluation.clients_every = 0 does not evaluate"
+                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy, patience "
+                "and output.save_best go by the clients, which evaluation.clients_every = 0 does not evaluate"
             )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")

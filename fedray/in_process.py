@@ -11,9 +11,10 @@ import numpy as np
 
 from fedray.data import Dataset, Split
 from fedray.data.skew import TEST
+from fedray.performance import Performance, performance
 from fedray.recipe import Recipe
 from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
-from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, mean_of_batches, remembered
+from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, remembered
 
 
 class InProcessPopulation:
@@ -75,9 +76,9 @@ class InProcessPopulation:
         images, labels = self.dataset.test_images[rows], self.dataset.test_labels[rows]
         return self.trainer.recipe.seen_by(client, images, TEST), labels
 
-    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
+    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
         images, labels = self.dataset.examples(split)
-        return mean_of_batches(self.trainer.evaluate(state, images, labels), len(labels))
+        return performance([self.trainer.evaluate(state, images, labels, top_k)], labels, self.trainer.recipe.classes)
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         memories = dict(self.memories(t))

@@ -47,8 +47,10 @@ class Job:
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
         self.model = self.folder / "models" / f"{self.run}.safetensors"
+        self.best_model = self.model.with_suffix(".best.safetensors")
         check_writable(self.folder)
-        own = [self.checkpoint, self.checkpoint_before, self.model, self.folder / "journal" / f"{self.run}.jsonl"]
+        own = [self.checkpoint, self.checkpoint_before, self.model, self.best_model]
+        own += [self.folder / "journal" / f"{self.run}.jsonl"]
         own += [self.folder / table / f"{self.run}.parquet" for table in PER_RUN]
         if folder := next((path for path in own if path.is_dir()), None):
             raise BadInputError(f"{folder} is a folder, where run {self.run} has a file")
@@ -105,6 +107,12 @@ class Job:
             raise BadInputError(
                 f"skew.colour = {self.experiment.skew.colour} scales red, green and blue, but the images of "
                 f"{self.dataset.name} are grey"
+            )
+        top_k, classes = self.experiment.evaluation.top_k, len(self.dataset.classes)
+        if top_k and top_k > classes:
+            raise BadInputError(
+                f"evaluation.top_k = {top_k} is more than the {classes} classes of {self.dataset.name}, of which the "
+                "right one would always be one"
             )
         if any(len(rows) == 0 for rows in self.own_tests or ()):
             raise BadInputError(
@@ -169,7 +177,8 @@ class Job:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
         self.checkpoint.unlink(missing_ok=True)
         self.checkpoint_before.unlink(missing_ok=True)
-        remove_stale(self.checkpoint)
+        for path in (self.checkpoint, self.best_model):
+            remove_stale(path)
         drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
     @property

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray.atomic import remove_stale, replacing, sync, writing
+from fedray.confusion import BestAndFinal
 from fedray.errors import START_OVER, BadInputError, DamagedError
 from fedray.lock import hold
 from fedray.settings import section, setting
@@ -30,6 +31,7 @@ from fedray.tables import (
     BY_ROUND,
     FINAL_STATUSES,
     GROUPING,
+    IN_JOURNAL,
     JUDGED_BY,
     OWN,
     PER_RUN,
@@ -57,6 +59,9 @@ class Output:
     name: str = setting("", "Name of these results, a folder under root; empty: the name of the settings file.")
     checkpoint_every: int = setting(5, "A checkpoint every so many rounds.", ge=1, unit="rounds")
     save_model: bool = setting(True, "Whether the final model is kept, as safetensors.")
+    save_best: bool = setting(
+        False, "Whether the model of the best round is kept, too: best by the accuracy that target and patience go by."
+    )
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
 
     def __post_init__(self) -> None:
@@ -91,6 +96,7 @@ class Recorder:
         self._before: dict[int, Columns] = {}  # the events of rounds that will be recorded again
         self._new: list[dict[str, Columns]] = []  # lines that are in the journal and not yet in the tables
         self._tables = {table: to_batch(table, ()) for table in BY_ROUND}
+        self._confusion = BestAndFinal()
         self._flush_seconds = flush_seconds
         self._next_flush = self._next_sync = 0.0
         check_columns(self._partition_path, "partitions")
@@ -171,6 +177,7 @@ class Recorder:
         clients: Content,
         metrics: Content = (),
         evaluations: Content = (),
+        confusion: Content = (),
         events: Content = (),
     ) -> None:
         """Record one round: it is on disk when this returns, and in Parquet some seconds later.
@@ -178,13 +185,13 @@ class Recorder:
         Only the row need say which round. A value of a wrong type raises before anything is written.
         """
         line = {"rounds": to_columns("rounds", [round_row])}
-        others = {"clients": clients, "metrics": metrics, "evaluations": evaluations, "events": events}
-        for table, content in others.items():
+        others = {"clients": clients, "metrics": metrics, "evaluations": evaluations}
+        for table, content in {**others, "confusion": confusion, "events": events}.items():
             line[table] = to_columns(table, content)
             line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
         if before := self._before.pop(round_row["round"], None):
             line["events"] = join_lines("events", [{"events": before}, line])
-        for table in BY_ROUND:
+        for table in IN_JOURNAL:
             to_batch(table, line[table])  # a wrong value raises before anything is written
         with writing(self._folder):
             self._append(encode_line(line))
@@ -251,6 +258,7 @@ class Recorder:
         """The line is in the journal: it is in the tables from their next writing on."""
         self._last = line
         self._new.append(line)  # as Arrow a line takes twenty times the memory
+        self._confusion.show(line)
         if self.rounds:
             self.rounds[-1] = {name: self.rounds[-1][name] for name in JUDGED_BY}
         self.rounds += to_rows(line["rounds"])
@@ -269,6 +277,7 @@ class Recorder:
         self._new = []
         for table, whole in self._tables.items():
             self._write(table, whole)
+        self._write("confusion", to_batch("confusion", self._confusion.columns))
         pa.default_memory_pool().release_unused()  # of what was made only to be written
         self._write("runs", row)
 

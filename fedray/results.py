@@ -15,6 +15,7 @@ import pyarrow as pa
 from fedray.analysis import curves, to_target, to_target_by
 from fedray.comparison import Comparison, best, compare, varied
 from fedray.errors import BadInputError
+from fedray.per_class import confusion, per_class
 from fedray.stored import DamagedError, check_columns, journal_tables, read_journal, read_parquet, read_row
 from fedray.tables import FAILED_STATUSES, FINAL_STATUSES, PER_RUN, SCHEMAS
 
@@ -31,8 +32,10 @@ __all__ = [
     "best",
     "check_version",
     "compare",
+    "confusion",
     "curves",
     "load",
+    "per_class",
     "status",
     "to_target",
     "to_target_by",
@@ -54,6 +57,7 @@ class Results:
     partitions: "pd.DataFrame"
     metrics: "pd.DataFrame"
     evaluations: "pd.DataFrame"
+    confusion: "pd.DataFrame"
     events: "pd.DataFrame"
 
 

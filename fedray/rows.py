@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from fedray.confusion import confusion_columns
+from fedray.data import Split
 from fedray.experiment import Experiment
 from fedray.server import Population, Round
 from fedray.updates import Event, Report, mean_loss
@@ -17,8 +19,10 @@ from fedray.updates import Event, Report, mean_loss
 EVALUATED = (
     "test_loss",
     "test_accuracy",
+    "test_top_k_accuracy",
     "validation_loss",
     "validation_accuracy",
+    "validation_top_k_accuracy",
     "client_loss",
     "client_accuracy",
     "client_accuracy_p10",
@@ -28,8 +32,8 @@ PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle
 """The columns that `seconds` is the sum of, but for `seconds_record`."""
 
 
-def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The round's row of the rounds table, but for its `seconds`, and the columns of the evaluations table.
+def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The round's row of the rounds table, but for its `seconds`, and the columns of `evaluations` and `confusion`.
 
     Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
     """
@@ -38,25 +42,27 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     def due(every: int) -> bool:
         return every > 0 and (done.t % every == 0 or done.t == e.rounds)
 
+    tables: dict[str, dict[str, Any]] = {}
     if due(evaluation.every) and not e.algorithm.personalises:
-        row["test_loss"], row["test_accuracy"] = clients.evaluate(done.state)
-        if e.data.validation_examples:
-            row["validation_loss"], row["validation_accuracy"] = clients.evaluate(done.state, "validation")
-    columns: dict[str, Any] = {}
+        splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
+        found = {split: clients.evaluate(done.state, split, evaluation.top_k) for split in splits}
+        for split, each in found.items():
+            row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
+        tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
     if due(evaluation.clients_every or 0):
         message = e.algorithm.broadcast(done.state, done.t)
         counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
         row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
         row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
-        columns = {
+        tables["evaluations"] = {
             "client": range(len(clients)),
             "test_examples": counts,
             "test_loss": losses,
             "test_accuracy": accuracies,
         }
-    if columns or row["test_loss"] is not None:
+    if tables:
         row["seconds_evaluate"] = time.perf_counter() - began
-    return row, columns
+    return row, tables
 
 
 ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}

@@ -4,16 +4,12 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from fedray import checkpoint, results
+from fedray import results
 from fedray.aside import begun, move_aside, next_folder
-from fedray.atomic import writing
 from fedray.cluster.resources import Cluster, Plan, plan
-from fedray.ending import describe_divergence, judged_by, outcome
+from fedray.ending import best_round, describe_divergence, judged_by, outcome
 from fedray.errors import (
     START_OVER,
     BadInputError,
@@ -30,6 +26,7 @@ from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
 from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_rows
+from fedray.saved_models import fingerprint, save_best, save_final
 from fedray.server import Population, play_rounds
 from fedray.updates import Event, Vectors
 
@@ -82,7 +79,7 @@ def run(
         watch.end(job, str(job.status), repeated=True)
         if output.save_model and not job.model.exists():
             watch.notice("its model was not kept; --fresh runs it again")
-        return results.load(output.name, output.root, job.run)
+        return load_ended(job, watch)
     job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
     job.check_split()
     job.blueprint_asked  # noqa: B018
@@ -119,7 +116,16 @@ def run(
                         interrupt.left(job.run)
                 past, recorder = open_past(job)
     watch.end(job, status, repeated=False)
-    return results.load(output.name, output.root, job.run)
+    return load_ended(job, watch)
+
+
+def load_ended(job: Job, watch: Watch) -> Results:
+    """The tables of a run that has been played; where its best model should be there and is not, that is said."""
+    output = job.experiment.output
+    tables = results.load(output.name, output.root, job.run)
+    if output.save_best and not job.best_model.exists() and tables.rounds[judged_by(job.experiment)].notna().any():
+        watch.notice("the model of its best round was not kept; --fresh runs it again")
+    return tables
 
 
 def has_ended(job: Job) -> bool:
@@ -252,17 +258,20 @@ def play(
         status = outcome(e.evaluation, recorder.rounds, e.rounds, judged, e.faults)
         left = range(t + 1, min(e.rounds, until or e.rounds) + 1) if status is None and not interrupt.asked else ()
         interrupt.rounds[job.run] = t + 1
-        settings: dict[str, Any] = {"rounds": e.rounds, "cohort": e.cohort, "seed": e.seed, "faults": e.faults}
+        names = ("rounds", "cohort", "seed", "faults", "sampling")
+        settings: dict[str, Any] = {name: getattr(e, name) for name in names}
         began = time.perf_counter()
         for done in play_rounds(e.algorithm, clients, state, ts=left, **settings):
-            row, evaluations = evaluated(done, e, clients)
+            row, tables = evaluated(done, e, clients)
             row["seconds"] = time.perf_counter() - began
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
             metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
             happened = event_rows([*events, *clients.events()])
-            recorder.round(row, client_columns(done), metrics, evaluations, happened)
+            recorder.round(row, client_columns(done), metrics, **tables, events=happened)
             events.clear()
+            if best_round(recorder.rounds, judged) == done.t:
+                save_best(job, done.state, done.t)  # before `t` is this round, which then is not played again
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -297,19 +306,13 @@ def play(
     if status is None:
         recorder.finish("interrupted")
         return "interrupted"
-    if output.save_model:
-        tensors = job.blueprint.state_dict(state["params"], state["buffers"])
-        with writing(job.folder):
-            checkpoint.save_model(job.model, tensors, {"run": job.run, "settings": job.settings_json})
-    why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
-    recorder.finish(status, why, model_fingerprint=fingerprint(state))
-    job.tidy()
+    end(job, recorder, state, status)
     return status
 
 
-def fingerprint(state: Vectors) -> str:
-    """A digest of the model's bits."""
-    digest = blake2b(digest_size=16)
-    for name in ("params", "buffers"):
-        digest.update(np.ascontiguousarray(state[name]).data)
-    return digest.hexdigest()
+def end(job: Job, recorder: Recorder, state: Vectors, status: str) -> None:
+    """The run has come to its final status: keep its model, complete its tables, and tidy up."""
+    save_final(job, state, recorder.rounds[-1]["round"])
+    why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
+    recorder.finish(status, why, model_fingerprint=fingerprint(state))
+    job.tidy()

@@ -15,6 +15,7 @@ import numpy as np
 from fedray.data import Split
 from fedray.errors import TooFewSurvivorsError
 from fedray.faults import Faults, absentee, answering
+from fedray.performance import Performance
 from fedray.randomness import generator
 from fedray.updates import Event, Report, Scores, Seconds, Updates, Vectors
 
@@ -38,8 +39,8 @@ class Population(Protocol):
         is trained again does not count.
         """
 
-    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
-        """Mean cross-entropy and accuracy (a fraction) of the state's model on the whole of a split."""
+    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
+        """How the state's model does on the whole of a split; with `top_k`, also how often it is right in k guesses."""
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         """How the model that each client would use does on test examples of its own.
@@ -80,9 +81,19 @@ class Round:
     seconds: Seconds
 
 
-def sample_cohort(seed: int, t: int, population: int, size: int) -> list[int]:
-    """The m clients of round t, without replacement, sorted; a pure function, so a resume needs no replay."""
-    chosen = generator(seed, "cohort", t=t).choice(population, size=size, replace=False)
+def sample_cohort(seed: int, t: int, population: int, size: int, weights: np.ndarray | None = None) -> list[int]:
+    """The m clients of round t, without replacement, sorted; a pure function, so a resume needs no replay.
+
+    All are as likely; or, with `weights` [N], all above 0, they are drawn one after another, each in proportion to its
+    weight among those left.
+    """
+    if weights is None:
+        chosen = generator(seed, "cohort", t=t).choice(population, size=size, replace=False)
+    else:
+        # Whoever waits for an exponential time of this rate is next with that probability (Efraimidis, Spirakis 2006,
+        # "Weighted random sampling with a reservoir", whose keys are the logarithms of these).
+        waits = generator(seed, "sampling", t=t).standard_exponential(population) / weights
+        chosen = np.argsort(waits, kind="stable")[:size]
     return sorted(int(client) for client in chosen)
 
 
@@ -96,15 +107,17 @@ def play_rounds(
     cohort: int,
     seed: int,
     faults: Faults | None = None,
+    sampling: str = "uniform",
 ) -> Iterator[Round]:
     """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`.
 
     A round without any update leaves the state as it was. Raises TooFewSurvivorsError as `faults` says.
     """
     faults, sizes = faults or Faults(), population.sizes
+    likely = sizes if sampling == "size" else None
     all_weights = math.fsum(algorithm.weight(n) for n in sizes.tolist())
     for t in ts:
-        asked = sample_cohort(seed, t, len(population), cohort + faults.over_selection)
+        asked = sample_cohort(seed, t, len(population), cohort + faults.over_selection, likely)
         members, reasons = answering(faults, seed, t, asked, cohort)
         lr = algorithm.learning_rate(t, rounds)
         message = algorithm.broadcast(state, t)

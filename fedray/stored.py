@@ -11,8 +11,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray import __version__
+from fedray.confusion import BestAndFinal
 from fedray.errors import BadInputError, DamagedError
-from fedray.tables import BY_ROUND, OWN, SCHEMAS, Columns, join_batches, summarise, to_batch, to_columns, to_rows
+from fedray.tables import (
+    BY_ROUND,
+    IN_JOURNAL,
+    OWN,
+    SCHEMAS,
+    Columns,
+    join_batches,
+    summarise,
+    to_batch,
+    to_columns,
+    to_rows,
+)
 
 
 def read_parquet(path: Path, table: str) -> pa.Table:
@@ -84,7 +96,7 @@ def decode_line(text: bytes) -> dict[str, Any]:
 
 
 Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
-"""The header (run, grouping, and the columns of runs), and by round the columns of BY_ROUND."""
+"""The header (run, grouping, and the columns of runs), and by round the columns of IN_JOURNAL."""
 
 
 def read_journal(path: Path) -> Journal | None:
@@ -104,19 +116,19 @@ def read_journal(path: Path) -> Journal | None:
         texts.pop()
     try:
         header, *lines = map(decode_line, texts)
-        whole = all(line.keys() == set(BY_ROUND) for line in lines)
+        whole = all(line.keys() == set(IN_JOURNAL) for line in lines)
         if not whole or header.keys() != {"run", "grouping", "runs"}:
             raise ValueError("it lacks a table")
         if header["run"] != path.stem:
             raise ValueError(f"it is that of {str(header['run'])[:100]}")
         same = header["runs"].keys() == OWN["runs"].keys()
-        same = same and all(line[table].keys() == OWN[table].keys() for line in lines for table in BY_ROUND)
+        same = same and all(line[table].keys() == OWN[table].keys() for line in lines for table in IN_JOURNAL)
         version = header["runs"].get("fedray_version", [None])[0]
         if same:
             by_round = {check_line(line): line for line in lines}
             if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
                 raise ValueError(f"it lacks round {min(missing)}")
-            for table in BY_ROUND:
+            for table in IN_JOURNAL:
                 to_batch(table, join_lines(table, by_round.values()))
             if len(to_batch("runs", header["runs"])) != 1:
                 raise ValueError("its header has not one run")
@@ -136,7 +148,7 @@ def check_line(line: dict[str, Columns]) -> int:
     (t,) = line["rounds"]["round"]
     if type(t) is not int or t < 1:
         raise ValueError(f"it has a round {t!r}")
-    for table in BY_ROUND:
+    for table in IN_JOURNAL:
         heights = {len(values) if isinstance(values, list) else -1 for values in line[table].values()}
         if len(heights) > 1 or -1 in heights or any(each != t for each in line[table]["round"]):
             raise ValueError(f"the columns of {table} in round {t} do not go together")
@@ -151,6 +163,10 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
     header, lines = journal
     try:
         batches = {table: to_batch(table, join_lines(table, lines.values())) for table in BY_ROUND}
+        confusion = BestAndFinal()
+        for line in lines.values():
+            confusion.show(line)
+        batches["confusion"] = to_batch("confusion", confusion.columns)
         known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
         totals = summarise(to_rows(join_lines("rounds", lines.values())))
         batches["runs"] = to_batch("runs", to_columns("runs", [known | totals]))

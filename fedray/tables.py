@@ -44,7 +44,8 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     },
     "rounds": {
         "round": INT,
-        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "validation_loss", "validation_accuracy"), FLOAT),
+        **dict.fromkeys(("round_lr", "test_loss", "test_accuracy", "test_top_k_accuracy"), FLOAT),
+        **dict.fromkeys(("validation_loss", "validation_accuracy", "validation_top_k_accuracy"), FLOAT),
         **dict.fromkeys(("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"), FLOAT),
         "train_loss": FLOAT,
         **dict.fromkeys(("cohort_size", "answered", "dropouts", "surplus", "lost", "non_finite"), INT),
@@ -76,6 +77,13 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         "test_examples": LONG,
         **dict.fromkeys(("test_loss", "test_accuracy"), FLOAT),
     },
+    "confusion": {
+        "which": STRING,
+        "round": INT,
+        "split": STRING,
+        **dict.fromkeys(("label", "predicted"), INT),
+        "count": LONG,
+    },
     "metrics": {"round": INT, "name": STRING, "value": FLOAT},
     "events": {
         "round": INT,
@@ -90,6 +98,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
+"""The tables that hold what each round added to them."""
+IN_JOURNAL = (*BY_ROUND, "confusion")
+"""What a line of the journal holds of its round; the table `confusion` is of two rounds only."""
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")

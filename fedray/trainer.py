@@ -22,9 +22,10 @@ from fedray.errors import ClientError
 from fedray.fused import train_together
 from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
+from fedray.performance import Measured, performance
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
-from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, mean_of_batches, num_bytes
+from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, num_bytes
 from fedray.vector import FlatModel, Tensors
 
 
@@ -166,10 +167,10 @@ class Trainer:
                 remaining -= 1
             epoch += 1
 
-    def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
-        """The sum of the cross-entropies and the number of right answers, for each batch of EVALUATION_BATCH images."""
+    def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray, top_k: int | None = None) -> Measured:
+        """What the message's model gives for these images, in batches of EVALUATION_BATCH."""
         with blamed_on("evaluation failed"):
-            return self.measure(self.tensors(message), images, labels)
+            return self.measure(self.tensors(message), images, labels, top_k)
 
     def evaluate_client(
         self,
@@ -191,12 +192,14 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))
             model = algorithm.own_model(here, received, remembered, lr)
-        loss, accuracy = mean_of_batches(self.measure(model, *test), len(test[1]))
-        return len(test[1]), loss, accuracy
+        found = performance([self.measure(model, *test)], test[1], self.recipe.classes)
+        return len(test[1]), found.loss, found.accuracy
 
-    def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray) -> list[tuple[float, int]]:
+    def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray, top_k: int | None = None) -> Measured:
         """What `evaluate` gives, for a model {"params", "buffers"}."""
-        results = []
+        losses: list[float] = []
+        predicted: list[torch.Tensor] = []
+        among = 0
         with torch.inference_mode():
             self.flat.load(model["params"], model["buffers"])
             self.flat.module.eval()
@@ -205,8 +208,14 @@ class Trainer:
                 output, *_ = self.outputs(self.flat.module, self.inputs(torch.from_numpy(images[batch])))
                 targets = torch.from_numpy(labels[batch]).to(self.device)
                 loss = F.cross_entropy(output, targets, reduction="none").double().sum()
-                results.append((float(loss), int((output.argmax(1) == targets).sum())))
-        return results
+                losses.append(float(loss))
+                predicted.append(output.argmax(1))
+                if top_k:
+                    right = output.gather(1, targets[:, None])
+                    # Not `output > right`: a score that is not a number is not above any, and would make no mistakes.
+                    among += int(((~(output <= right)).sum(1) < top_k).sum())
+        found = torch.cat(predicted).to(torch.int16).cpu().numpy()
+        return Measured(losses, found, among if top_k else None)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 images as the model's normalised float32 input, on the device."""

@@ -184,12 +184,6 @@ def num_bytes(vectors: Vectors) -> int:
     return sum(v.nbytes for v in vectors.values())
 
 
-def mean_of_batches(batches: Iterable[tuple[float, int]], count: int) -> tuple[float, float]:
-    """Mean loss and accuracy of `count` images from (sum of losses, number right) of batches, the same in any order."""
-    batches = list(batches)
-    return math.fsum(loss for loss, _ in batches) / count, sum(right for _, right in batches) / count
-
-
 def mean_loss(reports: Iterable[Report]) -> float | None:
     """The cohort's training loss, weighted by examples; None where nobody has one."""
     losses = [(r.train_loss, r.num_examples) for r in reports if r.train_loss is not None]

@@ -7,6 +7,7 @@ import numpy as np
 from fedray.algorithms.fedavg import FedAvg
 from fedray.data import Dataset
 from fedray.models import Model
+from fedray.performance import Performance
 from fedray.recipe import Recipe
 
 
@@ -42,6 +43,11 @@ def make_recipe(
 ) -> Recipe:
     shape, images = dataset.train_images.shape[1:], (dataset.mean, dataset.std, augment)
     return Recipe(Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout)
+
+
+def bits_of(found: Performance) -> tuple[Any, ...]:
+    """An evaluation as something that can be compared."""
+    return found.loss, found.accuracy, found.top_k_accuracy, found.confusion.tobytes()
 
 
 def make_algorithm(kind: type[FedAvg], **settings) -> FedAvg:

@@ -25,8 +25,8 @@ def after_one_client(dataset, **settings):
     vectors, _, report = trainer.train(
         algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, algorithm.lr
     )
-    batches = trainer.evaluate(message, dataset.test_images, dataset.test_labels)
-    return vectors["params"], report.train_loss, sum(loss for loss, _ in batches) / len(dataset.test_labels)
+    measured = trainer.evaluate(message, dataset.test_images, dataset.test_labels)
+    return vectors["params"], report.train_loss, sum(measured.losses) / len(dataset.test_labels)
 
 
 def test_channels_last_is_the_same_but_for_rounding(dataset):

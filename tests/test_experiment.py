@@ -107,6 +107,9 @@ def test_switches_auto_and_none():
         (["--algorithm.lr", "1e39"], ["algorithm.lr", "less than or equal to 1000000"]),
         (["--output.name", "a" * 101], ["at most 100"]),
         (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
+        (["--sampling", "sizes"], ["sampling = 'sizes'", "did you mean size?"]),
+        (["--evaluation.top_k", "0"], ["evaluation.top_k", "greater than or equal to 1"]),
+        (["--output.save_best", "maybe"], ["output.save_best = 'maybe'", "boolean"]),
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--algorithm.lr_schedule", "linear"], ["algorithm.lr_schedule = 'linear'", "cosine"]),
         (["--algorithm.lr_decay", "1.1"], ["algorithm.lr_decay = '1.1'", "less than or equal to 1"]),
@@ -194,7 +197,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     others = {
         "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
-        "blocks": 2, "engine": "plain", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
+        "blocks": 2, "engine": "plain", "sampling": "size", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():

@@ -154,7 +154,7 @@ def test_settings_with_any_values(times):
 
 COMBINED = {
     "clients": [1, 2, 3, 7, 40, 160, 161], "cohort": [1, 2, 7], "rounds": [1, 2, 3], "blocks": ["auto", 1, 5],
-    "engine": ["auto", "plain", "fused"], "seed": [0, 2**63 - 1],
+    "engine": ["auto", "plain", "fused"], "sampling": ["uniform", "size"], "seed": [0, 2**63 - 1],
     "data.train_examples": [1, 10, 160], "data.test_examples": [1, 40], "data.validation_examples": [0, 1, 9, 159, 160],
     "data.augment": ["none", "crop-flip", "cutout", "crop-flip-cutout"], "data.cutout": [1, 16, 31, 32], "partition.name": list(PARTITIONS), "partition.alpha": [1e-300, 0.1, 1e300],
     "partition.min_size": [1, 5, 80], "partition.balanced": ["true", "false"], "partition.classes": [1, 2, 10, 11],
@@ -177,7 +177,8 @@ COMBINED = {
     "algorithm.fine_tune_epochs": [1, 2], "algorithm.personal_epochs": [1, 2], "algorithm.option": [1, 2, "I", "II"],
     "evaluation.every": [1, 2, 2**31 - 1], "evaluation.clients_every": ["auto", 0, 1, 5],
     "evaluation.client_examples": ["auto", 1, 10_000], "evaluation.target_accuracy": ["none", 1e-9, 1],
-    "evaluation.patience": ["none", 1], "output.checkpoint_every": [1, 2**31 - 1], "output.save_model": ["true", "false"],
+    "evaluation.patience": ["none", 1], "evaluation.top_k": ["none", 1, 10, 11], "output.checkpoint_every": [1, 2**31 - 1], "output.save_model": ["true", "false"],
+    "output.save_best": ["true", "false"],
     "output.flush_seconds": [1e-300, 1e300], "faults.dropout": [0, 0.5, 0.999], "faults.over_selection": [0, 1, 5],
     "faults.min_survivors": [0, 1, 2, 5],
 }  # fmt: skip

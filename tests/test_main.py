@@ -63,7 +63,9 @@ def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
     lines = out.splitlines()
     assert lines[0].startswith("data      synthetic (generated), 50,000 training and 10,000 test images")
     assert any(line.startswith("actors    10 Ray actors, one for each client, ") for line in lines)
-    known = r"(data|clients|model|run|actors|status|accuracy|loss|time|results) |round +\d+/10  accuracy |$"
+    known = (
+        r"(data|clients|model|run|actors|status|accuracy|loss|classes|best|time|results) |round +\d+/10  accuracy |$"
+    )
     assert all(re.match(known, line) for line in lines), out
     rounds = pd.read_parquet(tmp_path / "results/quickstart/rounds")
     assert rounds["test_accuracy"].iloc[-1] >= 0.6
@@ -99,11 +101,11 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path
     os.kill(actors[0].pid, signal.SIGKILL)
     status, out, err = finish(process)
     assert (status, err) == (0, "")
-    said = [line for line in out.split("\n") if line and not line.startswith("round")]
-    labels = ["note", "status", "data", "accuracy", "loss", "time", "faults", "results", "model"]
+    said = [line for line in out.split("\n") if line and not line.startswith(("round", "best"))]
+    labels = ["note", "status", "data", "accuracy", "loss", "classes", "time", "faults", "results", "model"]
     assert [line.split()[0] for line in said] == labels
     assert f"actor lost (process {actors[0].pid})" in said[0]
-    assert "1 x actor lost" in said[6]
+    assert "1 x actor lost" in said[7]
     tables = load("unnamed", tmp_path)
     assert tables.rounds["retries"].sum() >= 1
     assert tables.clients["pid"].nunique() == 3

@@ -22,6 +22,7 @@ from pandas.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from fedray import __version__
+from fedray.confusion import confusion_columns
 from fedray.errors import BadInputError
 from fedray.recorder import Output, Recorder, check_writable
 from fedray.results import FINAL_STATUSES, DamagedResultsWarning, Results, check_version, load, status
@@ -66,6 +67,12 @@ def round_rows(t: int, cohort: int = 3) -> tuple[dict[str, Any], list[dict[str, 
     return row, clients, [{"name": "drift", "value": chance.random()}]
 
 
+def confusion_of(t: int) -> dict[str, list[Any]]:
+    """The counts after round t of the splits, of three classes; every third round is not evaluated."""
+    counts = np.random.default_rng(t).integers(0, 3, (2, 3, 3)) * (t % 3 > 0)
+    return confusion_columns({"test": counts[0], "validation": counts[1]})
+
+
 def recorder(
     root: Path, run: str = "run", *, keep: int | None = None, seconds: float = 60.0, **changes: Any
 ) -> Recorder:
@@ -81,7 +88,7 @@ def recorder(
 
 def record(made: Recorder, rounds: range) -> Recorder:
     for t in rounds:
-        made.round(*round_rows(t))
+        made.round(*round_rows(t), confusion=confusion_of(t))
     return made
 
 
@@ -99,6 +106,11 @@ def assert_holds_rounds(root: Path, rounds: int) -> None:
     assert tables.metrics["value"].tolist() == [m["value"] for _, _, metrics in expected for m in metrics]
     assert tables.runs["rounds_done"].tolist() == [rounds]
     assert len(tables.population) == 20
+    evaluated = [t for t in range(1, rounds + 1) if t % 3]
+    best = sorted(evaluated, key=lambda t: expected[t - 1][0]["test_accuracy"])[-1:]
+    kept = [("best", t) for t in best] + [("final", t) for t in evaluated[-1:]]
+    counts = [(which, t, *row) for which, t in kept for row in zip(*confusion_of(t).values(), strict=True)]
+    assert sorted(tables.confusion[list(OWN["confusion"])].itertuples(index=False, name=None)) == sorted(counts)
 
 
 # Tables
@@ -110,8 +122,9 @@ def test_a_journal_and_parquet_hold_the_same(tmp_path: Path) -> None:
     made.finish("finished")
     from_parquet = load("name", tmp_path)
     assert not journal_of(tmp_path).exists()
-    for table in ("rounds", "clients", "population", "metrics", "partitions"):
+    for table in ("rounds", "clients", "population", "metrics", "confusion", "partitions"):
         assert_frame_equal(getattr(from_journal, table), getattr(from_parquet, table))
+    assert len(from_parquet.confusion) > 0
     assert from_journal.runs["status"].item() == "running"
     assert from_parquet.runs["status"].item() == "finished"
     assert_holds_rounds(tmp_path, 5)
@@ -162,6 +175,25 @@ def test_the_run_row_sums_up_its_rounds(tmp_path: Path) -> None:
     assert (run["final_test_accuracy"], run["final_test_loss"]) == (0.4, 0.4)
     assert (run["status"], run["seconds"], run["model_fingerprint"]) == ("reached_target", 12.5, "f")
     assert run["started_at"] <= run["finished_at"]
+
+
+def test_the_confusion_table_is_of_the_best_and_the_last_evaluation(tmp_path: Path) -> None:
+    """The best is the first of equals, by the validation split where there is one; only counts above 0 have a row."""
+    counts = {"split": ["test", "test"], "label": [0, 2], "predicted": [1, 2]}
+    for name, by in (("a", "test_accuracy"), ("b", "validation_accuracy")):
+        made = recorder(tmp_path, name)
+        for t, accuracy in enumerate([0.1, 0.7, 0.7, math.nan, 0.4, None], start=1):
+            row = {"round": t, "test_accuracy": accuracy if by == "test_accuracy" or accuracy is None else 1 / t}
+            made.round(row | {by: accuracy}, [], confusion={} if accuracy is None else counts | {"count": [t, 10 * t]})
+        made.finish("finished")
+        found = load("name", tmp_path, name).confusion[list(OWN["confusion"])]
+        assert found.to_numpy().tolist() == [
+            [which, t, "test", label, predicted, count]
+            for which, t in (("best", 2), ("final", 5))
+            for label, predicted, count in ((0, 1, t), (2, 2, 10 * t))
+        ]
+    found = confusion_columns({"validation": np.array([[3, 0], [1, 0]])})
+    assert list(found.values()) == [["validation", "validation"], [0, 1], [0, 0], [3, 1]]
 
 
 def as_columns(rows: list[dict[str, Any]], table: str) -> dict[str, Any]:
@@ -341,7 +373,7 @@ def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path: Path) -> No
     with pytest.raises(ValueError, match="seed"):
         Recorder(tmp_path, "name", "r", {name: None for name in GROUPING if name != "seed"}, {})
     assert journal_of(tmp_path).read_bytes() == before
-    made.round(*round_rows(3))
+    record(made, range(3, 4))
     assert_holds_rounds(tmp_path, 3)
 
 
@@ -508,7 +540,7 @@ def test_a_resumed_run_ends_in_the_tables_of_an_uninterrupted_one(tmp_path: Path
     assert [row["round"] for row in resumed.rounds] == [1, 2, 3, 4, 5]
     record(resumed, range(6, 9)).finish("finished")
     straight, tables = load("name", tmp_path / "straight"), load("name", tmp_path / "resumed")
-    for table in ("rounds", "clients", "population", "metrics", "partitions"):
+    for table in ("rounds", "clients", "population", "metrics", "confusion", "partitions"):
         assert_frame_equal(getattr(straight, table), getattr(tables, table))
     assert tables.runs["started_at"].item() == started_at
     assert tables.runs["error"].isna().item()
@@ -600,7 +632,7 @@ def count_forever(what: str, root: Path, keep: int = 0) -> Iterator[int]:
     if what == "rounds":
         made = recorder(root, keep=keep, seconds=1e-9)
         for t in range(keep + 1, 100_000):
-            made.round(*round_rows(t))
+            record(made, range(t, t + 1))
             yield t
     for number in range(100_000):
         record(recorder(root, f"r{number}", seconds=1e-9), range(1, 4)).finish("finished")

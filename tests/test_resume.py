@@ -153,7 +153,7 @@ class Effect:
 
 
 KINDS = (
-    "runs/*", "rounds/*", "clients/*", "population/*", "metrics/*", "evaluations/*", "events/*", "partitions/*",
+    "runs/*", "rounds/*", "clients/*", "population/*", "metrics/*", "evaluations/*", "confusion/*", "events/*", "partitions/*",
     "journal/*", "checkpoints/*", "models/*", "experiment.toml",
 )  # fmt: skip
 

@@ -77,6 +77,11 @@ def test_a_run_fills_every_table(tmp_path):
     assert tables.population["num_examples"].sum() == tables.partitions["count"].sum() == 160
     weighted = tables.clients.groupby("round").apply(lambda g: np.average(g["train_loss"], weights=g["num_examples"]))
     np.testing.assert_allclose(weighted, tables.rounds["train_loss"])
+    final = tables.confusion[tables.confusion["which"] == "final"]
+    assert (final["round"] == 6).all() and (final["split"] == "test").all()
+    assert final["count"].sum() == 120
+    right = final["label"] == final["predicted"]
+    assert final["count"][right].sum() / 120 == row["final_test_accuracy"]
     assert (tables.rounds["dataset"] == "synthetic").all()
     assert row["final_test_accuracy"] == tables.rounds["test_accuracy"].iloc[-1]
 
@@ -113,15 +118,46 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     state = load_file(job.model)
     layout = [state[name].numpy().reshape(-1) for name in job.blueprint.names]
     message = {"params": np.concatenate(layout), "buffers": np.empty(0, np.float32)}
-    (only,) = trainer.evaluate(message, *job.dataset.examples("validation"))
-    assert (rounds["validation_loss"].iloc[-1], rounds["validation_accuracy"].iloc[-1]) == (only[0] / 40, only[1] / 40)
-    assert tables.runs["final_validation_accuracy"][0] == only[1] / 40
+    images, labels = job.dataset.examples("validation")
+    measured = trainer.evaluate(message, images, labels)
+    right = (measured.predicted == labels).sum()
+    loss, accuracy = rounds[["validation_loss", "validation_accuracy"]].iloc[-1]
+    assert (loss, accuracy) == (measured.losses[0] / 40, right / 40)
+    assert tables.runs["final_validation_accuracy"][0] == right / 40
     assert judged_by(experiment) == "validation_accuracy"
+    kept = tables.confusion.groupby(["which", "split"])
+    assert kept["count"].sum().to_dict() == {
+        (which, split): n for which in ("best", "final") for split, n in (("test", 120), ("validation", 40))
+    }
+    assert kept["round"].unique().map(list).to_dict() == {
+        (which, split): [t]
+        for which, t in (("best", rounds["validation_accuracy"].argmax() + 1), ("final", len(rounds)))
+        for split in ("test", "validation")
+    }
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
     assert max(before) >= last
     plain = run(small(tmp_path / "plain"))
     assert plain.rounds["validation_accuracy"].isna().all()
+
+
+def test_the_k_best_labels_are_counted_where_asked_for_and_change_nothing_else(tmp_path):
+    plain = run(small(tmp_path / "plain", rounds=2, data__validation_examples=40))
+    counted = run(small(tmp_path / "k", rounds=2, data__validation_examples=40, evaluation__top_k=3))
+    for split in ("test", "validation"):
+        name = f"{split}_top_k_accuracy"
+        assert plain.rounds[name].isna().all()
+        assert (counted.rounds[name] > counted.rounds[f"{split}_accuracy"]).all()
+        assert (counted.rounds[name] < 1).all()
+    assert plain.runs["model_fingerprint"][0] == counted.runs["model_fingerprint"][0]
+    every = run(small(tmp_path / "all", rounds=1, evaluation__top_k=10))
+    assert every.rounds["test_top_k_accuracy"].tolist() == [1.0]
+
+
+def test_more_best_labels_than_classes_are_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(BadInputError, match=r"evaluation\.top_k = 11 is more than the 10 classes of synthetic"):
+        run(small(tmp_path, evaluation__top_k=11))
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
@@ -389,11 +425,11 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
 
     evaluations = []
 
-    def evaluate(self, state, split="test"):
+    def evaluate(self, state, split="test", top_k=None):
         evaluations.append(state)
         if len(evaluations) == 4:
             raise KeyboardInterrupt
-        return original(self, state)
+        return original(self, state, split, top_k)
 
     original = InProcessPopulation.evaluate
     monkeypatch.setattr(InProcessPopulation, "evaluate", evaluate)

@@ -5,7 +5,7 @@ import pytest
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.server import sample_cohort
-from fedray.updates import Report, Sum, Trained, cut, gather, mean_of_batches
+from fedray.updates import Report, Sum, Trained, cut, gather
 
 
 def test_cohorts_are_distinct_clients_and_a_pure_function_of_seed_and_round():
@@ -80,8 +80,3 @@ def test_a_non_linear_algorithm_gets_every_vector():
     updates = gather(Median(), trained)
     assert [u["params"][0] for u in updates.each] == [0, 1, 9]
     assert updates.sum.vectors == {}
-
-
-def test_evaluation_is_the_same_in_any_order():
-    batches = [(0.1, 3), (1e16, 2), (-1e16, 1), (0.3, 4)]
-    assert mean_of_batches(batches, 20) == mean_of_batches(reversed(batches), 20) == (0.4 / 20, 0.5)

@@ -15,6 +15,7 @@ import ray
 
 from fedray.cluster.versions import differences, software
 from fedray.data.skew import TEST
+from fedray.performance import Measured
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
 
@@ -166,12 +167,13 @@ class ClientActor:
         first = pickle.dumps((reports, vectors if small else None, time.perf_counter() - began), protocol=5)
         return first, None if small else vectors, *(new if memories else ())
 
-    def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int) -> list[tuple[float, int]]:
-        """Loss sums and right answers of the batches in the images first..last of the test or the validation split."""
+    def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
+        """What the state's model gives for the images first..last of the test or the validation split."""
         trainer, data = self.runs[run].trainer, self.runs[run].data
         if split == "test":
-            return trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last])
-        return trainer.evaluate(state, data.validation_images[first:last], data.validation_labels[first:last])
+            return trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last], top_k)
+        images, labels = data.validation_images[first:last], data.validation_labels[first:last]
+        return trainer.evaluate(state, images, labels, top_k)
 
     def evaluate_clients(
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors

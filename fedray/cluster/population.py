@@ -19,6 +19,7 @@ from fedray.cluster.tickets import Occupancy, Patience, Slot, Ticket, Traffic, U
 from fedray.data import Dataset, Split
 from fedray.errors import LostActorError, LostStateError
 from fedray.faults import absentee
+from fedray.performance import Performance, performance
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import (
     HAPPENED,
@@ -30,7 +31,6 @@ from fedray.updates import (
     Vectors,
     cut,
     gather,
-    mean_of_batches,
     num_bytes,
     remembered,
 )
@@ -63,7 +63,7 @@ class RayPopulation:
         self.run, self.traffic, self.notice = f"run-{rank}", Traffic(rank, patience), notice
         self.pool, self.plan, self.recipe, self.blocks = pool, plan, recipe, blocks
         self.dispatcher = pool.dispatcher
-        self.counts = {"test": len(dataset.test_labels), "validation": len(dataset.validation_labels)}
+        self.labels = {"test": dataset.test_labels, "validation": dataset.validation_labels}
         self.shards, self.own_tests = shards, own_tests
         self.told = 0  # how many of the traffic's events
         self.memory_refs: dict[int, Any] = {}
@@ -218,19 +218,19 @@ class RayPopulation:
         ticket.refs[:2] = [None, None]  # the object store may let go of them
         return Trained(reports, vectors.sum, vectors.each)
 
-    def evaluate(self, state: Vectors, split: Split = "test") -> tuple[float, float]:
-        sent, count = ray.put(state), self.counts[split]
+    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
+        sent, labels = ray.put(state), self.labels[split]
 
         def ticket(first: int) -> Ticket:
-            last = min(first + EVALUATION_CALL, count)
-            call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last)]  # noqa: E731
+            last = min(first + EVALUATION_CALL, len(labels))
+            call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last, top_k)]  # noqa: E731
             return Ticket(call, self.slots, self.traffic, "evaluate", float(last - first))
 
-        tickets = [ticket(first) for first in range(0, count, EVALUATION_CALL)]
+        tickets = [ticket(first) for first in range(0, len(labels), EVALUATION_CALL)]
         self.dispatcher.submit(tickets)
-        batches = [batch for ticket in tickets for batch in self.wait(ticket)]
+        parts = [self.wait(ticket) for ticket in tickets]
         self.traffic.learn()
-        return mean_of_batches(batches, count)
+        return performance(parts, labels, self.recipe.classes)
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         sent, remembers = as_sent(algorithm, message), algorithm.remembers

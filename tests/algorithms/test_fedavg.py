@@ -187,4 +187,4 @@ def test_dropout_is_addressed_and_leaves_torchs_own_generator_alone(dataset):
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (dataset.mean, dataset.std))
     with torch.no_grad():
         loss = F.cross_entropy(fresh(dataset, "cnn").eval()((x.float() / 255 - mean) / std), y)
-    assert population.evaluate(start)[0] == pytest.approx(float(loss), rel=1e-5)
+    assert population.evaluate(start).loss == pytest.approx(float(loss), rel=1e-5)

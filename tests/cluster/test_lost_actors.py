@@ -17,7 +17,7 @@ import pytest
 import ray
 import torch
 from ray.exceptions import OutOfMemoryError
-from small_data import make_recipe
+from small_data import bits_of, make_recipe
 
 from fedray import results
 from fedray.algorithms.fedavg import FedAvg
@@ -88,7 +88,7 @@ def play(population, recipe, faults=None, rounds=3, algorithm=SLOW):
     bits = []
     for done in play_rounds(algorithm, population, state, ts=ts, rounds=rounds, cohort=4, seed=5, faults=faults):
         reports = [(r.client, r.steps, r.train_loss, r.update_norm) for r in done.updates.reports]
-        bits.append((done.state["params"].tobytes(), reports, population.evaluate(done.state)))
+        bits.append((done.state["params"].tobytes(), reports, bits_of(population.evaluate(done.state))))
     return bits
 
 

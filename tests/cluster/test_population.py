@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from small_data import make_dataset, make_recipe
+from small_data import bits_of, make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.population import RayPopulation
@@ -39,7 +39,7 @@ def play(population, algorithm, recipe: Recipe, rounds=2, cohort=3):
     ):
         reports = [(r.client, r.num_examples, r.steps, r.train_loss, r.update_norm) for r in done.updates.reports]
         vectors = {name: vector.tobytes() for name, vector in done.state.items()}
-        scores = [population.evaluate(done.state, split) for split in ("test", "validation")]
+        scores = [bits_of(population.evaluate(done.state, split, 3)) for split in ("test", "validation")]
         bits.append((vectors, reports, scores))
     return bits
 
@@ -211,8 +211,8 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
             retries.append(updates.retries)
             return updates
 
-        def evaluate(self, state, split="test"):
-            return population.evaluate(state, split)
+        def evaluate(self, state, split="test", top_k=None):
+            return population.evaluate(state, split, top_k)
 
     slow = Slow(lr=0.05, batch_size=8)
     undisturbed = play(InProcessPopulation(dataset, SHARDS, recipe, 2), slow, recipe)
