@@ -7,7 +7,7 @@ from typing import Any
 from fedray import toml
 from fedray.command_line import options
 from fedray.errors import BadInputError
-from fedray.experiment import nearest
+from fedray.settings import nearest
 
 Values = list[Any] | range
 

@@ -5,7 +5,6 @@ Everything is hashed into the run id except the sections [cluster] (where it run
 """
 
 import dataclasses
-import difflib
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -26,7 +25,7 @@ from fedray.faults import Faults
 from fedray.models import FUSED_ON_CPU, Model
 from fedray.randomness import MAX_SEED
 from fedray.recorder import Output
-from fedray.settings import Auto, Maybe, section, setting
+from fedray.settings import Auto, Maybe, nearest, section, setting
 
 
 @section
@@ -248,11 +247,6 @@ def sentences(error: ValidationError, prefix: str) -> list[str]:
         else:
             found.append(f"{name} = {given!r} {message}")
     return found
-
-
-def nearest(word: str, words: Any) -> str:
-    match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""
 
 
 def unknown(name: str, known: Any) -> str:

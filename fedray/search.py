@@ -11,8 +11,8 @@ import numpy as np
 from fedray.axes import Values, length, read_axes, to_values
 from fedray.command_line import kind, options
 from fedray.errors import BadInputError
-from fedray.experiment import nearest
 from fedray.randomness import MAX_SEED, generator
+from fedray.settings import nearest
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ The declaration is the only one: TOML and the command line are validated by it, 
 wrong value raises when the object is made, from Python too.
 """
 
+import difflib
+from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -33,3 +35,9 @@ def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  
 def section(cls: type) -> Any:
     """Make a class a section of the settings: frozen, hashable, keyword-only, unknown keys refused."""
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """The end of a sentence on a wrong word: which right one may have been meant; empty where none is near."""
+    match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]}?" if match else ""

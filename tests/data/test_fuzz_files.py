@@ -286,8 +286,8 @@ def test_files_that_vanish_while_they_are_read(tmp_path, write_shards, monkeypat
         monkeypatch.setattr(parquet, "paths", listed)
         before = (folder / "test-00000-of-00001.parquet").read_bytes()
 
-        def then_gone(where, split, kind=kind):
-            found = listed(where, split)
+        def then_gone(where, split, title, kind=kind):
+            found = listed(where, split, title)
             if split == "test":
                 put_odd(found[0], kind)
             return found
