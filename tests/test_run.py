@@ -117,11 +117,15 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     assert (rounds["validation_loss"].iloc[-1], rounds["validation_accuracy"].iloc[-1]) == (only[0] / 40, only[1] / 40)
     assert tables.runs["final_validation_accuracy"][0] == only[1] / 40
     assert judged_by(experiment) == "validation_accuracy"
+    assert tables.runs["judged_by"][0] == "validation"
+    best = rounds.loc[rounds["validation_accuracy"].idxmax()]
+    assert tables.runs[["best_round", "best_test_accuracy"]].iloc[0].tolist() == best[["round", "test_accuracy"]].tolist()
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
     assert max(before) >= last
     plain = run(small(tmp_path / "plain"))
     assert plain.rounds["validation_accuracy"].isna().all()
+    assert plain.runs["judged_by"][0] == "test"
 
 
 def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
