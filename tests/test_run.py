@@ -119,7 +119,9 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     assert judged_by(experiment) == "validation_accuracy"
     assert tables.runs["judged_by"][0] == "validation"
     best = rounds.loc[rounds["validation_accuracy"].idxmax()]
-    assert tables.runs[["best_round", "best_test_accuracy"]].iloc[0].tolist() == best[["round", "test_accuracy"]].tolist()
+    assert (
+        tables.runs[["best_round", "best_test_accuracy"]].iloc[0].tolist() == best[["round", "test_accuracy"]].tolist()
+    )
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
     assert max(before) >= last

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from math import prod
@@ -51,9 +51,11 @@ def read_types(path: Path) -> dict[str, Any]:
 
 
 def content_type(kind: Any) -> Any:
-    """The Arrow type of the encoded images in a column of this type, a struct with `bytes` or the bytes themselves."""
+    """The Arrow type of the encoded images in a column of this type, a struct with `bytes` or the bytes; else None."""
     import pyarrow as pa
 
+    if kind is None:
+        return None
     fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {"bytes": kind}
     content = fields.get("bytes", pa.null())
     return content if pa.types.is_binary(content) or pa.types.is_large_binary(content) else None
@@ -63,7 +65,7 @@ def value_kind(kind: Any) -> str:
     """What a column of this Arrow type holds: "integers", "text" or, of neither, nothing."""
     import pyarrow as pa
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    kind = pa.null() if kind is None else kind.value_type if pa.types.is_dictionary(kind) else kind
     if pa.types.is_integer(kind):
         return "integers"
     return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ""
@@ -80,6 +82,15 @@ def class_names(path: Path, column: str) -> tuple[str, ...]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return ()
     return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def find_kind(files: Iterable[Path], column: str) -> str:
+    """What a column holds in all of these files, "integers" or "text"; BadInputError where it is not the same."""
+    kinds = {value_kind(read_types(path).get(column)): path for path in files}
+    if len(kinds) > 1 or "" in kinds:
+        each = " and ".join(f"{kind or 'neither'} in {path}" for kind, path in kinds.items())
+        raise BadInputError(f"the column {column} must hold integers or text throughout, and holds {each}")
+    return next(iter(kinds))
 
 
 def read_labels(files: Sequence[Path], column: str, classes: int, count: int = 0) -> np.ndarray:
@@ -102,7 +113,10 @@ def read_labels(files: Sequence[Path], column: str, classes: int, count: int = 0
 
 
 def encode(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.ndarray], list[Any]]:
-    """A column of integers or text as numbers: for each split int64 [n], and what they stand for, in sorted order."""
+    """A column of integers or text as numbers: for each split int64 [n], and what they stand for, in sorted order.
+
+    It holds the same kind in all files (`find_kind`).
+    """
     seen: dict[Any, int] = {}
     found = []
     for files in splits:
@@ -210,8 +224,7 @@ def _column(path: Path, name: str, rows: int, images: bool = False) -> Iterator[
     import pyarrow.parquet as pq
 
     kind = read_types(path).get(name)
-    usable = kind is not None and (content_type(kind) is not None if images else value_kind(kind))
-    if not usable:
+    if not (content_type(kind) if images else value_kind(kind)):
         needed = "encoded images" if images else "integers or text"
         raise BadInputError(f"{path} has no column {name} of {needed}, but {', '.join(read_types(path)) or 'none'}")
     nested = images and content_type(kind) != kind

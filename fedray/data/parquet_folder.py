@@ -89,6 +89,7 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str)
     test_images, test_labels, _ = images(test, labels[1], "test")
     users, names = None, list[Any]()
     if wanted.user_column:
+        parquet.find_kind(train, wanted.user_column)
         (users,), names = parquet.encode([train], wanted.user_column)
         users = users[: counts["train"] or None]
     channels, height, width = form.shape
@@ -143,7 +144,7 @@ def read_labels(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.
     values that occur in either split, in sorted order.
     """
     named = parquet.class_names(splits[0][0], column)
-    if named and parquet.value_kind(parquet.read_types(splits[0][0])[column]) == "integers":
+    if parquet.find_kind([path for files in splits for path in files], column) == "integers" and named:
         labels, values = [parquet.read_labels(files, column, len(named)) for files in splits], list[Any](named)
     else:
         labels, values = parquet.encode(splits, column)

@@ -22,7 +22,9 @@ NAMED = dict(zip(("train_images", "train_labels", "test_images", "test_labels"),
 def returning(tmp_path, monkeypatch):
     """Makes `own:data` return something, and counts its calls."""
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "own.py").write_text("calls = 0\nwhole = None\ndef data():\n    global calls\n    calls += 1\n    return whole\n")
+    (tmp_path / "own.py").write_text(
+        "calls = 0\nwhole = None\ndef data():\n    global calls\n    calls += 1\n    return whole\n"
+    )
 
     def make(whole):
         sys.modules.pop("own", None)
@@ -114,7 +116,8 @@ def test_names_of_classes_and_normalisation_may_be_returned_too(returning):
 
 
 @pytest.mark.parametrize(
-    "users", [["bob", "al", "cy"] * 4, [30, 10, 90] * 4, np.array(["b", "a", "c"] * 4, object), torch.tensor([5, 1, 7] * 4)]
+    "users",
+    [["bob", "al", "cy"] * 4, [30, 10, 90] * 4, np.array(["b", "a", "c"] * 4, object), torch.tensor([5, 1, 7] * 4)],
 )
 def test_users_are_numbered_and_stay_with_their_examples(returning, users):
     returning((*WHOLE, users))
@@ -186,7 +189,10 @@ def test_what_the_function_or_its_module_raises_is_said_with_its_place(tmp_path,
         monkeypatch.undo()
         monkeypatch.syspath_prepend(tmp_path)
         fingerprint(Data(dataset="own:dat"))
-    with pytest.raises(BadInputError, match="data.dataset = owm:data: owm cannot be imported, ModuleNotFoundError: No module named 'owm';"):
+    with pytest.raises(
+        BadInputError,
+        match="data.dataset = owm:data: owm cannot be imported, ModuleNotFoundError: No module named 'owm';",
+    ):
         fingerprint(Data(dataset="owm:data"))
     (tmp_path / "own.py").write_text("import math\n\ndef data():\n    return math.sqrt(-1)\n")
     sys.modules.pop("own")

@@ -79,7 +79,10 @@ def test_mean_and_std_are_of_the_training_images_that_are_used(folder):
         scaled = found.train_images / 255
         assert found.mean == pytest.approx((scaled.mean(),), rel=1e-12)
         assert found.std == pytest.approx((scaled.std(),), rel=1e-12)
-    assert len({read(folder, **settings).mean for settings in ({}, {"train_examples": 7}, {"validation_examples": 5})}) == 3
+    assert (
+        len({read(folder, **settings).mean for settings in ({}, {"train_examples": 7}, {"validation_examples": 5})})
+        == 3
+    )
     flat = np.stack([np.full((8, 10), value, np.uint8) for value in (0, 51, 255)])
     images = [flat if i % 2 else flat[[0, 0, 2]] for i in range(30)]
     found = read(write(folder, images))
@@ -129,14 +132,22 @@ def test_columns_are_found_or_named(folder):
     assert np.array_equal(read(folder, image_column="image").train_images, GREY[:20])
     assert np.array_equal(read(folder, image_column="other").train_images, GREY[:20, :, ::-1])
     assert read(folder, image_column="image", label_column="word").classes == ("apple", "fig", "pear")
-    refuse(folder, "data.image_column = imag: .* but image, label, other, word, weight; did you mean image?", image_column="imag")
+    refuse(
+        folder,
+        "data.image_column = imag: .* but image, label, other, word, weight; did you mean image?",
+        image_column="imag",
+    )
     refuse(folder, "data.image_column = label: in .* holds no encoded images, but int64", image_column="label")
     refuse(folder, "data.label_column = wrd: .*; did you mean word?", image_column="image", label_column="wrd")
     named = {"image_column": "image"}
-    refuse(folder, "data.label_column = weight: in .* holds double, not integers or text", **named, label_column="weight")
+    refuse(
+        folder, "data.label_column = weight: in .* holds double, not integers or text", **named, label_column="weight"
+    )
     refuse(folder, "data.user_column = use: .* no such column", **named, user_column="use")
     refuse(folder, "data.user_column = weight: in .* holds double", **named, user_column="weight")
-    refuse(folder, "data.label_column and data.user_column are both word", **named, label_column="word", user_column="word")
+    refuse(
+        folder, "data.label_column and data.user_column are both word", **named, label_column="word", user_column="word"
+    )
 
 
 @pytest.mark.parametrize(
@@ -205,11 +216,18 @@ def test_text_may_be_of_any_length_and_kept_as_categories(folder):
 
 @pytest.mark.parametrize("users", ["names", "numbers"])
 def test_users_are_numbered_in_the_order_of_their_names_and_stay_with_their_examples(folder, users):
-    names = {"names": [f"user {'zyx'[i % 3]}" for i in range(30)], "numbers": [(900, 10, 9)[i % 3] for i in range(30)]}[users]
+    names = {"names": [f"user {'zyx'[i % 3]}" for i in range(30)], "numbers": [(900, 10, 9)[i % 3] for i in range(30)]}[
+        users
+    ]
     write(folder, label=WORDS, who=names)
     place = {image.tobytes(): row for row, image in enumerate(GREY)}
     order = sorted(set(names))
-    for settings in ({}, {"train_examples": 11}, {"validation_examples": 6}, {"train_examples": 15, "validation_examples": 3}):
+    for settings in (
+        {},
+        {"train_examples": 11},
+        {"validation_examples": 6},
+        {"train_examples": 15, "validation_examples": 3},
+    ):
         found = read(folder, user_column="who", **settings)
         assert found.train_users.dtype == np.int64
         assert len(found.train_users) == len(found.train_labels)
@@ -240,7 +258,14 @@ def test_colours_are_brought_to_those_of_the_first_training_image(folder):
     see_through.info["transparency"] = bytes(range(16))
     cmyk = io.BytesIO()
     image.convert("CMYK").save(cmyk, "JPEG")
-    first = {0: png(image), 1: encoded(GREY[0]), 2: png(palette), 3: png(transparent), 4: png(see_through), 5: cmyk.getvalue()}
+    first = {
+        0: png(image),
+        1: encoded(GREY[0]),
+        2: png(palette),
+        3: png(transparent),
+        4: png(see_through),
+        5: cmyk.getvalue(),
+    }
     found = read(write(folder, [first.get(i, png(image)) for i in range(30)])).train_images
     assert found.shape == (20, 3, 8, 10)
     assert np.array_equal(found[0], colour)
@@ -273,7 +298,8 @@ def test_sizes_are_equal_or_made_so(folder):
     for side in (5, 16, 5):
         found = read(folder, image_size=side)
         expected = [
-            np.asarray(Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR)) for image in images[:20]
+            np.asarray(Image.fromarray(image[0]).resize((side, side), Image.Resampling.BILINEAR))
+            for image in images[:20]
         ]
         assert np.array_equal(found.train_images[:, 0], np.stack(expected))
     assert found.note == "1 x 5 x 5, 3 classes"
@@ -295,7 +321,10 @@ def test_what_would_not_fit_into_memory_is_refused_with_the_numbers(folder, monk
     write(folder)
     memory = psutil.virtual_memory()
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=1599))
-    refuse(folder, r"the 20 rows of .*train-0.parquet .* need 1.6e-06 GB of memory, and 1.6e-06 GB are free: use fewer with data.train_examples")
+    refuse(
+        folder,
+        r"the 20 rows of .*train-0.parquet .* need 1.6e-06 GB of memory, and 1.6e-06 GB are free: use fewer with data.train_examples",
+    )
     monkeypatch.setattr(psutil, "virtual_memory", lambda: memory._replace(available=1600))
     assert len(read(folder).train_labels) == 20
 
@@ -315,7 +344,11 @@ def test_rows_without_a_value_are_refused(folder):
 def test_a_file_of_other_columns_than_the_first_is_refused(folder):
     write(folder)
     write_table(folder / "train-1.parquet", [encoded(GREY[0])], word=["pear"])
-    refuse(folder, r"train-1.parquet has no column label of integers or text, but image, word")
+    refuse(folder, "the column label must hold integers or text throughout, and holds .*neither in .*train-1.parquet")
+    write_table(folder / "train-1.parquet", [encoded(GREY[0])], label=[3])
+    refuse(folder, "the column label must hold .*text in .*test-0.parquet and integers in .*train-1.parquet")
+    write_table(folder / "train-1.parquet", [encoded(GREY[0])], image="picture", label=["pear"])
+    refuse(folder, "train-1.parquet has no column image of encoded images, but picture, label")
 
 
 def test_decoded_images_are_kept_by_columns_and_size(folder, monkeypatch):
@@ -351,9 +384,15 @@ def test_the_fingerprint_is_of_the_content(folder, tmp_path):
     ("settings", "sentence"),
     [
         ({"image_column": "x"}, "data.image_column = x goes with data.dataset = parquet, not auto"),
-        ({"label_column": "x", "dataset": "mnist"}, "data.label_column = x goes with data.dataset = parquet, not mnist"),
+        (
+            {"label_column": "x", "dataset": "mnist"},
+            "data.label_column = x goes with data.dataset = parquet, not mnist",
+        ),
         ({"user_column": "x", "dataset": "a:b"}, "data.user_column = x goes with data.dataset = parquet, not a:b"),
-        ({"image_size": 9, "dataset": "synthetic"}, "data.image_size = 9 goes with data.dataset = parquet, not synthetic"),
+        (
+            {"image_size": 9, "dataset": "synthetic"},
+            "data.image_size = 9 goes with data.dataset = parquet, not synthetic",
+        ),
         ({"image_size": 0, "dataset": "parquet"}, "image_size"),
         ({"image_size": 5000, "dataset": "parquet"}, "image_size"),
     ],

@@ -131,7 +131,9 @@ def test_names_of_classes_tell_data_sets_apart_but_for_spelling(root):
 def test_other_parquet_is_not_taken_for_cifar10_even_by_auto(root):
     folder = write_published(root / "own", "mnist")
     for data in (Data(root=str(folder)), Data(dataset="cifar10", root=str(folder))):
-        with pytest.raises(BadInputError, match=r"no CIFAR-10 in the folder .*own are not, which data.dataset = parquet"):
+        with pytest.raises(
+            BadInputError, match=r"no CIFAR-10 in the folder .*own are not, which data.dataset = parquet"
+        ):
             fingerprint(resolve(data))
     assert resolve(Data(root=str(root))).dataset == "synthetic"
     write_published(root / "cifar100", "cifar100")
