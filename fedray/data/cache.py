@@ -29,6 +29,8 @@ from fedray.errors import BadInputError
 LAYOUT = 3  # raise it when the layout of a file changes, or what is decoded from the same bytes
 KEPT = 8
 """How many splits stay, the last used ones; all of CIFAR-10 is two, of 184 MB together."""
+LARGEST = 2_000_000_000
+"""Bytes of a split beyond which it is decoded each time, rather than fill somebody's disk."""
 HEADER = 4096
 LABEL = 8  # bytes
 OWN_NAME = re.compile(r"(train|test)-[0-9a-f]{32}\.split")
@@ -59,13 +61,13 @@ def _hash(path: Path) -> bytes:
 def decoded_once(path: Path | None, count: int, decode: Callable[[], Split], is_as_hashed: Callable[[], bool]) -> Split:
     """The first `count` examples (0: all) as they are kept at `path`, or else as `decode` gives them.
 
-    A whole split that had to be decoded is kept, unless the files changed in the meantime.
+    A whole split that had to be decoded is kept, unless it is large or the files changed in the meantime.
     """
     found = read(path) if path else None
     if found is None:
         found = decode()
         # What was decoded must be what was hashed, even where somebody replaced the files in the meantime.
-        if path and not count and is_as_hashed():
+        if path and not count and found[0].nbytes <= LARGEST and is_as_hashed():
             write(path, *found)
     images, labels, encoding = found
     return images[: count or None], labels[: count or None], encoding

@@ -120,12 +120,12 @@ def choose_columns(path: Path, wanted: Wanted) -> Wanted:
             has = f"{path} has no such column, but {', '.join(types) or 'none'}{nearest(name, types)}"
             raise BadInputError(f"data.{setting} = {name}: {has}")
     image, label = wanted.image_column, wanted.label_column
-    if image is None:
+    if not image:
         image = _only(path, "image", "a struct with binary bytes", [n for n in types if parquet.content_type(types[n])])
     elif parquet.content_type(types[image]) is None:
         raise BadInputError(f"data.image_column = {image}: in {path} it holds no encoded images, but {types[image]}")
     usable = {name: parquet.value_kind(kind) for name, kind in types.items() if name != wanted.user_column}
-    if label is None:
+    if not label:
         usual = [name for name in LABELS if usable.get(name)][:1]
         integers = [name for name, kind in usable.items() if kind == "integers"]
         label = _only(path, "label", "integers", usual or integers)

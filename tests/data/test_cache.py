@@ -190,6 +190,13 @@ def test_the_folder_is_named_by_the_environment(tmp_path, cifar10, monkeypatch, 
     load(cifar10)
 
 
+def test_a_large_split_is_not_kept(folder, cifar10, monkeypatch):
+    for most, kept in ((50 * 3072 - 1, ["test"]), (50 * 3072, ["test", "train"])):
+        monkeypatch.setattr(cache, "LARGEST", most)
+        load(cifar10)
+        assert [name.partition("-")[0] for name in files(folder)] == kept
+
+
 def test_pickles_are_not_kept(tmp_path, folder, write_batches):
     load(Data(dataset="cifar10", root=str(write_batches(tmp_path / "data"))))
     assert not folder.exists()
