@@ -128,7 +128,7 @@ def describe_data(job: Job) -> str:
     held_out = f", {len(d.validation_labels):,} validation" if len(d.validation_labels) else ""
     counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test images"
     hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
-    return f"{describe_format(d.name, d.format)}, {counts}{hint}"
+    return f"{describe_format(d.name, d.format)}, {counts}{f' ({d.note})' if d.note else ''}{hint}"
 
 
 def describe_format(name: str, stored_as: str) -> str:

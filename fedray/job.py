@@ -20,6 +20,7 @@ from fedray.cluster.resources import Needs, object_store_bytes, will_fork
 from fedray.data import Dataset
 from fedray.data.own_tests import draw_own_tests
 from fedray.data.partitions import count_holders, label_counts, partition_id
+from fedray.ending import judged_by
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.models import Blueprint
@@ -230,6 +231,7 @@ class Job:
         return {
             "settings": self.settings_json,
             "rounds_planned": self.experiment.rounds,
+            "judged_by": judged_by(self.experiment).removesuffix("_accuracy"),
             "num_params": params.size,
             "num_buffers": buffers.size,
             "partition_id": partition_id(self.shards),

@@ -32,6 +32,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("rounds_planned", "rounds_done"), INT),
         **dict.fromkeys(("final_test_accuracy", "final_test_loss", "best_test_accuracy"), FLOAT),
         "best_round": INT,
+        "judged_by": STRING,
         "final_validation_accuracy": FLOAT,
         **dict.fromkeys(("final_client_accuracy", "best_client_accuracy"), FLOAT),
         "seconds": FLOAT,
@@ -171,11 +172,17 @@ JUDGED_BY = ("round", "seconds", "test_accuracy", "test_loss", "validation_accur
 
 
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rounds say about their run: how many, how long, the last evaluation, the first round of the best one."""
+    """What the rounds say about their run: how many, how long, the last evaluation, the first round of the best one.
+
+    The best round is the one of the best accuracy that the run is judged by (ending.judged_by): on the validation split
+    where there is one, and the clients' where there is no global model to evaluate.
+    """
     evaluated = [row for row in rounds if row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}
-    numbers = [row for row in evaluated if not math.isnan(row["test_accuracy"])]
-    best = max(numbers, key=lambda row: row["test_accuracy"], default={})
+    measures = ("validation_accuracy", "test_accuracy", "client_accuracy")
+    judge = next((name for name in measures if any(row[name] is not None for row in rounds)), "test_accuracy")
+    numbers = [row for row in rounds if row[judge] is not None and not math.isnan(row[judge])]
+    best = max(numbers, key=lambda row: row[judge], default={})
     clients = [row["client_accuracy"] for row in rounds if row["client_accuracy"] is not None]
     return {
         "rounds_done": len(rounds),

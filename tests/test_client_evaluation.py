@@ -127,7 +127,11 @@ def test_where_a_part_stays_at_the_clients_no_global_model_is_evaluated(tmp_path
     tables = played(tmp_path, algorithm, rounds=3, evaluation__every=2)
     assert tables.rounds[["test_loss", "test_accuracy"]].isna().all(axis=None)
     assert tables.rounds["client_accuracy"].notna().tolist() == [False, True, True]
-    assert tables.runs[["final_test_accuracy", "best_test_accuracy", "best_round"]].isna().all(axis=None)
+    assert tables.runs[["final_test_accuracy", "best_test_accuracy"]].isna().all(axis=None)
+    (row,) = tables.runs.to_dict("records")
+    by_round = tables.rounds.set_index("round")["client_accuracy"]
+    assert (row["judged_by"], row["best_round"]) == ("client", by_round.idxmax())
+    assert row["best_client_accuracy"] == by_round.max()
 
 
 def test_seconds_of_evaluation_are_null_where_there_was_none(tmp_path):

@@ -206,6 +206,8 @@ def test_synthetic_and_jpeg_data_are_said_loudly(results: Path, page: str) -> No
     assert "cifar10 (jpeg)" in summary(study)
     change(results, study.results.runs["run"][0], data_format="generated")
     assert [headline for headline, _ in banners(study_of(results).results)] == ["Synthetic data", "JPEG images"]
+    change(results, dataset="parquet", data_format="jpeg")  # a folder of one's own, which never was anything else
+    assert banners(study_of(results).results) == []
     change(results, data_format="pickle")
     assert banners(study_of(results).results) == []
     rounds = study.results.rounds.assign(lost=0, non_finite=0)

@@ -196,6 +196,16 @@ def test_the_confusion_table_is_of_the_best_and_the_last_evaluation(tmp_path: Pa
     assert list(found.values()) == [["validation", "validation"], [0, 1], [0, 0], [3, 1]]
 
 
+def test_the_best_round_is_the_one_that_the_run_is_judged_by(tmp_path: Path) -> None:
+    """With a validation split the test accuracy of its best round, not the best test accuracy."""
+    made = recorder(tmp_path)
+    for t, (validation, test) in enumerate([(0.2, 0.9), (0.6, 0.5), (0.6, 0.7), (None, None)], start=1):
+        made.round({"round": t, "test_accuracy": test, "validation_accuracy": validation, "client_accuracy": test}, [])
+    made.finish("finished")
+    run = load("name", tmp_path).runs.iloc[0]
+    assert (run["best_round"], run["best_test_accuracy"]) == (2, 0.5)
+
+
 def as_columns(rows: list[dict[str, Any]], table: str) -> dict[str, Any]:
     """NumPy arrays of the numbers and lists of the words, those without a value left out."""
     columns = {name: [row[name] for row in rows] for name in OWN[table] if name in rows[0]}

@@ -134,11 +134,17 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
         for which, t in (("best", rounds["validation_accuracy"].argmax() + 1), ("final", len(rounds)))
         for split in ("test", "validation")
     }
+    assert tables.runs["judged_by"][0] == "validation"
+    best = rounds.loc[rounds["validation_accuracy"].idxmax()]
+    assert (
+        tables.runs[["best_round", "best_test_accuracy"]].iloc[0].tolist() == best[["round", "test_accuracy"]].tolist()
+    )
     *before, last = rounds["validation_accuracy"]
     assert tables.runs["status"][0] == "no_improvement"
     assert max(before) >= last
     plain = run(small(tmp_path / "plain"))
     assert plain.rounds["validation_accuracy"].isna().all()
+    assert plain.runs["judged_by"][0] == "test"
 
 
 def test_the_k_best_labels_are_counted_where_asked_for_and_change_nothing_else(tmp_path):

@@ -7,29 +7,34 @@ reads them. PNG and JPEG images are decoded once and then come from a cache (cac
 import dataclasses
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from fedray.data import cifar10, synthetic
+from fedray.data import function, parquet, parquet_folder, synthetic
+from fedray.data.dataset import Dataset, Split, measure
+from fedray.data.published import CIFAR10, PUBLISHED
 from fedray.errors import BadInputError
 from fedray.randomness import generator
-from fedray.settings import section, setting
+from fedray.settings import Auto, nearest, section, setting
+
+__all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]
 
 OFFLINE = "--data.dataset synthetic"
 CUTOUT = 16  # what DeVries and Taylor 2017 found best on CIFAR-10, section 4.2
-Split = Literal["test", "validation"]
-REMEDY = f"run `make data` to download it, or stay offline with {OFFLINE}"
+NAMES = ("auto", *PUBLISHED, "synthetic", "parquet")
 
 
 @section
 class Data:
     """Which images are trained on, where they lie, and how they are varied."""
 
-    dataset: Literal["auto", "cifar10", "synthetic"] = setting(
-        "auto", "Data set: auto takes CIFAR-10 where it is on disk and the generated one elsewhere."
+    dataset: str = setting(
+        "auto",
+        f"Data set: {', '.join(NAMES[1:])} (any folder of images in Parquet), or package.module:function that returns "
+        "train_images, train_labels, test_images, test_labels; auto takes cifar10 where it is on disk and synthetic, "
+        "images that are generated, elsewhere.",
     )
     root: str = setting("", "Folder with the data; empty takes the environment variable FEDRAY_DATA, or else data/.")
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
@@ -48,58 +53,54 @@ class Data:
         unit="examples",
         ge=0,
     )
+    image_column: Auto[str] = setting(
+        None, "Parquet: the column of encoded images; auto: the only one with a struct of bytes, or with bytes."
+    )
+    label_column: Auto[str] = setting(
+        None,
+        "Parquet: the column of labels, integers or text; auto: label, labels, fine_label or else the only integers.",
+    )
+    user_column: str = setting(
+        "", "Parquet: the column that says whose a training example is, integers or text; empty: there is none."
+    )
+    image_size: Auto[int] = setting(
+        None,
+        "Parquet: side of a square to which images are resized when they are decoded, bilinearly; auto: as they are, "
+        "all of one size.",
+        unit="pixels",
+        ge=1,
+        le=4096,
+    )
 
     def __post_init__(self) -> None:
         if self.cutout != CUTOUT and "cutout" not in self.augment:
             raise BadInputError(
                 f"data.cutout = {self.cutout} is for data.augment = cutout and crop-flip-cutout, not {self.augment}"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """The splits of a data set, in memory; the validation split, held out from the training split, may be empty.
-
-    Images are uint8 [n, 3, 32, 32], C-contiguous, intensities 0..255 in red, green, blue; labels are int64 [n] in 0..9.
-    """
-
-    name: str
-    """ "cifar10" or "synthetic"."""
-    format: str
-    """How the images were stored: "pickle", "png", "jpeg" or "generated". JPEG is lossy: name it with a result."""
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
-    mean: tuple[float, float, float]
-    """What normalisation subtracts from each channel, for intensities in 0..1."""
-    std: tuple[float, float, float]
-    """What normalisation divides each channel by, for intensities in 0..1."""
-    classes: tuple[str, ...]
-    """The name of each label."""
-    fingerprint: str
-    """The hash of the files' content that `fingerprint` gives: hex."""
-    validation_images: np.ndarray = field(default_factory=lambda: np.empty((0, 3, 32, 32), np.uint8))
-    validation_labels: np.ndarray = field(default_factory=lambda: np.empty(0, np.int64))
-    train_users: np.ndarray | None = None
-    """Whose each training example is, int64 [n] in 0..users-1; None where the data set does not tell."""
-
-    def examples(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of a split on which models are evaluated."""
-        if split == "test":
-            return self.test_images, self.test_labels
-        return self.validation_images, self.validation_labels
+        if self.dataset not in NAMES and not function.ADDRESS.fullmatch(self.dataset):
+            raise BadInputError(
+                f"data.dataset = {self.dataset!r} is neither one of {', '.join(NAMES)} nor package.module:function"
+                f"{nearest(self.dataset, NAMES)}"
+            )
+        of_parquet = ("image_column", "label_column", "user_column", "image_size")
+        if self.dataset != "parquet" and (given := [name for name in of_parquet if getattr(self, name)]):
+            raise BadInputError(
+                f"data.{given[0]} = {getattr(self, given[0])} goes with data.dataset = parquet, not {self.dataset}"
+            )
 
 
 def resolve(data: Data) -> Data:
     """The same settings with "auto" decided: "cifar10" where it is on disk, else "synthetic".
 
-    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist: a slip of the pen must
-    not choose the data set.
+    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other Parquet
+    files: a slip of the pen must not choose the data set.
     """
     if data.dataset != "auto":
         return data
-    found = cifar10.locate(_root(data))
+    root = _root(data)
+    found = CIFAR10.locate(root)
+    if not found and parquet.holds_parquet(root):
+        raise BadInputError(CIFAR10.missing(root))
     return dataclasses.replace(data, dataset="cifar10" if found else "synthetic")
 
 
@@ -110,7 +111,11 @@ def fingerprint(data: Data) -> str:
     """
     if data.dataset == "synthetic":
         return synthetic.FINGERPRINT
-    return cifar10.fingerprint(_locate(data))
+    if data.dataset == "parquet":
+        return parquet_folder.fingerprint(parquet_folder.locate(_root(data)))
+    if data.dataset in PUBLISHED:
+        return PUBLISHED[data.dataset].fingerprint(_locate(data))
+    return function.read(_checked(data).dataset).fingerprint
 
 
 def load(data: Data, identity: str = "") -> Dataset:
@@ -120,44 +125,35 @@ def load(data: Data, identity: str = "") -> Dataset:
     BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist or
     cutout would leave nothing of an image.
     """
-    identity = identity or fingerprint(data)
-    train: Sequence[np.ndarray]  # images and labels
-    test: Sequence[np.ndarray]
-    wanted = {"train": data.train_examples, "test": data.test_examples}
-    if data.dataset == "synthetic":
-        for split, count in wanted.items():
-            _check_count(split, count, synthetic.SIZES[split])
-        train, test = (synthetic.generate(split, n or synthetic.SIZES[split]) for split, n in wanted.items())
-        stored, mean, std, classes = "generated", synthetic.MEAN, synthetic.STD, synthetic.CLASSES
-    else:
-        folder = _locate(data)
-        *train, stored = cifar10.read(folder, "train", data.train_examples, identity)
-        *test, _ = cifar10.read(folder, "test", data.test_examples, identity)
-        for (split, count), arrays in zip(wanted.items(), (train, test), strict=True):
-            _check_count(split, count, len(arrays[1]))
-        mean, std, classes = cifar10.MEAN, cifar10.STD, cifar10.CLASSES
-    _check_cutout(data, train[0].shape)
-    train, validation = hold_out(train, data.validation_examples)
-    return Dataset(
-        name=data.dataset,
-        format=stored,
+    found = _read(data, identity or fingerprint(data))
+    for split, count in (("train", data.train_examples), ("test", data.test_examples)):
+        if count > len(present := getattr(found, f"{split}_labels")):
+            raise BadInputError(f"data.{split}_examples is {count}, but there are only {len(present)} {split} examples")
+    _check_cutout(data, found.train_images.shape)
+    taken = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
+    rows = slice(data.train_examples or None)
+    train, validation = hold_out([part[rows] for part in taken], data.validation_examples)
+    test = slice(data.test_examples or None)
+    measured = ((), ()) if found.mean and found.std else measure(train[0])
+    return dataclasses.replace(
+        found,
         train_images=train[0],
         train_labels=train[1],
-        test_images=test[0],
-        test_labels=test[1],
-        mean=mean,
-        std=std,
-        classes=classes,
-        fingerprint=identity,
+        test_images=found.test_images[test],
+        test_labels=found.test_labels[test],
         validation_images=validation[0],
         validation_labels=validation[1],
+        # Users of whom nothing is left are not counted.
+        train_users=None if found.train_users is None else np.unique(train[2], return_inverse=True)[1],
+        mean=found.mean or measured[0],
+        std=found.std or measured[1],
     )
 
 
 def hold_out(train: Sequence[np.ndarray], count: int) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Images and labels as two such pairs: those trained on, and `count` drawn from anywhere; both in their old order.
+    """Arrays with a row for each example as two such lists: those trained on, and `count` drawn from anywhere.
 
-    BadInputError where nothing would be left to train on.
+    Both are in their old order. BadInputError where nothing would be left to train on.
     """
     n = len(train[1])
     if count >= n:
@@ -167,9 +163,23 @@ def hold_out(train: Sequence[np.ndarray], count: int) -> tuple[Sequence[np.ndarr
     return (train if count == 0 else [part[~held] for part in train]), [part[held] for part in train]
 
 
-def _check_count(split: str, wanted: int, present: int) -> None:
-    if wanted > present:
-        raise BadInputError(f"data.{split}_examples is {wanted}, but there are only {present} {split} examples")
+def _read(data: Data, identity: str) -> Dataset:
+    """The data set, of each split the first examples at least."""
+    counts = {"train": data.train_examples, "test": data.test_examples}
+    if data.dataset == "synthetic":
+        return synthetic.read(counts)
+    if data.dataset == "parquet":
+        wanted = parquet_folder.Wanted(data.image_column, data.label_column, data.user_column, data.image_size)
+        return parquet_folder.read(parquet_folder.locate(_root(data)), wanted, counts, identity)
+    if data.dataset in PUBLISHED:
+        return PUBLISHED[data.dataset].read(_locate(data), counts, identity)
+    return function.read(_checked(data).dataset)
+
+
+def _checked(data: Data) -> Data:
+    if data.dataset == "auto":
+        raise ValueError("settings with dataset 'auto' must go through resolve first")
+    return data
 
 
 def _check_cutout(data: Data, shape: Sequence[int]) -> None:
@@ -189,15 +199,18 @@ def _root(data: Data) -> Path:
         raise BadInputError(f"the folder {named[:200]!r} cannot be looked into: {error}") from None
     if named and not exists:
         said_by = "data.root" if data.root else "FEDRAY_DATA"
-        raise BadInputError(f"the folder {root} that {said_by} names does not exist: {REMEDY}")
+        remedy = "" if data.dataset == "parquet" else f": {_remedy(data.dataset)}"
+        raise BadInputError(f"the folder {root} that {said_by} names does not exist{remedy}")
     return root
 
 
 def _locate(data: Data) -> Path:
-    if data.dataset == "auto":
-        raise ValueError("settings with dataset 'auto' must go through resolve first")
-    root = _root(data)
-    folder = cifar10.locate(root)
+    root, published = _root(data), PUBLISHED[data.dataset]
+    folder = published.locate(root)
     if folder is None:
-        raise BadInputError(f"there is no CIFAR-10 in the folder {root}: {REMEDY}")
+        raise BadInputError(f"{published.missing(root)}: {_remedy(data.dataset)}")
     return folder
+
+
+def _remedy(name: str) -> str:
+    return f"run `{PUBLISHED.get(name, CIFAR10).original.download}` to download it, or stay offline with {OFFLINE}"

@@ -14,7 +14,7 @@ def crop_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     """Each image padded with 4 zeros all round, cropped back at its own random place, and mirrored in one case of two.
 
     The usual CIFAR-10 augmentation (He et al. 2016, "Deep residual learning", section 4.2). `images` is uint8
-    [n, 3, h, w] on any device and is left as it was. One number is drawn per image, in order, so a batch that is cut in
+    [n, c, h, w] on any device and is left as it was. One number is drawn per image, in order, so a batch that is cut in
     two and augmented with the same generator gives the same images.
     """
     return crop_flip_as_drawn(images, draw_crop_flip(rng, len(images)))

@@ -1,4 +1,4 @@
-"""CIFAR-10 as its authors publish it and torchvision unpacks it: a folder `cifar-10-batches-py` of six pickles.
+"""CIFAR-10 and CIFAR-100 as their authors publish them and torchvision unpacks them: a folder of pickles each.
 
 A pickle is a program. These are read by a machine that knows few instructions and four words, all of them made here,
 so that a file from anywhere can be opened: no code of it runs, nothing larger than the file is allocated, and the time
@@ -7,7 +7,8 @@ it takes grows with the file.
 
 import io
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,75 +16,108 @@ import numpy as np
 
 from fedray.errors import BadInputError
 
-FOLDER = "cifar-10-batches-py"
-FILES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
 PIXELS = 3 * 32 * 32
 
 
-def paths(folder: Path, split: str) -> list[Path]:
-    """The files of a split ("train" or "test"), in order; BadInputError names the first that is missing."""
-    found = [folder / name for name in FILES[split]]
-    for path in found:
-        if not path.is_file():
-            raise BadInputError(f"the CIFAR-10 file {path} is missing: delete its folder and run `make data` again")
-    return found
+@dataclass(frozen=True)
+class Batches:
+    """How a data set lies in pickles: its folder, the files of each split in order, and the key of its labels."""
+
+    title: str
+    folder: str
+    files: Mapping[str, tuple[str, ...]]
+    labels: bytes
+    classes: int
+    download: str
+    """The command that fetches it."""
+    format: ClassVar[str] = "pickle"
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Where it may lie in a folder of data sets."""
+        return (self.folder,)
+
+    def is_in(self, folder: Path) -> bool:
+        """Whether its files lie there, or should, since the folder bears its name."""
+        known = [folder / names[0] for names in self.files.values()]
+        return folder.is_dir() and (folder.name == self.folder or all(path.is_file() for path in known))
+
+    def paths(self, folder: Path, split: str) -> list[Path]:
+        """The files of a split ("train" or "test"), in order; BadInputError names the first that is missing."""
+        found = [folder / name for name in self.files[split]]
+        for path in found:
+            if not path.is_file():
+                raise BadInputError(
+                    f"the {self.title} file {path} is missing: delete its folder and run `{self.download}` again"
+                )
+        return found
+
+    def read(self, folder: Path, split: str, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """The first `count` examples of a split (0: all): uint8 images [n, 3, 32, 32] and int64 labels [n]."""
+        images, labels = [], []
+        for path in self.paths(folder, split):
+            batch = self._read_batch(path)
+            images.append(batch[0])
+            labels.append(batch[1])
+            if 0 < count <= sum(map(len, labels)):
+                break
+        rows = slice(count or None)
+        return np.concatenate(images)[rows], np.concatenate(labels)[rows]
+
+    def _read_batch(self, path: Path) -> tuple[np.ndarray, np.ndarray]:
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise BadInputError(f"the {self.title} file {path} cannot be read: {error.strerror or error}") from None
+        wrong = f"{path} is not a {self.title} batch"
+        try:
+            batch = _Reader(io.BytesIO(content), encoding="bytes").load()
+        except _RefusedError as refusal:
+            raise BadInputError(f"{wrong}: its pickle {refusal}; nothing of it was run") from None
+        except Exception as error:  # a damaged pickle can raise nearly anything
+            raise BadInputError(f"{wrong}: its pickle is damaged ({type(error).__name__})") from error
+        if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array) or self.labels not in batch:
+            raise BadInputError(f"{wrong}: it has no array b'data' with a list {self.labels!r}")
+        images = _images(wrong, batch[b"data"])
+        labels = batch[self.labels]
+        if not isinstance(labels, list) or len(labels) != len(images):
+            raise BadInputError(f"{wrong}: it has {len(images)} images but not a list of as many labels")
+        for row, label in enumerate(labels):
+            if type(label) is not int or not 0 <= label < self.classes:
+                raise BadInputError(f"{path} has a label outside 0..{self.classes - 1} in row {row}")
+        return images, np.array(labels, np.int64)
 
 
-def read(folder: Path, split: str, count: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` examples of a split (0: all): uint8 images [n, 3, 32, 32] and int64 labels [n]."""
-    images, labels = [], []
-    for path in paths(folder, split):
-        batch = _read_batch(path)
-        images.append(batch[0])
-        labels.append(batch[1])
-        if 0 < count <= sum(map(len, labels)):
-            break
-    rows = slice(count or None)
-    return np.concatenate(images)[rows], np.concatenate(labels)[rows]
+CIFAR10 = Batches(
+    title="CIFAR-10",
+    folder="cifar-10-batches-py",
+    files={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+    labels=b"labels",
+    classes=10,
+    download="make data",
+)
+CIFAR100 = Batches(
+    title="CIFAR-100",
+    folder="cifar-100-python",
+    files={"train": ("train",), "test": ("test",)},
+    labels=b"fine_labels",
+    classes=100,
+    download="python -m fedray.data.download cifar100",
+)
 
 
-def _read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise BadInputError(f"the CIFAR-10 file {path} cannot be read: {error.strerror or error}") from None
-    try:
-        batch = _Reader(io.BytesIO(content), encoding="bytes").load()
-    except _RefusedError as refusal:
-        raise BadInputError(f"{path} is not a CIFAR-10 batch: its pickle {refusal}; nothing of it was run") from None
-    except Exception as error:  # a damaged pickle can raise nearly anything
-        raise BadInputError(
-            f"{path} is not a CIFAR-10 batch: its pickle is damaged ({type(error).__name__})"
-        ) from error
-    if not isinstance(batch, dict) or not isinstance(batch.get(b"data"), _Array) or b"labels" not in batch:
-        raise BadInputError(f"{path} is not a CIFAR-10 batch: it has no array b'data' with a list b'labels'")
-    images = _images(path, batch[b"data"])
-    return images, _labels(path, batch[b"labels"], len(images))
-
-
-def _images(path: Path, data: "_Array") -> np.ndarray:
+def _images(wrong: str, data: "_Array") -> np.ndarray:
     if data.kind != "u1" or data.shape[0] < 1 or data.shape[1] != PIXELS:
         described = f"{data.kind or 'nothing'} {list(data.shape)}"
-        raise BadInputError(f"{path} is not a CIFAR-10 batch: its images are {described}, not u1 [n, {PIXELS}]")
+        raise BadInputError(f"{wrong}: its images are {described}, not u1 [n, {PIXELS}]")
     if len(data.content) != data.shape[0] * PIXELS:
-        raise BadInputError(
-            f"{path} is not a CIFAR-10 batch: {len(data.content)} bytes of images, not {data.shape[0]} x {PIXELS}"
-        )
+        raise BadInputError(f"{wrong}: {len(data.content)} bytes of images, not {data.shape[0]} x {PIXELS}")
     flat = np.frombuffer(data.content, np.uint8).reshape(data.shape, order="F" if data.columns_first else "C")
     return np.ascontiguousarray(flat).reshape(-1, 3, 32, 32)
 
 
-def _labels(path: Path, labels: Any, images: int) -> np.ndarray:
-    if not isinstance(labels, list) or len(labels) != images:
-        raise BadInputError(f"{path} is not a CIFAR-10 batch: it has {images} images but not a list of as many labels")
-    for row, label in enumerate(labels):
-        if type(label) is not int or not 0 <= label <= 9:
-            raise BadInputError(f"{path} has a label outside 0..9 in row {row}")
-    return np.array(labels, np.int64)
-
-
 class _RefusedError(Exception):
-    """A pickle asks for something that no CIFAR-10 batch needs."""
+    """A pickle asks for something that no batch needs."""
 
 
 class _Array:

@@ -1,7 +1,7 @@
 """Decoded splits on disk, so that images are decoded once and mapped into memory from then on.
 
 They lie in the folder FEDRAY_CACHE, else `$XDG_CACHE_HOME/fedray`, else `~/.cache/fedray`; FEDRAY_CACHE=off is no
-cache. A split is one file, named by a hash of all that it depends on: a page of JSON, the images, the labels. Whatever
+cache. A split is one file, named by a hash of all that it depends on: a page of JSON, the labels, the images. Whatever
 goes wrong with it only costs the decoding: a file that cannot be read, is not whole or is not as it was written is as
 good as none.
 """
@@ -13,34 +13,71 @@ import os
 import re
 import time
 import zlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from importlib.metadata import version
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from fedray.atomic import replacing
+from fedray.errors import BadInputError
 
-LAYOUT = 2  # raise it when the layout of a file changes, or what is decoded from the same bytes
+LAYOUT = 3  # raise it when the layout of a file changes, or what is decoded from the same bytes
 KEPT = 8
 """How many splits stay, the last used ones; all of CIFAR-10 is two, of 184 MB together."""
+LARGEST = 2_000_000_000
+"""Bytes of a split beyond which it is decoded each time, rather than fill somebody's disk."""
 HEADER = 4096
-SHAPE = (3, 32, 32)
-PIXELS, LABEL = 3 * 32 * 32, 8  # bytes
+LABEL = 8  # bytes
 OWN_NAME = re.compile(r"(train|test)-[0-9a-f]{32}\.split")
 UNFINISHED_NAME = re.compile(rf"\.{OWN_NAME.pattern}\.tmp-.*")
 ABANDONED_SECONDS = 3600  # no writer takes this long
 
 Split = tuple[np.ndarray, np.ndarray, str]
-"""uint8 images [n, 3, 32, 32], int64 labels [n], and the format they were stored in."""
+"""uint8 images [n, c, h, w], int64 labels [n], and the format they were stored in."""
 
 
-def place(fingerprint: str, split: str) -> Path | None:
-    """The file for a split of the data with this fingerprint; None where there is no cache."""
+def hash_files(files: Iterable[tuple[str, Path]]) -> str:
+    """A hash of the content of files, each of a split: 32 hex digits, the same wherever they lie."""
+    named, digest = list(files), hashlib.blake2b(digest_size=16)
+    with ThreadPoolExecutor() as pool:
+        for (split, _), content in zip(named, pool.map(_hash, [path for _, path in named]), strict=True):
+            digest.update(split.encode() + content)
+    return digest.hexdigest()
+
+
+def _hash(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "blake2b").digest()
+    except OSError as error:
+        raise BadInputError(f"the data file {path} cannot be read: {error.strerror or error}") from None
+
+
+def decoded_once(path: Path | None, count: int, decode: Callable[[], Split], is_as_hashed: Callable[[], bool]) -> Split:
+    """The first `count` examples (0: all) as they are kept at `path`, or else as `decode` gives them.
+
+    A whole split that had to be decoded is kept, unless it is large or the files changed in the meantime.
+    """
+    found = read(path) if path else None
+    if found is None:
+        found = decode()
+        # What was decoded must be what was hashed, even where somebody replaced the files in the meantime.
+        if path and not count and found[0].nbytes <= LARGEST and is_as_hashed():
+            write(path, *found)
+    images, labels, encoding = found
+    return images[: count or None], labels[: count or None], encoding
+
+
+def place(fingerprint: str, split: str, *how: str | int | None) -> Path | None:
+    """The file for a split of the data with this fingerprint, decoded in this way; None where there is no cache."""
     folder = _folder()
     # The decoder's version, because another one may differ in the last bit of a JPEG.
-    known = json.dumps([LAYOUT, version("pillow"), split, fingerprint]).encode()
+    known = json.dumps([LAYOUT, version("pillow"), split, fingerprint, *how]).encode()
     return folder and folder / f"{split}-{hashlib.blake2b(known, digest_size=16).hexdigest()}.split"
 
 
@@ -52,15 +89,16 @@ def read(path: Path) -> Split | None:
         with path.open("rb") as file:
             content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         header = json.loads(content[:HEADER])
-        n, encoding = int(header["examples"]), str(header["format"])
+        n, encoding, shape = int(header["examples"]), str(header["format"]), tuple(map(int, header["shape"]))
     except (OSError, ValueError, KeyError, TypeError, ArithmeticError, RecursionError):  # an empty file, or other JSON
         return None
-    if n < 1 or len(content) != HEADER + n * (PIXELS + LABEL):
+    pixels = prod(shape)
+    if n < 1 or len(shape) != 3 or min(shape) < 1 or len(content) != HEADER + n * (pixels + LABEL):
         return None
     with suppress(OSError):
         os.utime(path)  # it was used
-    images = np.frombuffer(content, np.uint8, n * PIXELS, HEADER).reshape(n, *SHAPE)
-    labels = np.frombuffer(content, np.int64, n, HEADER + n * PIXELS)
+    labels = np.frombuffer(content, np.int64, n, HEADER)
+    images = np.frombuffer(content, np.uint8, n * pixels, HEADER + n * LABEL).reshape(n, *shape)
     return (images, labels, encoding) if header == _header(path, images, labels, encoding) else None
 
 
@@ -72,14 +110,15 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> 
         _tidy(path.parent, KEPT - 1)
         with replacing(path) as temporary, temporary.open("wb") as file:
             file.write(json.dumps(header).encode().ljust(HEADER))
-            file.write(images.data)
             file.write(labels.data)
+            file.write(images.data)
 
 
 def _header(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> dict[str, Any]:
-    """What the first page says, a checksum of the rest included: 180 MB take 0.03 to 0.2 s."""
-    checksum = zlib.crc32(labels.data, zlib.crc32(images.data))
-    return {"name": path.name, "format": encoding, "examples": len(labels), "crc32": checksum}
+    """What the first page says, a checksum of it and of the rest included: 180 MB take 0.03 to 0.2 s."""
+    head = {"name": path.name, "format": encoding, "examples": len(labels), "shape": list(images.shape[1:])}
+    checksum = zlib.crc32(images.data, zlib.crc32(labels.data, zlib.crc32(json.dumps(head).encode())))
+    return {**head, "crc32": checksum}
 
 
 def _folder() -> Path | None:

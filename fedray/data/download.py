@@ -1,8 +1,9 @@
-"""Fetch CIFAR-10: `python -m fedray.data.download [--root data]`, or `make data`.
+"""Fetch a data set: `python -m fedray.data.download [cifar10|cifar100|mnist|fashion_mnist] [--root data]`.
 
-The archive is downloaded and unpacked into a hidden folder beside its destination, checked, read back, and only then
-renamed: an interrupted download leaves nothing that looks like a data set. FEDRAY_CIFAR10_URL
-names a mirror; its archive need not have the original's checksum, but what it holds must read as CIFAR-10.
+What is downloaded goes into a hidden folder beside its destination, is checked, read back, and only then renamed: an
+interrupted download leaves nothing that looks like a data set. FEDRAY_CIFAR10_URL and FEDRAY_CIFAR100_URL name another
+archive, FEDRAY_MNIST_URL and FEDRAY_FASHION_MNIST_URL another folder of the four files; what comes from there need not
+have the original's checksum, but must read as the data set.
 """
 
 import argparse
@@ -10,52 +11,79 @@ import os
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fedray.data import OFFLINE, batches, cifar10
+from fedray.data import OFFLINE
+from fedray.data.batches import Batches
+from fedray.data.published import CIFAR10, PUBLISHED, Published
 from fedray.errors import BadInputError
 
 
-def download(root: Path) -> Path:
-    """Put `cifar-10-batches-py` into `root` and return its path; BadInputError in one sentence where that fails."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import download_and_extract_archive
+def download(root: Path, published: Published = CIFAR10) -> Path:
+    """Put a data set into `root` and return its folder; BadInputError in one sentence where that fails."""
+    from torchvision import datasets
 
-    mirror = os.environ.get("FEDRAY_CIFAR10_URL", "")
-    url = mirror or CIFAR10.url
+    original, variable = published.original, f"FEDRAY_{published.name.upper()}_URL"
+    kind = getattr(datasets, original.title.replace("-", ""))  # its addresses and checksums are used, not its readers
+    mirror = os.environ.get(variable, "")
+    places = [mirror] if mirror else [kind.url] if isinstance(original, Batches) else kind.mirrors
+    fetch = _fetch_archive if isinstance(original, Batches) else _fetch_files
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".cifar10-", dir=root) as folder:
-            # Not the class CIFAR10 itself: it would unpickle what came, and a mirror's pickles are not to be trusted.
-            download_and_extract_archive(
-                url, folder, filename=CIFAR10.filename, md5=None if mirror else CIFAR10.tgz_md5
-            )
-            unpacked = Path(folder, batches.FOLDER)
-            for split in batches.FILES:
-                batches.read(unpacked, split)
-            return unpacked.rename(root / batches.FOLDER)
+        with tempfile.TemporaryDirectory(prefix=f".{published.name}-", dir=root) as folder:
+            fetch(kind, places, Path(folder), original.inside[0], check=not mirror)
+            for split in ("train", "test"):
+                original.read(Path(folder, original.inside[0]), split)
+            Path(folder, original.folder).rename(root / original.folder)
+            return root / original.inside[0]
     except BadInputError as error:
-        raise BadInputError(f"what {url} holds is not CIFAR-10: {error}") from error
+        raise BadInputError(f"what {' and '.join(places)} holds is not {original.title}: {error}") from error
     except (OSError, RuntimeError, ValueError, EOFError, tarfile.TarError) as error:
         raise BadInputError(
-            f"CIFAR-10 could not be downloaded from {url} to {root} ({error}): "
-            f"try again with a network, set FEDRAY_CIFAR10_URL to a mirror, or stay offline with {OFFLINE}"
+            f"{original.title} could not be downloaded from {' or '.join(places)} to {root} ({error}): "
+            f"try again with a network, set {variable} to a mirror, or stay offline with {OFFLINE}"
         ) from error
+
+
+def _fetch_archive(kind: Any, places: Sequence[str], folder: Path, _: str, check: bool) -> None:
+    """Download the one archive and unpack it."""
+    from torchvision.datasets.utils import download_and_extract_archive
+
+    # Not the class itself: it would unpickle what came, and a mirror's pickles are not to be trusted.
+    download_and_extract_archive(places[0], str(folder), filename=kind.filename, md5=kind.tgz_md5 if check else None)
+
+
+def _fetch_files(kind: Any, places: Sequence[str], folder: Path, inside: str, check: bool) -> None:
+    """Download four gzipped files, which stay so, from the first of the places that has them."""
+    from torchvision.datasets.utils import download_url
+
+    for file, md5 in kind.resources:
+        for place in places:
+            try:
+                download_url(f"{place.rstrip('/')}/{file}", str(folder / inside), md5=md5 if check else None)
+                break
+            except (OSError, RuntimeError, ValueError):
+                if place == places[-1]:
+                    raise
 
 
 def main(arguments: list[str] | None = None) -> int:
     """The command: 0 and where the data is, or 1 and one sentence why it is not there."""
-    parser = argparse.ArgumentParser(prog="python -m fedray.data.download", description="Download CIFAR-10.")
+    parser = argparse.ArgumentParser(prog="python -m fedray.data.download", description="Download a data set.")
     default = os.environ.get("FEDRAY_DATA") or "data"
+    parser.add_argument("dataset", nargs="?", choices=list(PUBLISHED), default="cifar10", help="(default: cifar10)")
     parser.add_argument("--root", type=Path, default=Path(default), help=f"folder to put it in (default: {default})")
-    root = parser.parse_args(arguments).root.expanduser()
+    asked = parser.parse_args(arguments)
+    root, published = asked.root.expanduser(), PUBLISHED[asked.dataset]
     try:
-        folder = cifar10.locate(root)
+        folder = published.locate(root)
         if folder:
-            cifar10.fingerprint(folder)  # every file is there and can be read
-            print(f"CIFAR-10 is already in {folder}")
+            published.fingerprint(folder)  # every file is there and can be read
+            print(f"{published.title} is already in {folder}")
         else:
-            print(f"CIFAR-10 is now in {download(root)}")
+            print(f"{published.title} is now in {download(root, published)}")
     except BadInputError as error:
         print(error, file=sys.stderr)
         return 1

@@ -1,139 +1,256 @@
-"""CIFAR-10 on Hugging Face: `train-*.parquet`, `test-*.parquet` with `img` (struct of bytes and path) and `label`."""
+"""Columns of Parquet files in the layout of Hugging Face: `train*.parquet`, `test*.parquet`, images as PNG or JPEG.
 
-import io
+Which columns are read, and what must be in them, is the caller's to say. What is decoded must fit into memory, which
+is checked before: a small file can speak of very many rows.
+"""
+
+import json
 import os
 import re
-import sys
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fedray.data.decode import Form, decode, encoding_of
 from fedray.errors import BadInputError
 
-SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
-BATCH = 1000
+IMAGES, VALUES = 250, 50_000  # rows that are read together
+WORKERS = min(4, os.cpu_count() or 1)
 
 
-def paths(folder: Path, split: str) -> list[Path]:
-    """The files of a split ("train" or "test") sorted by name; BadInputError where one is missing or all are."""
-    found = sorted(folder.glob(f"{split}-*.parquet"))
+def holds_parquet(folder: Path) -> bool:
+    """Whether a folder has Parquet files to train on."""
+    return any(folder.glob("train*.parquet"))
+
+
+def paths(folder: Path, split: str, title: str) -> list[Path]:
+    """The files of a split, what their names begin with, sorted; BadInputError where one is missing or all are."""
+    found = sorted(folder.glob(f"{split}*.parquet"))
     if not found:
-        raise BadInputError(f"{folder} has no {split}-*.parquet: both splits of CIFAR-10 are needed")
+        raise BadInputError(f"{folder} has no {split}*.parquet: both splits of {title} are needed")
     if odd := next((path for path in found if not path.is_file()), None):
         raise BadInputError(f"{odd} is not a file: a folder, or a pipe, cannot be read as Parquet")
-    promised = re.search(r"-of-(\d+)\.parquet$", found[0].name)
+    promised = re.search(r"-of-(\d{1,9})(-\w+)?\.parquet$", found[0].name)
     if promised and len(found) != int(promised[1]):
         raise BadInputError(f"{folder} has {len(found)} of the {int(promised[1])} files that {found[0].name} speaks of")
     return found
 
 
-def has_columns(path: Path) -> bool:
-    """Whether a Parquet file has the columns of CIFAR-10; True also for a damaged file, whose reading will say so."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return not path.is_file() or {"img", "label"} <= set(pyarrow.parquet.read_schema(path).names)
-    except (pyarrow.ArrowException, OSError, ValueError):
-        return True
-
-
-def read(folder: Path, split: str, count: int = 0) -> tuple[np.ndarray, np.ndarray, str]:
-    """The first `count` examples of a split (0: all): uint8 images [n, 3, 32, 32], int64 labels [n], the encoding."""
-    parts: list[Future[np.ndarray]] = []
-    labels: list[np.ndarray] = []
-    encoding, left = "", count or sys.maxsize
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        for path in paths(folder, split):
-            start = 0
-            for contents, batch_labels in _batches(path):
-                encoding = encoding or _encoding(path, contents[0])
-                parts.append(pool.submit(_decode, path, start, contents[:left]))
-                labels.append(batch_labels[:left])
-                start += len(contents)
-                left -= len(labels[-1])
-                if not left:
-                    break
-            if not left:
-                break
-    if not parts:
-        raise BadInputError(f"{folder} has no {split} examples")
-    images = np.concatenate([part.result() for part in parts])
-    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)), np.concatenate(labels), encoding
-
-
-def _batches(path: Path) -> Iterator[tuple[list[bytes], np.ndarray]]:
-    """Encoded images and their labels, 1,000 rows at a time."""
-    import pyarrow as pa
+def read_types(path: Path) -> dict[str, Any]:
+    """The columns of a file by name, with their Arrow types."""
     import pyarrow.parquet as pq
 
-    row = 0
+    with _reading(path):
+        return {field.name: field.type for field in pq.read_schema(path)}
+
+
+def content_type(kind: Any) -> Any:
+    """The Arrow type of the encoded images in a column of this type, a struct with `bytes` or the bytes; else None."""
+    import pyarrow as pa
+
+    if kind is None:
+        return None
+    fields = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {"bytes": kind}
+    content = fields.get("bytes", pa.null())
+    return content if pa.types.is_binary(content) or pa.types.is_large_binary(content) else None
+
+
+def value_kind(kind: Any) -> str:
+    """What a column of this Arrow type holds: "integers", "text" or, of neither, nothing."""
+    import pyarrow as pa
+
+    kind = pa.null() if kind is None else kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(kind):
+        return "integers"
+    return "text" if pa.types.is_string(kind) or pa.types.is_large_string(kind) else ""
+
+
+def class_names(path: Path, column: str) -> tuple[str, ...]:
+    """The names of a column's labels as Hugging Face keeps them beside the schema (ClassLabel); none if it does not."""
+    import pyarrow.parquet as pq
+
+    with _reading(path):
+        metadata = pq.read_schema(path).metadata or {}
     try:
-        with pq.ParquetFile(path) as file:
-            _check_columns(path, file.schema_arrow)
-            for batch in file.iter_batches(BATCH, columns=["img.bytes", "label"]):
-                contents = batch.column("img").field("bytes").to_pylist()
-                labels = batch.column("label")
-                if None in contents or labels.null_count:
-                    raise BadInputError(
-                        f"{path} has a row without image or label among rows {row} to {row + len(contents) - 1}"
-                    )
-                values = labels.to_numpy(zero_copy_only=False)
-                wrong = np.flatnonzero((values < 0) | (values > 9))
-                if len(wrong):
-                    raise BadInputError(
-                        f"{path} has the label {values[wrong[0]]} in row {row + wrong[0]}, outside 0..9"
-                    )
-                if contents:
-                    yield contents, values.astype(np.int64)
-                row += len(contents)
+        names = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"][column]["names"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return ()
+    return tuple(names) if isinstance(names, list) and all(isinstance(name, str) for name in names) else ()
+
+
+def find_kind(files: Iterable[Path], column: str) -> str:
+    """What a column holds in all of these files, "integers" or "text"; BadInputError where it is not the same."""
+    kinds = {value_kind(read_types(path).get(column)): path for path in files}
+    if len(kinds) > 1 or "" in kinds:
+        each = " and ".join(f"{kind or 'neither'} in {path}" for kind, path in kinds.items())
+        raise BadInputError(f"the column {column} must hold integers or text throughout, and holds {each}")
+    return next(iter(kinds))
+
+
+def read_labels(files: Sequence[Path], column: str, classes: int, count: int = 0) -> np.ndarray:
+    """The first `count` integers of a column (0: all), int64 [n]; BadInputError where one is not below `classes`."""
+    found, left = [np.empty(0, np.int64)], count or count_rows(files, 8)
+    for path in files:
+        row = 0
+        for part in _column(path, column, VALUES):
+            values = part.to_numpy(zero_copy_only=False)[:left]
+            wrong = np.flatnonzero((values < 0) | (values >= classes))
+            if len(wrong):
+                raise BadInputError(
+                    f"{path} has the {column} {values[wrong[0]]} in row {row + wrong[0]}, outside 0..{classes - 1}"
+                )
+            found.append(values.astype(np.int64))
+            row, left = row + len(values), left - len(values)
+            if not left:
+                return np.concatenate(found)
+    return np.concatenate(found)
+
+
+def encode(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.ndarray], list[Any]]:
+    """A column of integers or text as numbers: for each split int64 [n], and what they stand for, in sorted order.
+
+    It holds the same kind in all files (`find_kind`).
+    """
+    seen: dict[Any, int] = {}
+    found = []
+    for files in splits:
+        count_rows(files, 16)
+        parts = [np.empty(0, np.int64)]
+        for part in (part for path in files for part in _column(path, column, VALUES)):
+            values, codes = _distinct(part)
+            parts.append(np.array([seen.setdefault(value, len(seen)) for value in values], np.int64)[codes])
+        found.append(np.concatenate(parts))
+    names = sorted(seen)
+    rank = np.empty(len(names), np.int64)
+    rank[[seen[name] for name in names]] = np.arange(len(names))
+    return [rank[codes] for codes in found], names
+
+
+def first_image(files: Sequence[Path], column: str) -> tuple[str, bytes]:
+    """The beginning of a sentence about it, and the encoded image."""
+    for path in files:
+        for contents in _contents(path, column, 1):
+            return _where(path, 0), contents[0]
+    raise BadInputError(f"{files[0].parent} has no training examples")
+
+
+def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) -> tuple[np.ndarray, str]:
+    """The first `count` images of a split (0: all): uint8 [n, c, h, w], and how the first of them is encoded."""
+    present = count_rows(files, prod(form.shape), count)
+    images = np.empty((present, *form.shape), np.uint8)
+    encoding, at = "", 0
+    decoding: deque[Future[None]] = deque()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for path in files:
+            row = 0
+            for contents in _contents(path, column, IMAGES):
+                taken = contents[: present - at]
+                if not taken:
+                    break
+                encoding = encoding or encoding_of(_where(path, 0), taken[0])
+                decoding.append(pool.submit(_decode_into, images[at : at + len(taken)], path, row, taken, form))
+                row, at = row + len(taken), at + len(taken)
+                if len(decoding) > 2 * WORKERS:  # so that few encoded images wait in memory
+                    decoding.popleft().result()
+        for each in decoding:
+            each.result()
+    if not present or at < present:
+        raise BadInputError(f"{files[0]} and the other files of its split have {at} images, not {present or 'any'}")
+    return images, encoding
+
+
+def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
+    """How many rows files say they have, `count` at most (0: all); BadInputError where they do not fit into memory.
+
+    `size` is what a row takes, in bytes.
+    """
+    import psutil
+    import pyarrow.parquet as pq
+
+    present = 0
+    for path in files:
+        with _reading(path):
+            present += max(0, pq.read_metadata(path).num_rows)
+    rows = min(present, count or present)
+    free = psutil.virtual_memory().available
+    if rows * size > free:
+        raise BadInputError(
+            f"the {rows:,} rows of {files[0]} and the other files of its split need {rows * size / 1e9:.3g} GB of "
+            f"memory, and {free / 1e9:.3g} GB are free: use fewer with data.{_split(files[0])}_examples, or a smaller "
+            "data.image_size"
+        )
+    return rows
+
+
+def _split(path: Path) -> str:
+    return "train" if path.name.startswith("train") else "test"
+
+
+def _where(path: Path, row: int) -> str:
+    return f"{path} has an image in row {row} that"
+
+
+def _decode_into(images: np.ndarray, path: Path, start: int, contents: list[bytes], form: Form) -> None:
+    for i, content in enumerate(contents):
+        images[i] = decode(_where(path, start + i), content, form)
+
+
+def _contents(path: Path, column: str, rows: int) -> Iterator[list[bytes]]:
+    """Encoded images of consecutive rows."""
+    for part in _column(path, column, rows, images=True):
+        yield part.to_pylist()
+
+
+def _distinct(part: Any) -> tuple[list[Any], np.ndarray]:
+    """The values that occur in an Arrow array, and which of them each row has."""
+    if hasattr(part, "dictionary"):
+        used, codes = np.unique(part.indices.to_numpy(zero_copy_only=False), return_inverse=True)
+        return [part.dictionary[int(i)].as_py() for i in used], codes
+    used, codes = np.unique(part.to_numpy(zero_copy_only=False), return_inverse=True)
+    return used.tolist(), codes
+
+
+def _column(path: Path, name: str, rows: int, images: bool = False) -> Iterator[Any]:
+    """A column, so many rows at a time, as Arrow arrays without nulls: encoded images, integers or, by number, text.
+
+    Text stays as numbers and the texts that they stand for, so that a long one that is repeated is there once.
+    """
+    import pyarrow.parquet as pq
+
+    kind = read_types(path).get(name)
+    if not (content_type(kind) if images else value_kind(kind)):
+        needed = "encoded images" if images else "integers or text"
+        raise BadInputError(f"{path} has no column {name} of {needed}, but {', '.join(read_types(path)) or 'none'}")
+    nested = images and content_type(kind) != kind
+    text = [name] if not images and value_kind(kind) == "text" else []
+    row = 0
+    with _reading(path), pq.ParquetFile(path, read_dictionary=text) as file:
+        for batch in file.iter_batches(rows, columns=[f"{name}.bytes" if nested else name]):
+            part = batch.column(name)
+            if hasattr(part, "dictionary") and not text:  # integers, as pandas keeps categories
+                part = part.dictionary_decode()
+            if part.null_count or (nested and part.field("bytes").null_count):
+                raise BadInputError(f"{path} has a row without {name} among rows {row} to {row + len(part) - 1}")
+            if len(part):
+                yield part.field("bytes") if nested else part
+            row += len(part)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What Arrow raises as one sentence."""
+    import pyarrow as pa
+
+    try:
+        yield
     except BadInputError:
         raise
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # names that are no text, or there twice
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise BadInputError(f"{path} cannot be read as Parquet: {reason}") from error
-
-
-def _check_columns(path: Path, schema: Any) -> None:
-    import pyarrow as pa
-
-    kinds = {field.name: field.type for field in schema}
-    image, label = kinds.get("img"), kinds.get("label")
-    struct = {field.name: field.type for field in image} if image and pa.types.is_struct(image) else {}
-    content = struct.get("bytes", pa.null())
-    if not (pa.types.is_binary(content) or pa.types.is_large_binary(content)) or not pa.types.is_integer(
-        label or pa.null()
-    ):
-        raise BadInputError(
-            f"{path} is not CIFAR-10: it needs the columns img (a struct with binary bytes) and label (an integer), "
-            f"and has {', '.join(kinds) or 'none'}"
-        )
-
-
-def _encoding(path: Path, content: bytes) -> str:
-    for signature, name in SIGNATURES.items():
-        if content.startswith(signature):
-            return name
-    raise BadInputError(f"{path} has an image in row 0 that is neither PNG nor JPEG")
-
-
-def _decode(path: Path, start: int, contents: list[bytes]) -> np.ndarray:
-    """Images of consecutive rows from `start`: uint8 [n, 32, 32, 3]."""
-    from PIL import Image
-
-    images = np.empty((len(contents), 32, 32, 3), np.uint8)
-    for i, content in enumerate(contents):
-        where = f"{path} has an image in row {start + i} that"
-        try:
-            with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-                size, mode = image.size, image.mode
-                if size == (32, 32) and mode == "RGB":  # before a pixel is decoded: a small file may hold a huge image
-                    images[i] = np.frombuffer(image.tobytes(), np.uint8).reshape(32, 32, 3)
-        except Exception as error:  # Pillow's decoders raise half a dozen unrelated types on damaged bytes
-            raise BadInputError(f"{where} cannot be decoded ({type(error).__name__})") from error
-        if size != (32, 32) or mode != "RGB":
-            raise BadInputError(f"{where} is {mode} {size[0]} x {size[1]}, not RGB 32 x 32")
-    return images

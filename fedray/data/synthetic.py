@@ -8,10 +8,13 @@ Everything is integer arithmetic on raw Philox bits, which NumPy never changes: 
 """
 
 import hashlib
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from fedray.data.dataset import Dataset
+from fedray.errors import BadInputError
 from fedray.randomness import generator
 
 VERSION = 1  # raise it when a byte of the data changes
@@ -29,6 +32,26 @@ OVER = 2  # pixels of a shape that may lie outside the image
 FINE = 4  # a pixel of a stencil is FINE x FINE samples, which smooths its edges
 WORDS = 2  # raw 64-bit draws that decide an image before its noise
 SOLID = FINE * FINE
+
+
+def read(counts: Mapping[str, int]) -> Dataset:
+    """The first `counts` examples of each split (0: all)."""
+    for split, count in counts.items():
+        if count > SIZES[split]:
+            raise BadInputError(f"data.{split}_examples is {count}, but there are only {SIZES[split]} {split} examples")
+    train, test = (generate(split, counts[split] or SIZES[split]) for split in ("train", "test"))
+    return Dataset(
+        name="synthetic",
+        format="generated",
+        train_images=train[0],
+        train_labels=train[1],
+        test_images=test[0],
+        test_labels=test[1],
+        mean=MEAN,
+        std=STD,
+        classes=CLASSES,
+        fingerprint=FINGERPRINT,
+    )
 
 
 def generate(split: str, count: int) -> tuple[np.ndarray, np.ndarray]:

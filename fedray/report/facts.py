@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedray.comparison import COMPLETE
 from fedray.console import describe_format
+from fedray.data.published import PUBLISHED
 from fedray.report import wording
 from fedray.report.study import Study, ordered
 from fedray.results import Results
@@ -64,8 +65,10 @@ def banners(results: Results) -> list[tuple[str, str]]:
                 f"one.{which}",
             )
         )
-    if "jpeg" in formats:
-        name = wording.enumerate_words(sorted(set(runs["dataset"][runs["data_format"] == "jpeg"])))
+    # What other data sets are kept in is what they are.
+    lossy = runs["dataset"][(runs["data_format"] == "jpeg") & runs["dataset"].isin(PUBLISHED)]
+    if len(lossy):
+        name = wording.enumerate_words(sorted(set(lossy)))
         found.append(
             (
                 "JPEG images",

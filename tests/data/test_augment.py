@@ -57,6 +57,21 @@ def test_every_place_and_both_directions_occur_about_equally_often():
     assert counts.max() < 180
 
 
+def test_images_of_other_sizes_and_colours_are_cropped_and_mirrored_too():
+    """Grey images of 28 x 28, as MNIST has, padded and cut by NumPy."""
+    batch = np.random.default_rng(0).integers(1, 256, (60, 1, 28, 28), dtype=np.uint8)
+    draws = generator(4, "augment").integers(0, 162, size=60)
+    padded = np.pad(batch, ((0, 0), (0, 0), (4, 4), (4, 4)))
+    expected = []
+    for image, draw in zip(padded, draws.tolist(), strict=True):
+        top, left = draw // 18, draw % 18 // 2
+        cut = image[:, top : top + 28, left : left + 28]
+        expected.append(cut[..., ::-1] if draw % 2 else cut)
+    assert np.array_equal(crop_flip(torch.from_numpy(batch), generator(4, "augment")).numpy(), np.stack(expected))
+    wide = torch.from_numpy(batch[:, :, :20])
+    assert crop_flip(wide, generator(4, "augment")).shape == (60, 1, 20, 28)
+
+
 def test_no_images_are_no_images():
     assert crop_flip(images(4)[:0], generator(0, "augment")).shape == (0, 3, 32, 32)
 

@@ -37,7 +37,7 @@ def no_decoding(monkeypatch):
     def refuse(*_):
         raise AssertionError("it was decoded")
 
-    return lambda: monkeypatch.setattr(parquet, "read", refuse)
+    return lambda: monkeypatch.setattr(parquet, "read_images", refuse)
 
 
 def files(folder: Path) -> list[str]:
@@ -113,6 +113,9 @@ def test_a_place_is_of_content_split_layout_and_decoder(monkeypatch):
         lambda whole, other: whole.replace(b'"examples": 50', b'"examples": []'),
         lambda whole, other: whole[:4096].replace(b'"examples": 50', b'"examples":  0'),
         lambda whole, other: whole.replace(b'"examples"', b'"Examples"'),
+        lambda whole, other: whole.replace(b"[3, 32, 32]", b"[3, 64, 16]"),
+        lambda whole, other: whole.replace(b'"png"', b'"gif"'),
+        lambda whole, other: whole.replace(b"[3, 32, 32]", b"[3072]     "),
         lambda whole, other: b"[1]".ljust(4096) + whole[4096:],
     ],
 )
@@ -135,13 +138,13 @@ def test_what_is_written_to_the_arrays_stays_out_of_the_file(cifar10):
 
 
 def test_files_that_change_while_they_are_decoded_are_not_kept(folder, cifar10, monkeypatch):
-    def read_and_change(where, split, count, really=parquet.read):
-        found = really(where, split, count)
-        with (where / "test-00000-of-00001.parquet").open("ab") as file:
+    def read_and_change(*arguments, really=parquet.read_images):
+        found = really(*arguments)
+        with (Path(cifar10.root) / "test-00000-of-00001.parquet").open("ab") as file:
             file.write(b"more")
         return found
 
-    monkeypatch.setattr(parquet, "read", lambda *arguments: read_and_change(*arguments))
+    monkeypatch.setattr(parquet, "read_images", read_and_change)
     with pytest.raises(BadInputError, match="cannot be read as Parquet"):
         load(cifar10)
     assert not folder.exists()
@@ -185,6 +188,13 @@ def test_the_folder_is_named_by_the_environment(tmp_path, cifar10, monkeypatch, 
     monkeypatch.delenv("XDG_CACHE_HOME")
     no_decoding()
     load(cifar10)
+
+
+def test_a_large_split_is_not_kept(folder, cifar10, monkeypatch):
+    for most, kept in ((50 * 3072 - 1, ["test"]), (50 * 3072, ["test", "train"])):
+        monkeypatch.setattr(cache, "LARGEST", most)
+        load(cifar10)
+        assert [name.partition("-")[0] for name in files(folder)] == kept
 
 
 def test_pickles_are_not_kept(tmp_path, folder, write_batches):
@@ -238,5 +248,6 @@ def test_the_header_says_what_the_file_is(folder, cifar10):
     for path in folder.iterdir():
         header, content = json.loads(path.read_bytes()[:4096]), path.read_bytes()[4096:]
         n = {"train": 50, "test": 10}[path.name.partition("-")[0]]
-        assert header == {"name": path.name, "format": "png", "examples": n, "crc32": zlib.crc32(content)}
+        head = {"name": path.name, "format": "png", "examples": n, "shape": [3, 32, 32]}
+        assert header == head | {"crc32": zlib.crc32(content, zlib.crc32(json.dumps(head).encode()))}
         assert path.stat().st_size == 4096 + n * (3072 + 8)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from fedray.data import Data, load
-from fedray.data.batches import read
+from fedray.data.batches import CIFAR10
 from fedray.errors import BadInputError
+
+read = CIFAR10.read
 
 
 def test_what_was_written_is_read(tmp_path, write_batches, examples):

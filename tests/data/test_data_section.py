@@ -51,6 +51,28 @@ def test_cutout_must_leave_something_of_an_image(augment):
         Data(cutout=31)
 
 
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        (
+            "cifar11",
+            "data.dataset = 'cifar11' is neither one of auto, cifar10, .* nor package.module:function; did you mean cifar10?",
+        ),
+        ("fashion-mnist", "did you mean fashion_mnist?"),
+        ("CIFAR10", "is neither one of"),
+        ("", "data.dataset = '' is neither"),
+        ("a b:c", "is neither"),
+        ("module:", "is neither"),
+        (":function", "is neither"),
+        ("a:b:c", "is neither"),
+        ("a..b:c", "is neither"),
+    ],
+)
+def test_a_data_set_that_there_is_not_is_refused_with_the_nearest_name(name, sentence):
+    with pytest.raises(ValidationError, match=sentence):
+        Data(dataset=name)
+
+
 def test_missing_cifar10_is_one_sentence_with_both_remedies():
     with pytest.raises(BadInputError) as refusal:
         load(Data(dataset="cifar10"))

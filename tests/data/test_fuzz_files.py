@@ -1,5 +1,6 @@
 """Data files of all kinds: the examples that are in them, or one sentence that names the file; no code of theirs runs."""
 
+import gzip
 import pickle
 import shutil
 import tempfile
@@ -12,6 +13,7 @@ import pytest
 from fuzzing import FEW_AND_MANY, ODD_FILES, changed, damaged, fuzz, no_longer_than, on_disk, put_odd
 from hypothesis import given
 from hypothesis import strategies as st
+from making import FOLDERS, SHAPES, encoded, write_original, write_table
 
 from fedray.data import Data, load, parquet
 from fedray.errors import BadInputError
@@ -19,22 +21,25 @@ from fedray.errors import BadInputError
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
-def load_all(root, seconds=10):
+def load_all(root, seconds=10, **settings):
     """What is loaded from a folder, or None with a sentence that names a file in it; nothing there changes."""
     before = on_disk(root)
+    settings = {"dataset": "cifar10", **settings}
     try:
         with no_longer_than(seconds):
-            found = load(Data(dataset="cifar10", root=str(root)))
+            found = load(Data(root=str(root), **settings))
     except BadInputError as refusal:
         assert str(root) in str(refusal), refusal
         found = None
     else:
         for split in ("train", "test"):
             images, labels = getattr(found, f"{split}_images"), getattr(found, f"{split}_labels")
-            assert (images.dtype, images.shape[1:], labels.dtype) == (np.uint8, (3, 32, 32), np.int64)
+            shape = SHAPES.get(settings["dataset"], found.train_images.shape[1:])
+            assert (images.dtype, images.shape[1:], labels.dtype) == (np.uint8, shape, np.int64)
             assert len(images) == len(labels) > 0
             assert labels.min() >= 0
-            assert labels.max() <= 9
+            assert labels.max() < len(found.classes)
+        assert found.train_users is None or found.train_users.shape == found.train_labels.shape
     assert on_disk(root) == before
     return found
 
@@ -149,6 +154,105 @@ def test_damaged_batches(times, tmp_path, write_batches, sandbox):
             put(Path(place) / folder.name / change[0], change[1])
             load_all(Path(place))
             assert not any(sandbox.iterdir())
+
+    holds()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+@pytest.mark.parametrize("zipped", [True, False], ids=["gzipped", "plain"])
+@FEW_AND_MANY
+def test_damaged_originals_of_the_others(times, tmp_path, sandbox, name, zipped):
+    folder = write_original(tmp_path / "made", name, zipped)
+    names = sorted(path.name for path in folder.iterdir())
+
+    @st.composite
+    def damages(draw):
+        file, other = draw(st.sampled_from(names)), draw(st.sampled_from(names))
+        content = (folder / file).read_bytes()
+        unzipped = gzip.decompress(content) if file.endswith(".gz") else b""
+        inside = damaged(unzipped).map(lambda found: changed(gzip.compress(found), f"gzipped {found.how}"))
+        swapped = st.just(changed((folder / other).read_bytes(), f"all of {other}"))
+        return file, draw(damaged(content) | (inside if unzipped else swapped) | st.sampled_from(ODD_FILES) | swapped)
+
+    @fuzz(20 * times)
+    @given(damages())
+    def holds(change):
+        with tempfile.TemporaryDirectory() as place:
+            root = Path(place) / "data"
+            shutil.copytree(tmp_path / "made", root)
+            put(root / FOLDERS[name] / change[0], change[1])
+            load_all(root, dataset=name)
+            assert not any(sandbox.iterdir())
+
+    holds()
+
+
+@pytest.mark.parametrize("bomb", [name for name in BOMBS if "images" not in name and "label" not in name])
+def test_pickles_that_mean_harm_to_cifar100(bomb, tmp_path, sandbox):
+    folder = write_original(tmp_path, "cifar100")
+    (folder / "train").write_bytes(BOMBS[bomb].replace(b"U\x06labels", b"U\x0bfine_labels"))
+    assert load_all(tmp_path, dataset="cifar100") is None
+    assert not any(sandbox.iterdir())
+
+
+def odd_columns(size, pixels):
+    """Columns of so many rows that a folder of Parquet may have, and some that it may not."""
+
+    def of(values, kind):
+        return st.lists(st.sampled_from(values), min_size=size, max_size=size).map(lambda found: pa.array(found, kind))
+
+    struct = pa.struct([("bytes", pa.binary())])
+    words = of(["", "a", "é" * 2000, "b\0"], pa.string())
+    good = of([{"bytes": content} for content in pixels[:3]], struct)
+    return (
+        st.one_of(good, good, of([{"bytes": content} for content in pixels], struct), of(pixels, pa.large_binary())),
+        st.one_of(words, words.map(lambda found: found.dictionary_encode()), of([3.0, -4.5], pa.float64()), of([0, 1, 2**62, -(2**62)], pa.int64()), of([2**64 - 1, 0], pa.uint64()), of(["a", None], pa.string()), of([True], pa.bool_())),
+        st.one_of(words, of([5, 7, -1], pa.int16()), of([None, 1], pa.int64()), of([1.5], pa.float32())),
+    )  # fmt: skip
+
+
+METADATA = [None, b"{}", b"[" * 5000, b'{"info": {"features": {"label": {"names": [1]}}}}', b"\xff",
+            b'{"info": {"features": {"label": {"names": ["x", "y", "z"]}}}}']  # fmt: skip
+
+
+@FEW_AND_MANY
+def test_folders_of_parquet_with_anything_in_their_columns(times, tmp_path):
+    grey, wide = np.zeros((1, 6, 6), np.uint8), np.full((3, 6, 7), 9, np.uint8)
+    pixels = [
+        encoded(grey),
+        encoded(grey + 200),
+        encoded(grey, "JPEG"),
+        encoded(wide),
+        encoded(grey)[:-9],
+        b"",
+        b"GIF89a",
+        None,
+    ]
+    for name in ("train-0", "train-1", "test-0"):
+        write_table(tmp_path / "data" / f"{name}.parquet", pixels[:2], label=["a", "b"], user=[1, 2])
+
+    @st.composite
+    def tables(draw):
+        size = draw(st.integers(0, 4))
+        arrays = [draw(each) for each in odd_columns(size, pixels)]
+        table = pa.table(arrays, names=["image", "label", "user"])
+        metadata = draw(st.sampled_from(METADATA))
+        return table.replace_schema_metadata(metadata and {b"huggingface": metadata})
+
+    settings = st.fixed_dictionaries(
+        {},
+        optional={"user_column": st.just("user"), "image_size": st.sampled_from([1, 9]), "train_examples": st.just(2)},
+    )
+
+    @fuzz(60 * times)
+    @given(st.lists(tables(), min_size=1, max_size=3), settings, st.integers(1, 3))
+    def holds(found, chosen, rows):
+        with tempfile.TemporaryDirectory() as place:
+            root = Path(place) / "data"
+            shutil.copytree(tmp_path / "data", root)
+            for table, name in zip(found, ("test-0", "train-1", "train-0"), strict=False):
+                pq.write_table(table, root / f"{name}.parquet", row_group_size=rows)
+            load_all(root, dataset="parquet", **chosen)
 
     holds()
 
@@ -286,8 +390,8 @@ def test_files_that_vanish_while_they_are_read(tmp_path, write_shards, monkeypat
         monkeypatch.setattr(parquet, "paths", listed)
         before = (folder / "test-00000-of-00001.parquet").read_bytes()
 
-        def then_gone(where, split, kind=kind):
-            found = listed(where, split)
+        def then_gone(where, split, title, kind=kind):
+            found = listed(where, split, title)
             if split == "test":
                 put_odd(found[0], kind)
             return found

@@ -1,0 +1,107 @@
+"""PNG and JPEG bytes to arrays, one image at a time; nothing is decoded before its size and kind were looked at."""
+
+import io
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedray.errors import BadInputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+MOST_PIXELS = 4096 * 4096
+CHANNELS = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3}
+"""How many channels an image of each of Pillow's modes becomes: black and white is grey; palettes and inks become red,
+green and blue; transparency is dropped. Others have more than eight bits."""
+NAMES = {1: "L", 3: "RGB"}
+
+
+@dataclass(frozen=True)
+class Form:
+    """What the images of a data set have in common: their shape, and what is done to get there."""
+
+    shape: tuple[int, int, int]
+    """Channels (1 or 3), height, width."""
+    exact: bool = False
+    """Whether an image must be stored just so. Otherwise its colours may be converted, grey to colour too."""
+    resized: bool = False
+    """Whether images of any size are brought to this one, bilinearly; otherwise others are refused."""
+
+    def objection(self, image: "Image") -> str:
+        """Why an image does not fit, to follow "an image that is"; empty if it does."""
+        (width, height), mode, (channels, *size) = image.size, image.mode, self.shape
+        if self.exact:
+            fits = mode == NAMES[channels] and [height, width] == size
+            return "" if fits else f"{mode} {width} x {height}, not {NAMES[channels]} {size[1]} x {size[0]}"
+        if CHANNELS.get(mode, 4) > channels:
+            why = "and the first training image is grey" if mode in CHANNELS else "not one of 8 bits a channel"
+            return f"{mode} in Pillow's words, {why}"
+        if self.resized:
+            return too_large(image)
+        if [height, width] != size:
+            return f"{width} x {height}, not {size[1]} x {size[0]} as the first: data.image_size makes all of one size"
+        return ""
+
+    def convert(self, image: "Image") -> np.ndarray:
+        """The pixels of an image that fits: uint8 [c, h, w]."""
+        channels, height, width = self.shape
+        if image.mode == "P":
+            image = image.convert("RGBA")  # before its colours, where some are transparent
+        if image.mode != NAMES[channels]:
+            image = image.convert(NAMES[channels])
+        if image.size != (width, height):
+            from PIL.Image import Resampling
+
+            image = image.resize((width, height), Resampling.BILINEAR)
+        return np.frombuffer(image.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def too_large(image: "Image") -> str:
+    width, height = image.size
+    return f"{width} x {height}, more than {MOST_PIXELS:,} pixels" if width * height > MOST_PIXELS else ""
+
+
+def find_form(where: str, content: bytes, side: int | None) -> Form:
+    """The form of a data set whose first training image is this one, resized to `side` pixels where that is given."""
+    with _opened(where, content) as image:
+        (width, height), mode = image.size, image.mode
+        large = "" if side else too_large(image)
+    if large or mode not in CHANNELS:
+        raise BadInputError(f"{where} is {large or f'{mode} in Pillow words, not one of 8 bits a channel'}")
+    return Form((CHANNELS[mode], side or height, side or width), resized=side is not None)
+
+
+def decode(where: str, content: bytes, form: Form) -> np.ndarray:
+    """The pixels of an encoded image: uint8 [c, h, w]; BadInputError begins with `where`, "FILE has an image that"."""
+    with _opened(where, content) as image:
+        objection = form.objection(image)  # before a pixel is decoded: a small file may hold a huge image
+        if objection:
+            raise BadInputError(f"{where} is {objection}")
+        try:
+            return form.convert(image)
+        except Exception as error:  # Pillow's decoders raise half a dozen unrelated types on damaged bytes
+            raise BadInputError(f"{where} cannot be decoded ({type(error).__name__})") from error
+
+
+def encoding_of(where: str, content: bytes) -> str:
+    """ "png" or "jpeg"."""
+    for signature, name in SIGNATURES.items():
+        if content.startswith(signature):
+            return name
+    raise BadInputError(f"{where} is neither PNG nor JPEG")
+
+
+def _opened(where: str, content: bytes) -> "Image":
+    """The image with its size and mode, not decoded yet."""
+    from PIL.JpegImagePlugin import JpegImageFile
+    from PIL.PngImagePlugin import PngImageFile
+
+    # Not Image.open, which prints a warning of its own about large images.
+    kind = {"png": PngImageFile, "jpeg": JpegImageFile}[encoding_of(where, content)]
+    try:
+        return kind(io.BytesIO(content))
+    except Exception as error:
+        raise BadInputError(f"{where} cannot be decoded ({type(error).__name__})") from error

@@ -1,0 +1,189 @@
+"""A data set that a function of the user's returns, `package.module:function`.
+
+It is called without arguments, once in a process, and returns (train_images, train_labels, test_images, test_labels)
+or these and train_users, or a mapping with those names, which may also have classes, mean and std. Arrays are NumPy's
+or torch's tensors.
+"""
+
+import importlib
+import re
+import traceback
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from hashlib import blake2b
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedray.data.dataset import Dataset
+from fedray.errors import BadInputError
+from fedray.settings import nearest
+
+ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
+ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "train_users")
+KEYS = (*ARRAYS, "classes", "mean", "std")
+MOST_CLASSES = 50_000
+
+
+def read(address: str) -> Dataset:
+    """What the function returned, whole; mean and std are left to the caller where it did not say."""
+    return _call(_find(address), address)
+
+
+def _find(address: str) -> Callable[[], Any]:
+    module_name, _, name = address.partition(":")
+    wrong = f"data.dataset = {address}"
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever the user's module does
+        raise BadInputError(
+            f"{wrong}: {module_name} cannot be imported, {_say(error)}; modules in the current folder can be, with "
+            "python -m fedray"
+        ) from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        near = nearest(name, (known for known, value in vars(module).items() if callable(value)))
+        raise BadInputError(f"{wrong}: {module_name} has no function {name}{near}")
+    return function
+
+
+@lru_cache(maxsize=1)
+def _call(function: Callable[[], Any], address: str) -> Dataset:
+    """Called once: its fingerprint is asked for before its arrays are."""
+    wrong = f"data.dataset = {address}"
+    try:
+        found = function()
+    except Exception as error:
+        raise BadInputError(f"{wrong} raised {_say(error)}") from error
+    parts = _name_parts(wrong, found)
+    images = {split: _images(wrong, f"{split}_images", parts[f"{split}_images"]) for split in ("train", "test")}
+    labels = {split: _labels(wrong, f"{split}_labels", parts[f"{split}_labels"]) for split in ("train", "test")}
+    for split in ("train", "test"):
+        if len(images[split]) != len(labels[split]):
+            raise BadInputError(
+                f"{wrong}: {len(images[split])} {split}_images, but {len(labels[split])} {split}_labels"
+            )
+    one, other = images["train"].shape[1:], images["test"].shape[1:]
+    if one != other:
+        raise BadInputError(f"{wrong}: train_images are {list(one)} each, but test_images {list(other)}")
+    classes = _classes(wrong, parts.get("classes"), max(int(each.max()) for each in labels.values()) + 1)
+    mean, std = (_per_channel(wrong, name, parts.get(name), one[0]) for name in ("mean", "std"))
+    users = None if parts.get("train_users") is None else _users(wrong, parts["train_users"], len(labels["train"]))
+    digest = blake2b(digest_size=16)
+    for array in (*images.values(), *labels.values(), *(() if users is None else (users,))):
+        digest.update(repr(array.shape).encode())
+        digest.update(np.ascontiguousarray(array).data)
+    digest.update(repr((classes, mean, std)).encode())
+    counted = "" if users is None else f", {len(np.unique(users))} users"
+    return Dataset(
+        name=address,
+        format="arrays",
+        train_images=images["train"],
+        train_labels=labels["train"],
+        test_images=images["test"],
+        test_labels=labels["test"],
+        mean=mean,
+        std=std,
+        classes=classes,
+        fingerprint=digest.hexdigest(),
+        train_users=users,
+        note=f"{' x '.join(map(str, one))}, {len(classes)} classes{counted}",
+    )
+
+
+def _name_parts(wrong: str, found: Any) -> Mapping[str, Any]:
+    """What was returned, by name."""
+    if isinstance(found, Mapping):
+        if unknown := [key for key in found if key not in KEYS]:
+            near = nearest(str(unknown[0]), KEYS)
+            raise BadInputError(f"{wrong} returned {unknown[0]!r}, which is none of {', '.join(KEYS)}{near}")
+        if missing := [name for name in ARRAYS[:4] if name not in found]:
+            raise BadInputError(f"{wrong} returned no {missing[0]}")
+        return found
+    if not isinstance(found, tuple | list) or len(found) not in (4, 5):
+        size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
+        raise BadInputError(
+            f"{wrong} returned a {type(found).__name__}{size}, not a tuple ({', '.join(ARRAYS[:4])}[, {ARRAYS[4]}]) "
+            "nor a mapping with these names"
+        )
+    return dict(zip(ARRAYS, found, strict=False))
+
+
+def _array(wrong: str, name: str, value: Any) -> np.ndarray:
+    try:
+        if hasattr(value, "detach"):  # a tensor, perhaps of a GPU
+            value = value.detach().cpu()
+        array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
+    except Exception as error:
+        raise BadInputError(f"{wrong}: {name} is no array, {_say(error)}") from error
+    if array.ndim == 0 or len(array) == 0:
+        raise BadInputError(f"{wrong}: {name} is {'no array' if array.ndim == 0 else 'empty'}")
+    return array
+
+
+def _images(wrong: str, name: str, value: Any) -> np.ndarray:
+    """uint8 [n, c, h, w], C-contiguous."""
+    array = _array(wrong, name, value)
+    if array.dtype != np.uint8:
+        how = "(x * 255).round() as uint8 where they are in 0..1" if array.dtype.kind == "f" else "intensities 0..255"
+        raise BadInputError(f"{wrong}: {name} are {array.dtype}, not uint8; return {how}")
+    array = array[:, None] if array.ndim == 3 else array
+    if array.ndim != 4 or 0 in array.shape:
+        raise BadInputError(f"{wrong}: {name} are {list(array.shape)}, not [n, c, h, w] or [n, h, w]")
+    if array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+        raise BadInputError(
+            f"{wrong}: {name} are {list(array.shape)}, channels last; return them as [n, c, h, w], "
+            "transposed by (0, 3, 1, 2)"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _labels(wrong: str, name: str, value: Any) -> np.ndarray:
+    array = _array(wrong, name, value)
+    if array.dtype.kind not in "iu" or array.ndim != 1:
+        raise BadInputError(f"{wrong}: {name} are {array.dtype} {list(array.shape)}, not integers [n]")
+    if array.min() < 0 or array.max() >= MOST_CLASSES:
+        raise BadInputError(
+            f"{wrong}: {name} go from {array.min()} to {array.max()}, not from 0 to the classes' number"
+        )
+    return array.astype(np.int64)
+
+
+def _users(wrong: str, value: Any, examples: int) -> np.ndarray:
+    """Whose each example is: int64 [n] in 0..U-1, in the sorted order of their names."""
+    array = _array(wrong, "train_users", value)
+    if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.ravel()):
+        array = array.astype(str)
+    if array.dtype.kind not in "iuUS" or array.shape != (examples,):
+        shape = f"{array.dtype} {list(array.shape)}"
+        raise BadInputError(f"{wrong}: train_users are {shape}, not integers or text for {examples} train_labels")
+    return np.unique(array, return_inverse=True)[1].astype(np.int64)
+
+
+def _classes(wrong: str, names: Any, least: int) -> tuple[str, ...]:
+    if names is None:
+        return tuple(map(str, range(least)))
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(names) < least:
+        raise BadInputError(f"{wrong}: classes are not a list of at least {least} texts, as many as there are labels")
+    return tuple(names)
+
+
+def _per_channel(wrong: str, name: str, value: Any, channels: int) -> tuple[float, ...]:
+    if value is None:
+        return ()
+    try:
+        numbers = tuple(map(float, value))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != channels or not all(isfinite(x) and (x > 0 or name == "mean") for x in numbers):
+        raise BadInputError(f"{wrong}: {name} is {value!r}, not {channels} numbers, one for each channel")
+    return numbers
+
+
+def _say(error: BaseException) -> str:
+    """An exception and where it was raised, in short."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    ours = last.filename.startswith("<") or last.filename in (__file__, importlib.__file__)
+    return f"{type(error).__name__}: {error}" + ("" if ours else f" ({Path(last.filename).name}, line {last.lineno})")
