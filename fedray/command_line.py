@@ -108,11 +108,11 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
         "file", nargs="?", type=Path, default=None, metavar="FILE.toml", help="an experiment; see experiments/"
     )
     for name, text in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=text)
+        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=escape(text))
     for name, (label, text) in values.items():
-        parser.add_argument(f"--{name}", metavar=label, dest=name, help=text)
+        parser.add_argument(f"--{name}", metavar=label, dest=name, help=escape(text))
     for name, (label, text) in lists.items():
-        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=text)
+        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=escape(text))
     groups: dict[str, Any] = {}
     for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
         if title not in groups:
@@ -124,8 +124,13 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
             group.add_argument(f"--{dotted}", metavar=label, help=text)
         else:
             text = " ".join([explain(field), *variants(dotted, field)])
-            group.add_argument(f"--{dotted}", metavar=kind(field), help=text.replace("%", "%%"))
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=escape(text))
     return parser
+
+
+def escape(text: str) -> str:
+    """A help that argparse prints as it is."""
+    return text.replace("%", "%%")
 
 
 def variants(dotted: str, field: Any) -> list[str]:
@@ -208,9 +213,10 @@ def report_errors(main: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue")
-        return 130
+        return INTERRUPTED
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 LONGEST_SENTENCE = 2000  # characters
 
 

@@ -20,6 +20,7 @@ from fedray.data.own_tests import draw_own_tests
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
+from fedray.extras import check_extras
 from fedray.models import Blueprint
 from fedray.recipe import Recipe
 from fedray.recorder import check_writable, drop_journal
@@ -38,6 +39,7 @@ class Job:
     def __init__(self, experiment: Experiment):
         if not experiment.output.name:
             raise BadInputError("the results have no name; set output.name")
+        check_extras(experiment.output)
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.run = experiment.run_id(self.fingerprint)
