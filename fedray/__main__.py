@@ -24,6 +24,7 @@ FLAGS = {
     "fresh": "start over, and move what there is of the run aside, into a results folder NAME.old-1",
     **verbosity.FLAGS,
 }
+VALUES = verbosity.VALUES
 
 
 class KeepFile(Watch):
@@ -47,7 +48,7 @@ def watch_of(said: Verbosity, interrupt: Interrupt) -> Watch:
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     interrupt = interrupt or Interrupt()
-    line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, verbosity.VALUES)
+    line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES)
     said = read_verbosity(line)
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)

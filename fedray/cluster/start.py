@@ -117,11 +117,8 @@ def connected(cluster: Cluster) -> Iterator[Session]:
                 **options,
             )
         guard.started()
-        log.debug(
-            "starting or joining Ray took %.2f s; its logs are in %s",
-            time.perf_counter() - began,
-            context.address_info["session_dir"],
-        )
+        log.debug("starting or joining Ray took %.2f s", time.perf_counter() - began)
+        log.debug("what its processes log stays in %s/logs", context.address_info["session_dir"])
     except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
@@ -146,7 +143,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     finally:
         session = Path(context.address_info["session_dir"]) if local else None
         ray.shutdown()
-        if session:
+        if session and not speaks:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
         guard.close()
 
