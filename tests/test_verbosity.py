@@ -5,8 +5,11 @@ import io
 import json
 import logging
 import math
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -293,3 +296,27 @@ def test_several_watches_see_the_same(tmp_path):
     watch.detail("")
     watch.close()
     assert one.seen == other.seen == ["prepare", "begin", "round", "end", "notice", "detail", "close"]
+
+
+def test_on_ray_debug_shows_what_clients_print_beside_the_lines(tmp_path):
+    """In another process, since Ray is told whether to speak when it is imported."""
+    code = (
+        "import sys\nfrom fedray import algorithms\nfrom fedray.__main__ import main\n"
+        "from fedray.algorithms.fedavg import FedAvg\nfrom fedray.command_line import run_program\n"
+        "class Printing(FedAvg):\n    name = 'printing'\n"
+        "    def loss(self, output, targets):\n        print('a client prints')\n        return super().loss(output, targets)\n"
+        "algorithms.ALGORITHMS['printing'] = Printing\nsys.exit(run_program(main))\n"
+    )
+    words = tiny(
+        tmp_path, "--algorithm.name=printing", "--engine=plain", "--cluster.backend=ray", "--rounds=2", "--json"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "--log-level=debug"], capture_output=True, text=True, timeout=200
+    )
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["start", "round", "round", "end"]
+    assert "a client prints" in done.stderr
+    assert "starting or joining Ray took" in done.stderr
+    (kept,) = re.findall("what its processes log stays in (.*)/logs", done.stderr)
+    assert Path(kept, "logs").is_dir()
+    shutil.rmtree(kept)
