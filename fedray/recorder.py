@@ -72,7 +72,7 @@ class Output:
     def __post_init__(self) -> None:
         if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
             raise BadInputError(
-                f"the results name {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
+                f"output.name = {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
                 "'.', not starting with a '.'"
             )
         if self.wandb and not re.fullmatch(r"[^/\\#?%:\s]{1,128}", self.wandb):
