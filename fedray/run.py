@@ -304,7 +304,7 @@ def say_details(row: Mapping[str, Any], happened: Sequence[Mapping[str, Any]]) -
     said = ", ".join(f"{name.removeprefix('seconds_')} {row[name]:.4f}" for name in parts)
     log.debug("round %d took %.4f s: %s", row["round"], row["seconds"], said)
     for event in happened:
-        log.debug("%s: %s (actor %s, process %s)", event["kind"], event["detail"], event["actor"], event["pid"])
+        log.debug("%s: %s", event["kind"], event["detail"])
 
 
 @contextmanager
