@@ -1,6 +1,6 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-all check bench bench-peers soak clean
+.PHONY: help setup data run test test-all readme check bench bench-peers soak clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -36,6 +36,9 @@ test: $(INSTALLED)  ## run the tests
 
 test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
 	@$(VENV)/bin/python -m pytest -m "slow or not slow"
+
+readme: $(INSTALLED)  ## write README's tables of settings and options from their declarations
+	@$(VENV)/bin/python -m fedray.settings_page README.md
 
 check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff check .

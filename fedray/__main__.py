@@ -3,48 +3,72 @@
 import sys
 from pathlib import Path
 
+from fedray import verbosity
 from fedray.command_line import read_command_line, run_program
-from fedray.console import ConsoleWatch
+from fedray.console import ConsoleWatch, NoticeWatch, Terminal
 from fedray.experiment import compose, set_default_name
 from fedray.interrupt import Interrupt
 from fedray.job import Job
+from fedray.json_lines import JsonWatch
 from fedray.recorder import keep_file
 from fedray.run import run
+from fedray.verbosity import Verbosity, read_verbosity, speak
+from fedray.watch import Watch, Watches
 
 PROGRAM = "python -m fedray"
-FLAGS = {"fresh": "start over, and move what there is of the run aside, into a results folder NAME.old-1"}
+DESCRIPTION = (
+    "Run one federated-learning experiment, or what is left of it. The exit status is 0 when it came to an end, be it "
+    "a divergent one, 1 when it failed, 2 for bad input, 130 when it was interrupted."
+)
+FLAGS = {
+    "fresh": "start over, and move what there is of the run aside, into a results folder NAME.old-1",
+    **verbosity.FLAGS,
+}
+VALUES = verbosity.VALUES
 
 
-class KeepingWatch(ConsoleWatch):
-    """Prints a run, and keeps its settings file beside its tables once it has begun."""
+class KeepFile(Watch):
+    """Keeps a run's settings file beside its tables once it has begun."""
 
     def __init__(self, file: Path | None):
-        super().__init__()
         self.file = file
 
     def begin(self, job: Job, where: str) -> None:
         if self.file:
             keep_file(self.file, job.folder)
-        super().begin(job, where)
+
+
+def watch_of(said: Verbosity, interrupt: Interrupt) -> Watch:
+    if said.json:
+        return JsonWatch(interrupt)
+    if said.shows_progress:
+        return ConsoleWatch(Terminal(interrupt))
+    return NoticeWatch(Terminal(interrupt)) if said.shows_notices else Watch()
 
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     interrupt = interrupt or Interrupt()
-    line = read_command_line(argv, PROGRAM, "Run one federated-learning experiment, or what is left of it.", FLAGS)
+    line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES)
+    said = read_verbosity(line)
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
-    watch = KeepingWatch(line.file)
+    watch = watch_of(said, interrupt)
     interrupt.tell = watch.notice
-    if line.sweep:
-        tables = " and ".join(f"[{name}]" for name in line.sweep)
-        watch.notice(f"only the base settings of {line.file} run; python -m fedray.sweep {line.file} runs its {tables}")
-    try:
-        found = run(experiment, watch, fresh=line.flags["fresh"], interrupt=interrupt)
-    finally:
-        watch.close()
-    if interrupt.asked and found.runs["status"][0] == "interrupted":
-        raise KeyboardInterrupt
-    return 0
+
+    def play() -> int:
+        if line.sweep:
+            names, file = " and ".join(f"[{name}]" for name in line.sweep), line.file
+            watch.notice(f"only the base settings of {file} run; python -m fedray.sweep {file} runs its {names}")
+        try:
+            both = Watches([KeepFile(line.file), watch])
+            found = run(experiment, both, fresh=line.flags["fresh"], interrupt=interrupt)
+        finally:
+            watch.close()
+        if interrupt.asked and found.runs["status"][0] == "interrupted":
+            raise KeyboardInterrupt
+        return 0
+
+    return speak(said, watch.detail, play)
 
 
 if __name__ == "__main__":

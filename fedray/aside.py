@@ -42,7 +42,7 @@ def move_aside(folder: Path, run: str, into: Path | None = None) -> Path | None:
         copy_beside(folder, run, target)
         for path in there:
             move(path, target / path.relative_to(folder))
-        for inner in {path.parent.name for path in there}:
+        for inner in {path.parent.relative_to(folder) for path in there}:
             sync(target / inner)
         mark.unlink()
         sync(target)
@@ -88,7 +88,8 @@ def files(folder: Path, run: str) -> list[Path]:
     tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
     others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
     others += [f"models/{run}.safetensors", f"models/{run}.best.safetensors"]
-    return [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
+    found = [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
+    return [*found, *sorted(folder.glob(f"tensorboard/{run}/*"))]
 
 
 def copy_beside(folder: Path, run: str, target: Path) -> None:
@@ -111,7 +112,7 @@ def partition_of(folder: Path, run: str) -> str | None:
 
 
 def move(path: Path, target: Path) -> None:
-    target.parent.mkdir(exist_ok=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
     try:
         path.replace(target)
     except OSError as error:

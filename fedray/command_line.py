@@ -107,12 +107,7 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
     parser.add_argument(
         "file", nargs="?", type=Path, default=None, metavar="FILE.toml", help="an experiment; see experiments/"
     )
-    for name, text in flags.items():
-        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=text)
-    for name, (label, text) in values.items():
-        parser.add_argument(f"--{name}", metavar=label, dest=name, help=text)
-    for name, (label, text) in lists.items():
-        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=text)
+    add_options(parser, flags, values, lists)
     groups: dict[str, Any] = {}
     for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
         if title not in groups:
@@ -120,12 +115,27 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
         group = groups[title]
         if field is None:
             section = dotted.partition(".")[0]
-            text, label = f"Which {section}: {', '.join(CHOSEN[section])} (default {DEFAULT_NAMES[section]}).", "NAME"
-            group.add_argument(f"--{dotted}", metavar=label, help=text)
+            text = f"{choices(section)} (default {DEFAULT_NAMES[section]})"
+            group.add_argument(f"--{dotted}", metavar="NAME", help=text)
         else:
             text = " ".join([explain(field), *variants(dotted, field)])
-            group.add_argument(f"--{dotted}", metavar=kind(field), help=text.replace("%", "%%"))
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=escape(text))
     return parser
+
+
+def add_options(parser: argparse.ArgumentParser, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> None:
+    """The options that are a program's own."""
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=escape(text))
+    for name, (label, text) in values.items():
+        parser.add_argument(f"--{name}", metavar=label, dest=name, help=escape(text))
+    for name, (label, text) in lists.items():
+        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=escape(text))
+
+
+def escape(text: str) -> str:
+    """A help that argparse prints as it is."""
+    return text.replace("%", "%%")
 
 
 def variants(dotted: str, field: Any) -> list[str]:
@@ -160,13 +170,27 @@ def kind(field: Any) -> str:
     return {int: "INT", float: "FLOAT", bool: "true|false"}.get(types[0], "TEXT")
 
 
+def choices(section: str) -> str:
+    """The sentence on the name that chooses the class of a section."""
+    return f"Which {section}: {', '.join(CHOSEN[section])}."
+
+
 def explain(field: Any) -> str:
     """A setting's sentence with its unit, default and range."""
-    sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
-    bounds = [m for m in field.metadata if type(m).__name__ in sign]
-    limits = [f"{sign[type(m).__name__]} {getattr(m, type(m).__name__.lower())}" for m in bounds]
-    unit = (field.json_schema_extra or {}).get("unit")
+    unit, *limits = facts(field)
     return f"{field.description} ({'; '.join([*([unit] if unit else []), f'default {default(field)}', *limits])})"
+
+
+def facts(field: Any) -> list[str]:
+    """A setting's unit, which may be empty, and its limits, in words."""
+    sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+    bounds = [(sign[type(m).__name__], getattr(m, type(m).__name__.lower())) for m in field.metadata if is_bound(m)]
+    limits = [f"{sign} {int(value):,}" if value == int(value) else f"{sign} {value:g}" for sign, value in bounds]
+    return [(field.json_schema_extra or {}).get("unit", ""), *limits]
+
+
+def is_bound(constraint: Any) -> bool:
+    return type(constraint).__name__ in ("Gt", "Ge", "Lt", "Le")
 
 
 def default(field: Any) -> str:
@@ -209,9 +233,10 @@ def report_errors(main: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue")
-        return 130
+        return INTERRUPTED
 
 
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 LONGEST_SENTENCE = 2000  # characters
 
 

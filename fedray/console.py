@@ -12,30 +12,55 @@ from rich.progress import BarColumn, Progress, TextColumn
 from fedray import results
 from fedray.ending import judged_by
 from fedray.experiment import Experiment
+from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.results import Results
-from fedray.run import Watch
 from fedray.updates import HAPPENED
+from fedray.watch import Watch
 
 
-class ConsoleWatch(Watch):
-    """Prints a run: a live bar on a terminal, plain lines anywhere else."""
+class Terminal(Console):
+    """A program's stdout, whatever that is; where nobody reads it any more, the program is asked to end."""
+
+    def __init__(self, interrupt: Interrupt):
+        super().__init__(highlight=False, soft_wrap=True)
+        self.interrupt = interrupt
+
+    def on_broken_pipe(self) -> None:
+        self.interrupt.stop_writing(self.file)
+
+
+class NoticeWatch(Watch):
+    """Prints notices and nothing else."""
 
     def __init__(self, console: Console | None = None):
         self.console = console or Console(highlight=False, soft_wrap=True)
+
+    def say(self, label: str, text: str) -> None:
+        self.console.print(f"{label:<10}{text}", markup=False)
+
+    def notice(self, text: str) -> None:
+        self.say("note", text)
+
+
+class ConsoleWatch(NoticeWatch):
+    """Prints a run: a live bar on a terminal, plain lines anywhere else."""
+
+    def __init__(self, console: Console | None = None):
+        super().__init__(console)
         self.progress: Progress | None = None
         self.task: Any = None
         self.began = 0.0
         self.first = 0
-
-    def say(self, label: str, text: str) -> None:
-        self.console.print(f"{label:<10}{text}", markup=False)
 
     def prepare(self, job: Job) -> None:
         self.say_setting(job)
         self.say("run", f"{job.run} in {job.folder}/")
         if job.experiment.cluster.backend == "ray":
             self.say("actors", "starting")
+
+    def detail(self, text: str) -> None:
+        self.say("debug", text)
 
     def say_setting(self, job: Job) -> None:
         """The data, and how clients share them."""
@@ -88,9 +113,6 @@ class ConsoleWatch(Watch):
                 line += f"  train loss {row['train_loss']:.4f}"
             line += f"  {row['seconds']:.2f} s"
             self.console.print(line + left, markup=False)
-
-    def notice(self, text: str) -> None:
-        self.say("note", text)
 
     def close(self) -> None:
         if self.progress:

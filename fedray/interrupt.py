@@ -1,14 +1,17 @@
 """Ctrl-C and SIGTERM in fedray's programs: the first has the rounds in play come to their end, a second stops at once.
+A pipe that nobody reads any more, as in `| head -1`, is like a first.
 
 `run()` called from Python installs nothing here: what a signal does is then up to its caller.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import SimpleQueue
 from types import FrameType
+from typing import IO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -67,6 +70,13 @@ class Interrupt:
         """The run plays no rounds any more."""
         self.rounds.pop(run, None)
         self.starting.discard(run)
+
+    def stop_writing(self, stream: IO[str]) -> None:
+        """Nobody reads this stream of the program any more: end as after a signal, and without a word."""
+        self.asked = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())  # also for what is in its buffer, which Python writes at the end
+        os.close(nowhere)
 
     def say(self) -> None:
         while True:

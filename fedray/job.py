@@ -23,6 +23,7 @@ from fedray.data.partitions import count_holders, label_counts, partition_id
 from fedray.ending import judged_by
 from fedray.errors import BadInputError
 from fedray.experiment import Experiment
+from fedray.extras import check_extras
 from fedray.models import Blueprint
 from fedray.recipe import Recipe
 from fedray.recorder import check_writable, drop_journal
@@ -41,6 +42,7 @@ class Job:
     def __init__(self, experiment: Experiment):
         if not experiment.output.name:
             raise BadInputError("the results have no name; set output.name")
+        check_extras(experiment.output)
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())

@@ -19,7 +19,7 @@ from fedray.job import Job
 from fedray.models import Blueprint
 from fedray.recorder import keep_file, lock_of, mark
 from fedray.run import open_past, run, shared_session
-from fedray.sweep_watch import SweepWatch
+from fedray.sweep_watch import SweepView
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
@@ -56,7 +56,7 @@ def done(retry_failed: bool) -> tuple[str, ...]:
     return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, *results.FAILED_STATUSES)
 
 
-def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch, interrupt: Interrupt) -> None:
+def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Interrupt) -> None:
     """Play the runs that are left, to each rung and there the worse half out, and then to their ends.
 
     Raises KeyboardInterrupt after the rounds in play where an interrupt was asked for, StorageError where nothing can
@@ -87,7 +87,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepWatch, interrupt: Int
                 out |= halve(rung, [job for job in sweep.jobs if job.run not in out], watch)
 
 
-def move_all_aside(jobs: Sequence[Job], watch: SweepWatch) -> None:
+def move_all_aside(jobs: Sequence[Job], watch: SweepView) -> None:
     """Move what there is of these runs aside, into one folder; one that is at work elsewhere stays."""
     folder = jobs[0].folder
     into = next((old for job in jobs if (old := begun(folder, job.run))), None)
@@ -101,7 +101,7 @@ def move_all_aside(jobs: Sequence[Job], watch: SweepWatch) -> None:
 def play_together(
     jobs: Sequence[Job],
     most: int,
-    watch: SweepWatch,
+    watch: SweepView,
     session: "Session | None",
     until: int | None,
     interrupt: Interrupt,
@@ -126,7 +126,7 @@ def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
     return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
 
 
-def play(job: Job, watch: SweepWatch, session: "Session | None", until: int | None, interrupt: Interrupt) -> None:
+def play(job: Job, watch: SweepView, session: "Session | None", until: int | None, interrupt: Interrupt) -> None:
     """Play one run; what goes wrong is shown and recorded as its status, and the sweep goes on.
 
     StorageError where nothing can be written any more, which is the end of the sweep.
@@ -158,7 +158,7 @@ def record_failure(job: Job, why: str) -> None:
     mark(e.output.root, e.output.name, job.run, "failed", why, known)
 
 
-def halve(rung: int, jobs: Sequence[Job], watch: SweepWatch) -> set[str]:
+def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     """The runs that end at this rung, the worse half of these; they are marked, and keep what they recorded."""
     folder = jobs[0].folder
     rounds = results.load(folder.name, folder.parent).rounds

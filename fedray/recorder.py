@@ -63,12 +63,27 @@ class Output:
         False, "Whether the model of the best round is kept, too: best by the accuracy that target and patience go by."
     )
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
+    tensorboard: bool = setting(
+        False,
+        "Whether rounds are logged for TensorBoard too, in root/name/tensorboard; needs `pip install "
+        "'fedray[tensorboard]'`.",
+    )
+    wandb: str = setting(
+        "",
+        "Project of Weights & Biases that rounds are logged in too; empty: none. WANDB_MODE=offline keeps them in "
+        "root/name/wandb. Needs `pip install 'fedray[wandb]'`.",
+    )
 
     def __post_init__(self) -> None:
         if self.name and not re.fullmatch(r"(?!\.)[A-Za-z0-9._-]{1,100}", self.name):
             raise BadInputError(
-                f"the results name {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
+                f"output.name = {self.name!r} must be one folder name of at most 100 letters, digits, '-', '_' and "
                 "'.', not starting with a '.'"
+            )
+        if self.wandb and not re.fullmatch(r"[^/\\#?%:\s]{1,128}", self.wandb):
+            raise BadInputError(
+                f"output.wandb = {self.wandb!r} must be the name of one project, of at most 128 characters and none of "
+                "/ \\ # ? % : and blanks"
             )
 
 

@@ -1,8 +1,9 @@
 """One experiment, start to finish: data -> population -> rounds -> results. The only file that knows everyone."""
 
 import dataclasses
+import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from fedray.errors import (
 from fedray.experiment import Experiment
 from fedray.interrupt import Interrupt
 from fedray.job import Job
+from fedray.loggers import logged
 from fedray.recorder import Recorder
 from fedray.results import Results
 from fedray.resume import Past, read_past, save
@@ -29,28 +31,12 @@ from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_row
 from fedray.saved_models import fingerprint, save_best, save_final
 from fedray.server import Population, play_rounds
 from fedray.updates import Event, Vectors
+from fedray.watch import Watch
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
 
-
-class Watch:
-    """Who wants to see a run as it goes; this one looks away."""
-
-    def prepare(self, job: Job) -> None:
-        """The run's data and shards were found to be good, and its actors are about to start."""
-
-    def begin(self, job: Job, where: str) -> None:
-        """The run is about to play its rounds; `where` says on what."""
-
-    def round(self, job: Job, row: Mapping[str, Any]) -> None:
-        """A round was recorded as this row of the rounds table."""
-
-    def notice(self, text: str) -> None:
-        """Something worth a line happened."""
-
-    def end(self, job: Job, status: str, repeated: bool) -> None:
-        """The run came to its final status now, or had come to it before."""
+log = logging.getLogger(__name__)
 
 
 def run(
@@ -81,12 +67,14 @@ def run(
             watch.notice("its model was not kept; --fresh runs it again")
         return load_ended(job, watch)
     job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
-    job.check_split()
+    with timed("reading the data and dealing them out"):
+        job.check_split()
     job.blueprint_asked  # noqa: B018
     watch.prepare(job)
     shared = nullcontext(session) if session else shared_session(job.experiment.cluster)
-    with shared as session, saying_how_to_go_on(job, fresh):
-        job.check_shards()
+    with logged(job, watch) as watch, shared as session, saying_how_to_go_on(job, fresh):
+        with timed("waiting for the model"):
+            job.check_shards()
         past, recorder = open_past(job, fresh)
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
@@ -115,7 +103,7 @@ def run(
                     finally:
                         interrupt.left(job.run)
                 past, recorder = open_past(job)
-    watch.end(job, status, repeated=False)
+        watch.end(job, status, repeated=False)
     return load_ended(job, watch)
 
 
@@ -214,7 +202,8 @@ def population(
         planned = plan(anyhow, e.clients, session.capacity, job.needs)
     patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
     parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
-    clients = RayPopulation(session.pool, planned, *parts, patience, notice)
+    with timed(f"starting {planned.actors} actors"):
+        clients = RayPopulation(session.pool, planned, *parts, patience, notice)
     try:
         yield clients, describe(planned, e.clients, session), clients.device
     finally:
@@ -272,6 +261,7 @@ def play(
             events.clear()
             if best_round(recorder.rounds, judged) == done.t:
                 save_best(job, done.state, done.t)  # before `t` is this round, which then is not played again
+            say_details(row, happened)
             state, t = done.state, done.t
             del done  # and with it the round's vectors
             watch.round(job, recorder.rounds[-1])
@@ -280,8 +270,9 @@ def play(
                 break
             asked, interrupt.rounds[job.run] = interrupt.asked, t + 1
             if t % output.checkpoint_every == 0 or t == until or asked:
-                recorder.sync()
-                save(job, state, t, clients)
+                with timed(f"the checkpoint after round {t}"):
+                    recorder.sync()
+                    save(job, state, t, clients)
                 saved = t
             if asked:
                 break
@@ -316,3 +307,20 @@ def end(job: Job, recorder: Recorder, state: Vectors, status: str) -> None:
     why = describe_divergence(recorder.rounds[-1]) if status == "diverged" else None
     recorder.finish(status, why, model_fingerprint=fingerprint(state))
     job.tidy()
+
+
+def say_details(row: Mapping[str, Any], happened: Sequence[Mapping[str, Any]]) -> None:
+    """Say where a round's time went, and what befell its actors."""
+    parts = [name for name in (*PARTS, "seconds_record") if row[name] is not None]
+    said = ", ".join(f"{name.removeprefix('seconds_')} {row[name]:.4f}" for name in parts)
+    log.debug("round %d took %.4f s: %s", row["round"], row["seconds"], said)
+    for event in happened:
+        log.debug("%s: %s", event["kind"], event["detail"])
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long it took to do this."""
+    began = time.perf_counter()
+    yield
+    log.debug("%s took %.2f s", what, time.perf_counter() - began)

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedray import results
+from fedray import results, verbosity
 from fedray.command_line import CommandLine, read_command_line, read_fraction, run_program
 from fedray.errors import BadInputError
 from fedray.estimate import known_runs, outlook
@@ -25,7 +25,8 @@ from fedray.lock import hold
 from fedray.playing import Sweep, done, play_sweep
 from fedray.stored import DamagedError
 from fedray.summary import summary
-from fedray.sweep_watch import SweepWatch
+from fedray.sweep_watch import SweepView, view_of
+from fedray.verbosity import read_verbosity, speak
 
 PROGRAM = "python -m fedray.sweep"
 BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
@@ -38,6 +39,7 @@ FLAGS = {
     "retry-failed": "run those again that failed before",
     "fresh": "start all runs over, and move what there is of them aside, into a results folder NAME.old-1",
     "yes": "start more than 10,000 runs",
+    **verbosity.FLAGS,
 }
 VALUES = {
     "max-concurrent": (
@@ -45,7 +47,8 @@ VALUES = {
         "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
     ),
     "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
-    "target": ("ACCURACY", "the table's target, a fraction (default: 90 %% of the best, in whole percent)"),
+    "target": ("ACCURACY", "the table's target, a fraction (default: 90 % of the best, in whole percent)"),
+    **verbosity.VALUES,
 }
 LISTS = {
     "grid": (
@@ -63,11 +66,14 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
 
 def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
+    said = read_verbosity(line)
     composed = experiments(line)
     target = read_fraction("target", line.values.get("target"))
     rungs = read_rungs(line.values["halve"], [e for _, e in composed]) if "halve" in line.values else []
     most = read_count("max-concurrent", line.values.get("max-concurrent"))
     if line.flags["dry-run"]:
+        if said.json:
+            raise BadInputError("--json is for what runs say, and with --dry-run there are none")
         for point, experiment in composed:
             print(command(line, point, experiment))
         every = [experiment for _, experiment in composed]
@@ -77,8 +83,16 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
     left = sweep.left
-    watch = SweepWatch(sweep.jobs, left, sweep.labels)
+    watch = view_of(said, sweep.jobs, left, sweep.labels, interrupt)
     interrupt.tell = watch.notice
+    return speak(said, watch.detail, lambda: play_and_sum_up(sweep, left, most, target, watch, interrupt))
+
+
+def play_and_sum_up(
+    sweep: Sweep, left: list[Job], most: int | None, target: float | None, watch: SweepView, interrupt: Interrupt
+) -> int:
+    """Play what is left of the sweep, show what came of all of it, and return the exit status."""
+    folder = sweep.jobs[0].folder
     watch.say("sweep", describe(sweep))
     for sentence in sweep.damaged:
         watch.notice(sentence)
@@ -99,7 +113,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
         found = results.load(folder.name, folder.parent)
     for warning in caught:
         watch.notice(str(warning.message))
-    watch.print_wide(summary(found, [job.run for job in sweep.jobs], sweep.axes, target))
+    watch.show(summary(found, [job.run for job in sweep.jobs], sweep.axes, target))
     watch.say("results", f"{folder}/, for a page of them python -m fedray.report {folder}")
     return 1 if sweep.damaged else exit_status([job.status for job in sweep.jobs])
 

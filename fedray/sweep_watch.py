@@ -10,29 +10,79 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from fedray import results
-from fedray.console import ConsoleWatch, clock
+from fedray.console import ConsoleWatch, NoticeWatch, Terminal, clock
 from fedray.ending import judged_by
 from fedray.estimate import work
 from fedray.experiment import flatten
+from fedray.interrupt import Interrupt
 from fedray.job import Job
+from fedray.json_lines import JsonWatch
+from fedray.verbosity import Verbosity
+from fedray.watch import Watch
 
 WIDE = 200  # columns of a file, which has no edge to wrap at
 DRAWN_SECONDS = 0.1  # at least between two pictures
 
 
-class SweepWatch(ConsoleWatch):
+class SweepView(Watch):
+    """Who wants to see a sweep; this one sees errors only."""
+
+    def say(self, label: str, text: str) -> None:
+        """Something about all of it."""
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        """A run failed, or is not this sweep's to play; `how` is the word for it."""
+        print(f"fedray: {why}", file=sys.stderr)
+
+    def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
+        """After round `rung` so many configurations were kept, and these runs stopped."""
+
+    def show(self, table: Table) -> None:
+        """The summary of all runs, at the end."""
+
+
+class SweepNotices(NoticeWatch, SweepView):
+    """Prints notices, and errors; what it is `said` at other levels it does not hear."""
+
+    def say(self, label: str, text: str) -> None:
+        if label == "note":
+            super().say(label, text)
+
+
+class SweepLines(JsonWatch, SweepView):
+    """The lines of all its runs, and errors."""
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        super().fail(job, why, how)
+        print(f"fedray: {why}", file=sys.stderr)
+
+
+def view_of(
+    said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], interrupt: Interrupt
+) -> SweepView:
+    """Whoever is to see a sweep of these runs, of which some are `left` to be played."""
+    if said.json:
+        return SweepLines(interrupt)
+    if said.shows_progress:
+        return SweepWatch(jobs, left, labels, Terminal(interrupt))
+    return SweepNotices(Terminal(interrupt)) if said.shows_notices else SweepView()
+
+
+class SweepWatch(ConsoleWatch, SweepView):
     """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
 
-    def __init__(self, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> None:
+    def __init__(
+        self, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], console: Console | None = None
+    ) -> None:
         """`left` are those of the runs that are to be played."""
-        super().__init__()
+        super().__init__(console)
         self.labels, self.lock = labels, threading.RLock()
         self.shown = ""  # the run whose set-up was shown
         self.ended, self.total = len(jobs) - len(left), len(jobs)
@@ -88,15 +138,13 @@ class SweepWatch(ConsoleWatch):
             self.console.print(f"{self.place()}{self.labels[job.run]}  {text}  {self.outlook()}", markup=False)
 
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
-        """A run failed, or is not this sweep's to play; `how` is the word for it."""
         with self.lock:
             self.running.pop(job.run, None)
             self.count(job)
             self.console.print(f"{self.place()}{self.labels[job.run]}  {how}  {self.outlook()}", markup=False)
-            print(f"fedray: {why}", file=sys.stderr)
+            super().fail(job, why, how)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
-        """After round `rung` so many configurations were kept, and these runs stopped."""
         with self.lock:
             for job in stopped:
                 self.count(job)
@@ -152,7 +200,7 @@ class SweepWatch(ConsoleWatch):
                 self.live.stop()
                 self.live = None
 
-    def print_wide(self, table: Table) -> None:
+    def show(self, table: Table) -> None:
         if not self.console.is_terminal:
             self.console.width = WIDE
         self.console.print(table)

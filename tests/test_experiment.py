@@ -305,7 +305,7 @@ def test_help_explains_every_setting_with_default_and_range(capsys):
         assert f"--{name} " in text
         if field is not None:
             assert " ".join(field.description.split()) in text
-    assert "Learning rate of the clients in the first round. (default 0.05; > 0; <= 1000000.0)" in text
+    assert "Learning rate of the clients in the first round. (default 0.05; > 0; <= 1,000,000)" in text
     assert "(rounds; default 20; >= 1)" in text
     assert "default auto" in text
     assert "--engine plain|fused" in text

@@ -11,3 +11,10 @@ QUIET = {
 }
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
+
+
+def let_ray_speak() -> None:
+    """Take back what only keeps Ray from speaking, not what the user has set; to be called before ray is imported."""
+    for name in ("RAY_DEDUP_LOGS_SKIP_REGEX", "RAY_IGNORE_UNHANDLED_ERRORS"):
+        if os.environ.get(name) == QUIET[name]:
+            del os.environ[name]

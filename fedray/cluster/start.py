@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -30,6 +31,8 @@ from fedray.errors import BadInputError
 from fedray.interrupt import handlers_kept
 
 NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
+
+log = logging.getLogger(__name__)
 
 OF_OWN_RAY = ("cpus", "gpus", "object_store")
 
@@ -102,17 +105,20 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     else:
         options = {}
     address = "local" if local else find(cluster.address)
+    speaks, began = log.isEnabledFor(logging.DEBUG), time.perf_counter()
     guard = Guard(fork_server() if local and will_fork(cluster) else None, get_default_ray_temp_dir())
     try:
         with handlers_kept():
             context: Any = ray.init(
                 address=address,
                 include_dashboard=False if local else None,
-                logging_level=logging.ERROR,
-                log_to_driver=False,
+                logging_level=logging.INFO if speaks else logging.ERROR,
+                log_to_driver=speaks,
                 **options,
             )
         guard.started()
+        log.debug("starting or joining Ray took %.2f s", time.perf_counter() - began)
+        log.debug("what its processes log stays in %s/logs", context.address_info["session_dir"])
     except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
         first = str(error).strip().splitlines()[0]
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
@@ -137,7 +143,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     finally:
         session = Path(context.address_info["session_dir"]) if local else None
         ray.shutdown()
-        if session:
+        if session and not speaks:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
         guard.close()
 

@@ -6,26 +6,29 @@ import warnings
 from pathlib import Path
 
 from fedray.atomic import replacing
-from fedray.command_line import Parser, read_fraction, report_errors
+from fedray.command_line import Parser, add_options, read_fraction, report_errors
 from fedray.errors import BadInputError
 from fedray.results import DamagedResultsWarning, Results, load
 
 PROGRAM = "python -m fedray.report"
+FLAGS = {"figures": "write each figure as SVG and PNG too, for papers"}
+VALUES = {
+    "output": ("PAGE.html", "where the page goes (default: results/NAME/report.html)"),
+    "target": ("ACCURACY", "accuracy to which rounds, seconds and bytes are counted, a fraction"),
+}
 
 
 def main(argv: list[str]) -> int:
     parser = Parser(prog=PROGRAM, description="Write one page about all runs of some results.", allow_abbrev=False)
     parser.add_argument("results", metavar="results/NAME", help="the folder of the results, or their name in results/")
-    parser.add_argument("--output", type=Path, metavar="PAGE.html", help="default: results/NAME/report.html")
-    parser.add_argument("--figures", action="store_true", help="write each figure as SVG and PNG too, for papers")
-    parser.add_argument("--target", metavar="0.5", help="accuracy to which rounds, seconds and bytes are counted")
+    add_options(parser, FLAGS, VALUES, {})
     given = parser.parse_args(argv)
     target = read_fraction("target", given.target)
     folder = folder_of(given.results)
     results, damages = read(folder)
     for damage in damages:
         print(f"fedray: {damage}", file=sys.stderr)
-    page = given.output or folder / "report.html"
+    page = Path(given.output) if given.output else folder / "report.html"
     check_output(page)
 
     from fedray.report.header import read_header
