@@ -69,6 +69,11 @@ LOCAL_RAY = shown("test_a_ray_of_its_own_and_a_population_have_what_the_settings
 ADAPTIVE: dict[str, Any] = {"algorithm__server_optimizer": "adam", "algorithm__server_lr": 0.1}
 UNEVEN: dict[str, Any] = {"partition__name": "dirichlet", "partition__alpha": 0.3}
 MOON: dict[str, Any] = {"model__name": "lenet5", "clients": 2, "algorithm__lr": 0.1}
+LENET: dict[str, Any] = {"model__name": "lenet5"}
+RESNET: dict[str, Any] = {
+    "model__name": "resnet20", "rounds": 1, "clients": 2, "cohort": 1, "data__train_examples": 16,
+    "data__test_examples": 10,
+}  # fmt: skip
 PERSONAL: dict[str, Any] = {"evaluation__clients_every": 1, **UNEVEN}
 
 EFFECTS: dict[str, Change | Shown] = {
@@ -76,11 +81,17 @@ EFFECTS: dict[str, Change | Shown] = {
     "rounds": change(1, 2, "rounds.round"),
     "clients": change(3, 4, "population.client"),
     "cohort": change(1, 2, "rounds.cohort_size"),
+    "sampling": change("uniform", "size", "clients.client", **UNEVEN | {"clients": 6, "rounds": 3}),
     "blocks": change(1, 2, clients=4, cohort=4, engine="plain"),
     "engine": change("plain", "fused"),
     "data.dataset": shown("test_auto_is_cifar10_where_it_is_on_disk_and_synthetic_elsewhere"),
     "data.root": shown("test_the_environment_names_the_folder_and_the_setting_goes_before_it"),
     "data.augment": change("none", "crop-flip"),
+    "data.cutout": change(4, 24, data__augment="cutout"),
+    "data.image_column": shown("test_columns_are_found_or_named"),
+    "data.label_column": shown("test_columns_are_found_or_named"),
+    "data.user_column": shown("test_users_are_numbered_in_the_order_of_their_names_and_stay_with_their_examples"),
+    "data.image_size": shown("test_sizes_are_equal_or_made_so"),
     "data.train_examples": change(60, 90, "population.num_examples"),
     "data.test_examples": change(40, 50, "rounds.test_loss"),
     "data.validation_examples": change(0, 10, "rounds.validation_loss"),
@@ -88,15 +99,34 @@ EFFECTS: dict[str, Change | Shown] = {
     "partition.name = dirichlet": change("iid", "dirichlet", "partitions.count"),
     "partition.name = classes_per_client": change("iid", "classes_per_client", "partitions.count", clients=10, data__train_examples=200),
     "partition.name = sampled": change("iid", "sampled", "partitions.count"),
+    "partition.name = shards": change("iid", "shards", "partitions.count"),
+    "partition.name = quantity_skew": change("iid", "quantity_skew", "population.num_examples"),
+    "partition.name = natural": shown("test_a_client_holds_the_examples_of_its_user"),
     "dirichlet.alpha": change(0.1, 10.0, "partitions.count"),
     "dirichlet.min_size": change(1, 18, "population.num_examples", partition__alpha=0.05),
     "dirichlet.balanced": change(False, True, "population.num_examples", partition__alpha=0.1),
     "classes_per_client.classes": change(2, 3, "partitions.count", clients=10, data__train_examples=400),
     "sampled.examples": change(20, 30, "population.num_examples"),
+    "shards.shards_per_client": change(1, 3, "partitions.count"),
+    "quantity_skew.distribution": change("lognormal", "power_law", "population.num_examples"),
+    "quantity_skew.sigma": change(0.1, 2, "population.num_examples"),
+    "quantity_skew.exponent": change(0.1, 2, "population.num_examples", partition__distribution="power_law"),
+    "quantity_skew.min_size": change(1, 18, "population.num_examples"),
+    "natural.min_size": shown("test_users_with_too_few_examples_are_left_out"),
+    "skew.noise": change(0, 0.1),
+    "skew.rotation": change(0, 90),
+    "skew.colour": change(0, 0.5),
     "model.name": change("logistic", "lenet5", "runs.num_params"),
     "model.precision": change("float32", "bfloat16", engine="plain"),
     "model.channels_last": change(False, True, model__name="cnn", rounds=1, data__train_examples=20),
     "model.projection": change(0, 8, "runs.num_params", engine="plain"),
+    "model.pretrained": shown("test_a_frozen_pretrained_resnet18_sends_its_last_layer_and_is_saved_whole"),
+    "model.freeze": change("none", "backbone", "rounds.bytes_up", **LENET),
+    "model.norm": change("own", "group", "runs.num_buffers", **RESNET),
+    "model.groups": change(2, 4, model__norm="group", **RESNET),
+    "model.stem": change("own", "cifar", "runs.num_params", **{**RESNET, "model__name": "resnet18"}),
+    "model.resize": change(0, 40, **RESNET),
+    "model.aux_weight": change(0, 0.3, "runs.num_params", **{**RESNET, "model__name": "googlenet"}),
     "algorithm.name = fedsgd": change("fedavg", "fedsgd", "clients.steps", algorithm__batch_size=ABSENT, data__train_examples=120),
     "algorithm.name = fedavgm": change("fedavg", "fedavgm"),
     "algorithm.name = fedprox": change("fedavg", "fedprox"),
@@ -125,6 +155,13 @@ EFFECTS: dict[str, Change | Shown] = {
     "algorithm.drop_last": change(False, True, "clients.steps"),
     "algorithm.momentum": change(0, 0.9),
     "algorithm.weight_decay": change(0, 0.1),
+    "algorithm.optimizer": change("sgd", "adam", engine="plain"),
+    "algorithm.optimizer_options": change("betas=(0.9, 0.99)", "betas=(0.5, 0.9)", engine="plain", algorithm__optimizer="adam"),
+    "algorithm.epochs_min": change("none", 1, "clients.steps", algorithm__epochs=5),
+    "algorithm.steps_min": change("none", 1, "clients.steps", algorithm__steps=9),
+    "algorithm.clip_norm": change("none", 0.01),
+    "algorithm.label_smoothing": change(0, 0.1),
+    "algorithm.norms": change("averaged", "local", "rounds.bytes_up", **RESNET),
     "algorithm.weighting": change("num_examples", "uniform", **UNEVEN),
     "algorithm.server_lr": change(1, 0.5),
     "algorithm.server_optimizer": change("sgd", "yogi"),
@@ -156,6 +193,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "evaluation.patience": change("none", 1, "runs.status", algorithm__lr=1e-9, rounds=3),
     "evaluation.clients_every": change(1, 2, "evaluations.round"),
     "evaluation.client_examples": change(10, 12, "evaluations.test_examples", evaluation__clients_every=1),
+    "evaluation.top_k": change("none", 3, "rounds.test_top_k_accuracy"),
     "faults.dropout": change(0, 1, "rounds.dropouts"),
     "faults.over_selection": change(0, 1, "rounds.surplus"),
     "faults.lost": shown("test_by_setting_the_clients_of_a_lost_actor_are_left_out_and_the_others_weigh_more"),
@@ -177,6 +215,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "output.name": change("tiny", "other", "files"),
     "output.checkpoint_every": change(1, 9, "files"),
     "output.save_model": change(True, False, "files"),
+    "output.save_best": shown("test_where_there_is_a_validation_split_it_is_best_by_that"),
     "output.flush_seconds": change(1e-9, 1e9, "in Parquet", rounds=60),
     "output.tensorboard": change(False, True, "files", needs="tensorboard"),
     "output.wandb": change("", "fedray", "files", needs="wandb"),
@@ -399,4 +438,4 @@ def test_a_ray_of_its_own_and_a_population_have_what_the_settings_say(tmp_path, 
             assert clients.traffic.patience == Patience(7.0, 8.0)
             rows = clients.rows()
             assert len(set(rows["actor"])) == 2
-            assert set(rows["num_cpus"]) == set(rows["num_gpus"]) == {0.5}
+            assert set(rows["num_cpus"]) == set(rows["num_gpus"]) == {0.25}  # of an actor that two share
