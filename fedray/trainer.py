@@ -225,8 +225,11 @@ class Trainer:
     def outputs(self, module: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The model's float32 output [batch, classes], and in training those of its auxiliary classifiers."""
         model = self.recipe.model
-        with torch.autocast(self.device, torch.bfloat16, enabled=model.precision == "bfloat16"):
+        if model.precision == "float32":
             made = module(inputs)
+        else:
+            with torch.autocast(self.device, torch.bfloat16):
+                made = module(inputs)
         outputs = made if isinstance(made, tuple) else (made,)
         return [output.float() for output in (outputs if model.aux_weight else outputs[:1])]
 

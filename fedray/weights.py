@@ -101,9 +101,3 @@ def hash_of(path: Path) -> str:
         while piece := file.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
-
-
-def reject(path: Path, file: str) -> None:
-    """Remove what came from a mirror and is not what it should be; a file by the original's name is the user's."""
-    if path.name != file:
-        path.unlink(missing_ok=True)

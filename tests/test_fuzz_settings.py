@@ -24,6 +24,7 @@ FILES = [path.read_bytes() for path in sorted((ROOT / "experiments").rglob("*.to
 TINY = {
     "data.dataset": "synthetic", "data.train_examples": 160, "data.test_examples": 40, "rounds": 1, "clients": 2,
     "cohort": 1, "algorithm.epochs": 1, "model.name": "logistic", "model.projection": 0,
+    "model.resize": 0,
     "cluster.backend": "in-process", "output.name": "tiny",
 }  # fmt: skip
 """What makes any other settings run here, and at once."""
@@ -162,7 +163,9 @@ COMBINED = {
     "partition.distribution": ["lognormal", "power_law"], "partition.sigma": [0, 1, 1000],
     "partition.exponent": [0, 1, 1000], "skew.noise": [0, 1e-300, 0.1, 1], "skew.rotation": [0, 45, 180],
     "skew.colour": [0, 1e-300, 1], "model.name": ["logistic", "mlp", "lenet5"], "model.projection": [0, 1, 8],
-    "model.precision": ["float32", "bfloat16"], "model.channels_last": ["auto", "true"],
+    "model.freeze": ["none", "backbone"], "model.resize": [0, 16, 33], "model.norm": ["own", "group"], "model.groups": [1, 3],
+    "model.stem": ["own", "cifar"], "model.aux_weight": [0, 0.3], "model.pretrained": ["false", "true"],
+    "algorithm.norms": ["averaged", "local"], "model.precision": ["float32", "bfloat16"], "model.channels_last": ["auto", "true"],
     "algorithm.name": list(ALGORITHMS), "algorithm.lr": [1e-300, 0.1, 1e6], "algorithm.batch_size": [0, 1, 7, 2**31 - 1],
     "algorithm.lr_schedule": ["constant", "cosine", "step", "exponential"], "algorithm.lr_decay": [1e-300, 1],
     "algorithm.drop_last": ["true", "false"], "algorithm.steps": ["none", 1, 3], "algorithm.momentum": [0, 0.999999],

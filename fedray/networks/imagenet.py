@@ -51,9 +51,11 @@ def load(module: nn.Module, name: str, path: Path) -> None:
         if off:
             raise ValueError(f"{len(off)} tensors are missing, unknown or of another shape, {min(off)} for one")
     except Exception as error:  # torch raises whatever its unpickler stumbles over
-        weights.reject(path, KNOWN[name].weights)
-        reason = str(error).strip().partition("\n")[0]
-        raise BadInputError(f"what {path} holds are not the weights of {name} ({reason}); remove it") from error
+        reason, advice = str(error).strip().partition("\n")[0], "remove it"
+        if path.name != KNOWN[name].weights:
+            path.unlink(missing_ok=True)
+            advice = "it came from FEDRAY_WEIGHTS_URL, and was removed"
+        raise BadInputError(f"what {path} holds are not the weights of {name} ({reason}); {advice}") from error
     module.load_state_dict(have, strict=False)
 
 
