@@ -46,7 +46,8 @@ def add_run(
     for t, accuracy in enumerate(test, start=1):
         row = {"round": t, "test_accuracy": accuracy, "seconds": seconds, "bytes_down": 10, "bytes_up": 5}
         row |= {"validation_accuracy": validation[t - 1]} if validation else {}
-        recorder.round(row | ({"test_loss": loss[t - 1]} if loss else {}), [])
+        right = {"split": ["test"], "label": [0], "predicted": [0], "count": [10]} if accuracy else {}
+        recorder.round(row | ({"test_loss": loss[t - 1]} if loss else {}), [], confusion=right)
     if status:
         recorder.finish(status)
     return run
@@ -412,4 +413,5 @@ def test_the_examples_in_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         exec(block, known)
     assert len(blocks) == 4
     assert known["final"].to_numpy() == pytest.approx([0.13, 0.23, 0.2, 0.3])
+    assert known["classes"]["recall"].tolist() == [1.0] * 4
     assert known["results"].runs["lr"].tolist() == [0.03, 0.1, 0.03, 0.1]
