@@ -12,7 +12,6 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
-import pyarrow.parquet as pq
 import pytest
 from fuzzing import end_of
 from small_data import has_one_value
@@ -36,8 +35,8 @@ TINY = {
 class Change:
     """With this setting `before` and `after`, and others as `given`, what `differs` is not the same.
 
-    That is the "model" to the bit, a column of a table ("rounds.test_loss"), the "files" that there are during the run
-    and after it, or how many rounds are "in Parquet" after each.
+    That is the "model" to the bit, a column of a table ("rounds.test_loss"), or the "files" that there are during the
+    run and after it.
     """
 
     before: Any
@@ -216,7 +215,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "output.checkpoint_every": change(1, 9, "files"),
     "output.save_model": change(True, False, "files"),
     "output.save_best": shown("test_where_there_is_a_validation_split_it_is_best_by_that"),
-    "output.flush_seconds": change(1e-9, 1e9, "in Parquet", rounds=60),
+    "output.flush_seconds": shown("test_parquet_waits_for_flush_seconds_but_load_does_not"),
     "output.tensorboard": change(False, True, "files", needs="tensorboard"),
     "output.wandb": change("", "fedray", "files", needs="wandb"),
 }  # fmt: skip
@@ -332,7 +331,6 @@ class Looking(Watch):
 
     def __init__(self) -> None:
         self.files: set[str] = set()
-        self.in_parquet: list[int] = []
 
     def look(self) -> None:
         # Names of other files than tables have a time in them.
@@ -342,21 +340,17 @@ class Looking(Watch):
 
     def round(self, job: Any, row: Any) -> None:
         self.look()
-        self.in_parquet.append(pq.read_metadata(job.folder / "rounds" / f"{job.run}.parquet").num_rows)
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     tables: results.Results
     files: list[str]
-    in_parquet: list[int]
 
     def of(self, what: str) -> Any:
         """What a Change says `differs`."""
         if what == "files":
             return self.files
-        if what == "in Parquet":
-            return self.in_parquet
         table, _, column = ("runs.model_fingerprint" if what == "model" else what).partition(".")
         return getattr(self.tables, table)[column].astype(object).where(lambda values: values.notna(), None).tolist()
 
@@ -377,7 +371,7 @@ def outcome_of(tmp_path_factory):
                 watch = Looking()
                 tables = run(compose(tree), watch)
                 watch.look()
-                known[key] = Outcome(tables, sorted(watch.files), watch.in_parquet)
+                known[key] = Outcome(tables, sorted(watch.files))
         return known[key]
 
     return play
