@@ -432,4 +432,4 @@ def test_a_ray_of_its_own_and_a_population_have_what_the_settings_say(tmp_path, 
             assert clients.traffic.patience == Patience(7.0, 8.0)
             rows = clients.rows()
             assert len(set(rows["actor"])) == 2
-            assert set(rows["num_cpus"]) == set(rows["num_gpus"]) == {0.25}  # of an actor that two share
+            assert set(rows["num_cpus"]) == set(rows["num_gpus"]) == {0.25}  # a client's part
