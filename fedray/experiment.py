@@ -34,9 +34,14 @@ class Evaluation:
     """When the server's model is evaluated on the test set, and each client's on its own; when that ends the run."""
 
     every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
-    target_accuracy: Maybe[float] = setting(None, "Stop once the test accuracy is at least this.", gt=0, le=1)
+    target_accuracy: Maybe[float] = setting(
+        None,
+        "Stop once the accuracy is at least this: on the validation split where there is one, else on the test set.",
+        gt=0,
+        le=1,
+    )
     patience: Maybe[int] = setting(
-        None, "Stop after so many rounds without a better test accuracy.", unit="rounds", ge=1
+        None, "Stop after so many rounds without a better accuracy, of the same split.", unit="rounds", ge=1
     )
     top_k: Maybe[int] = setting(
         None,

@@ -11,6 +11,7 @@ from fedray import __main__ as one
 from fedray import sweep, verbosity
 from fedray.atomic import replacing
 from fedray.command_line import choices, default, facts, group_order, kind, options, report_errors, variants
+from fedray.data import __main__ as partition
 from fedray.errors import BadInputError
 from fedray.experiment import DEFAULT_NAMES
 from fedray.report import __main__ as report
@@ -51,6 +52,7 @@ def render() -> str:
         (f"`{one.PROGRAM}` and `{sweep.PROGRAM}`", verbosity.FLAGS, verbosity.VALUES),
         (f"`{one.PROGRAM}`", one.FLAGS, one.VALUES),
         (f"`{sweep.PROGRAM}`", sweep.FLAGS, {**sweep.VALUES, **sweep.LISTS}),
+        (f"`{partition.PROGRAM}`", {}, {**partition.LISTS, **partition.VALUES}),
         (f"`{report.PROGRAM}`", report.FLAGS, report.VALUES),
     ):
         shared = () if flags is verbosity.FLAGS else (*verbosity.FLAGS, *verbosity.VALUES)
