@@ -201,7 +201,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("data.root", "data.cutout") or name.startswith(("algorithm.", "partition.")):
+        if name in ("data.root", "data.cutout", *OF_PARQUET) or name.startswith(("algorithm.", "partition.")):
             continue
         model = networks.get(name, "lenet5")
         changed = base_with(name, others[name] if name in others else another(field), model)
@@ -211,6 +211,15 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     cut = [compose({"blocks": 1, "data": {"augment": "cutout", "cutout": side}}).run_id("f") for side in (8, 16)]
     assert len({base.run_id("f"), *cut}) == 3
     assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
+
+
+OF_PARQUET = {"data.image_column": "a", "data.label_column": "b", "data.user_column": "c", "data.image_size": 8}
+
+
+def test_every_setting_of_a_folder_of_parquet_is_in_the_run_id():
+    settings = [{}, *({name.partition(".")[2]: value} for name, value in OF_PARQUET.items())]
+    runs = [compose({"blocks": 1, "data": {"dataset": "parquet", **given}}).run_id("f") for given in settings]
+    assert len(set(runs)) == len(runs)
 
 
 def test_every_setting_of_every_algorithm_and_partition_is_in_the_run_id():
