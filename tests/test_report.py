@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,7 +32,7 @@ from fedray.report.header import read_header
 from fedray.report.look import PAPER, dash
 from fedray.report.sections import all_sections
 from fedray.report.study import Study, make_study
-from fedray.results import SCHEMAS, best, load
+from fedray.results import SCHEMAS, best, confusion, load, per_class
 
 EXPERIMENT = """\
 # Which client rate is best, and is <FedProx> any better?
@@ -259,21 +260,59 @@ def test_one_run_has_no_spread_no_legend_and_no_best(results: Path) -> None:
 CURVES = {f"{name}-over-rounds" for name in ("test-accuracy", "test-loss", "train-loss", "client-accuracy")}
 COSTS = {"test-accuracy-over-seconds", "test-accuracy-over-bytes"}
 OTHERS = {"settings", "partition-1", "partition-2", "time"}
+OF_THE_MODEL = {"classes"}
 CLIENTS = {"client-accuracy", "client-loss", "client-examples", "client-seconds"}
 
 
 def test_every_part_of_the_results_has_its_figure(page: str) -> None:
-    assert charts_of(page).keys() == CURVES | COSTS | OTHERS | CLIENTS
+    assert charts_of(page).keys() == CURVES | COSTS | OTHERS | OF_THE_MODEL | CLIENTS
 
 
 def test_where_no_model_is_common_the_clients_accuracy_is_compared(results: Path) -> None:
     """As for local and fedper, whose test accuracy is null."""
     change(results, final_test_accuracy=None, best_test_accuracy=None)
     change(results, table="rounds", test_accuracy=None, test_loss=None)
+    for path in (results / "confusion").iterdir():
+        pq.write_table(pq.read_table(path)[:0], path)
     study = study_of(results)
     assert study.measure == study.chosen_by == "client_accuracy"
     clients = {f"client-accuracy-over-{cost}" for cost in ("rounds", "seconds", "bytes")}
     assert figure_names(study) == clients | {"train-loss-over-rounds"} | OTHERS | CLIENTS
+
+
+def rows_of(study: Study, name: str) -> list[dict[str, Any]]:
+    (figure,) = [each for section in all_sections(study) for each in section.figures if each.name == name]
+    return figure.rows
+
+
+def test_the_accuracy_of_each_configuration_on_each_class(results: Path) -> None:
+    """As per_class says, the mean over the good runs."""
+    loaded = load("rates", results.parent)
+    failed = loaded.runs["run"][0]
+    change(results, failed, status="failed")
+    good = per_class(loaded)[lambda classes: classes["run"] != failed].dropna(subset="recall")
+    expected = good.groupby(["algorithm", "lr", "label_name"])["recall"].mean()
+    rows = rows_of(study_of(results), "classes")
+    assert len(rows) == len(expected) == 4 * 10
+    for row in rows:
+        algorithm, lr = row["y"].split(", lr ")
+        assert row["share"] == pytest.approx(expected[algorithm, float(lr), row["x"]], rel=1e-4)
+
+
+def test_of_one_configuration_it_is_said_what_is_taken_for_what(results: Path) -> None:
+    """Of both seeds together: 200 images."""
+    runs = load("rates", results.parent).runs
+    others = (runs["algorithm"] == "fedprox") | (runs["lr"] == 0.02)
+    for run in runs["run"][others]:
+        (results / "runs" / f"{run}.parquet").unlink()
+    counts = sum(confusion(load("rates", results.parent), run).to_numpy() for run in runs["run"][~others])
+    rows = rows_of(study_of(results), "classes")
+    assert len(rows) == 100
+    assert [int(row["value"].split(" images")[0]) for row in rows] == list(np.ravel(counts))
+    assert [row["share"] for row in rows] == pytest.approx(
+        np.ravel(counts / counts.sum(axis=1, keepdims=True)), rel=1e-4
+    )
+    assert np.sum(counts) == 200
 
 
 def test_the_validation_accuracy_decides_where_there_is_one(results: Path) -> None:

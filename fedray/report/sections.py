@@ -1,5 +1,6 @@
 """All figures of a report, in order."""
 
+from fedray.report.class_figures import class_section
 from fedray.report.curve_figures import curve_sections
 from fedray.report.figure import Section
 from fedray.report.grid_figures import partition_section, setting_section
@@ -10,5 +11,5 @@ from fedray.report.time_figure import time_section
 
 def all_sections(study: Study) -> list[Section]:
     """Each section that these results have something for."""
-    makers = (curve_sections, setting_section, partition_section, spread_section, time_section)
+    makers = (curve_sections, setting_section, class_section, partition_section, spread_section, time_section)
     return [section for make in makers for section in make(study)]

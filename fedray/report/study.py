@@ -47,6 +47,12 @@ class Study:
         return dataclasses.replace(self.results, runs=self.results.runs.drop(columns=["series", "bytes"]))
 
     @property
+    def counted(self) -> "pd.DataFrame":
+        """The good runs, and those of configurations that have none."""
+        runs = self.results.runs
+        return runs[runs["status"].isin(COMPLETE) | (runs["series"].map(self.configurations["good"]) == 0)]
+
+    @property
     def keys(self) -> list[str]:
         return list(self.configurations.index)
 
@@ -155,9 +161,7 @@ def way_to_target(study: Study) -> "pd.DataFrame":
 
     if study.target is None or study.measure is None:
         return pd.DataFrame()
-    runs = study.results.runs
-    counted = runs["status"].isin(COMPLETE) | (runs["series"].map(study.configurations["good"]) == 0)
-    results = dataclasses.replace(study.results, runs=runs[counted])
+    results = dataclasses.replace(study.results, runs=study.counted)
     return to_target_by(results, study.target, by="series", value=study.measure).set_index("series")
 
 
