@@ -387,7 +387,7 @@ def test_training_is_smoothed_and_evaluation_is_not(dataset, engine):
     test = (torch.from_numpy(dataset.test_images).float() / 255 - mean) / std
     with torch.no_grad():
         plain = float(F.cross_entropy(module(test), torch.from_numpy(dataset.test_labels)))
-    assert population.evaluate({"params": params, "buffers": buffers})[0] == pytest.approx(plain, rel=1e-5)
+    assert population.evaluate({"params": params, "buffers": buffers}).loss == pytest.approx(plain, rel=1e-5)
 
 
 def test_an_algorithm_fixed_to_one_step_of_sgd_has_no_range():

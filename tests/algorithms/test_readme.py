@@ -62,6 +62,6 @@ def test_the_algorithm_in_twenty_lines_is_right(dataset):
 
 
 def test_the_readme_names_every_algorithm():
-    (table,) = re.findall(r"\| `algorithm.name` .*?\n\n", README, re.DOTALL)
+    (table,) = re.findall(r"\| `algorithm.name` \| paper .*?\n\n", README, re.DOTALL)
     named = [name for row in table.strip().splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])]
     assert sorted(named) == sorted(ALGORITHMS)
