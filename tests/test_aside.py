@@ -206,8 +206,8 @@ def test_a_sweep_starts_over_into_one_folder_and_once(tmp_path, capsys):
     runs = results.load("lr", tmp_path / "results").runs
     assert sorted(runs["status"]) == ["finished", "finished", "halved", "halved"]
 
-    first = sorted((tmp_path / "results/lr/runs").iterdir())[0]  # a damaged row is no hindrance
-    first.write_bytes(b"junk")
+    ended = runs.loc[runs["status"] == "finished", "run"].iloc[0]  # one without a journal, of which nothing else tells
+    (tmp_path / "results/lr/runs" / f"{ended}.parquet").write_bytes(b"junk")  # a damaged row is no hindrance
     assert report_errors(lambda: sweep([*words, "--fresh"])) == 0
     assert_same_tables(results.load("lr", tmp_path / "results"), before)
     with warnings.catch_warnings():
