@@ -160,8 +160,10 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
                     decoding.popleft().result()
         for each in decoding:
             each.result()
-    if not present or at < present:
-        raise BadInputError(f"{files[0]} and the other files of its split have {at} images, not {present or 'any'}")
+    if not present:
+        raise BadInputError(f"{files[0]} and the other files of its split have no images")
+    if at < present:
+        raise BadInputError(f"{files[0]} and the other files of its split have {at} images, not {present}")
     return images, encoding
 
 
