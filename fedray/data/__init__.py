@@ -99,15 +99,16 @@ class Data:
 def resolve(data: Data) -> Data:
     """The same settings with "auto" decided: "cifar10" where it is on disk, else "synthetic".
 
-    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other Parquet
-    files: a slip of the pen must not choose the data set.
+    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other data
+    sets: a slip of the pen must not choose the data set.
     """
     if data.dataset != "auto":
         return data
     root = _root(data)
     found = CIFAR10.locate(root)
-    if not found and parquet.holds_parquet(root):
-        raise BadInputError(CIFAR10.missing(root))
+    named = bool(data.root or os.environ.get("FEDRAY_DATA"))
+    if not found and (parquet.holds_parquet(root) or (named and CIFAR10.others(root))):
+        raise BadInputError(f"{CIFAR10.missing(root)}; set data.dataset to what is wanted, or {OFFLINE}")
     return dataclasses.replace(data, dataset="cifar10" if found else "synthetic")
 
 

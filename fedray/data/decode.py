@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+OTHERS = {b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 MOST_PIXELS = 4096 * 4096
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3}
 """How many channels an image of each of Pillow's modes becomes: black and white is grey; palettes and inks become red,
@@ -91,7 +92,8 @@ def encoding_of(where: str, content: bytes) -> str:
     for signature, name in SIGNATURES.items():
         if content.startswith(signature):
             return name
-    raise BadInputError(f"{where} is neither PNG nor JPEG")
+    other = next((f", but {name}" for signature, name in OTHERS.items() if content.startswith(signature)), "")
+    raise BadInputError(f"{where} is neither PNG nor JPEG{other}")
 
 
 def _opened(where: str, content: bytes) -> "Image":

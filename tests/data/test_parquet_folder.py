@@ -264,6 +264,12 @@ def test_examples_are_held_out_of_no_folder_with_test_files(folder):
         Data(dataset="synthetic", holdout_examples=5)
 
 
+def test_images_of_another_encoding_are_refused_by_its_name(folder):
+    for name in ("WebP", "GIF", "BMP", "TIFF"):
+        write(folder, [encoded(GREY[0], name), *GREY[1:]])
+        refuse(folder, f"train-0.parquet has an image in row 0 that is neither PNG nor JPEG, but {name}$")
+
+
 def test_a_split_of_no_images_is_refused(folder):
     write(folder)
     write_table(folder / "test-0.parquet", [], label=pa.array([], pa.string()))
