@@ -1,5 +1,6 @@
-"""Columns of Parquet files in the layout of Hugging Face: `train*.parquet`, `test*.parquet`, images as PNG or JPEG.
+"""Columns of Parquet files in the layouts of Hugging Face, images as PNG or JPEG.
 
+Those of a split are `train*.parquet` or, where Hugging Face converted them, numbered ones, `train/0000.parquet`.
 Which columns are read, and what must be in them, is the caller's to say. What is decoded must fit into memory, which
 is checked before: a small file can speak of very many rows.
 """
@@ -26,12 +27,17 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 def holds_parquet(folder: Path) -> bool:
     """Whether a folder has Parquet files to train on."""
-    return any(folder.glob("train*.parquet"))
+    return bool(find_files(folder, "train"))
+
+
+def find_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split, sorted: those whose names, or numbered ones whose folder's name, begin with it."""
+    return sorted([*folder.glob(f"{split}*.parquet"), *folder.glob(f"{split}*/[0-9]*.parquet")])
 
 
 def paths(folder: Path, split: str, title: str) -> list[Path]:
     """The files of a split, what their names begin with, sorted; BadInputError where one is missing or all are."""
-    found = sorted(folder.glob(f"{split}*.parquet"))
+    found = find_files(folder, split)
     if not found:
         raise BadInputError(f"{folder} has no {split}*.parquet: both splits of {title} are needed")
     if odd := next((path for path in found if not path.is_file()), None):
@@ -191,7 +197,8 @@ def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
 
 
 def _split(path: Path) -> str:
-    return "train" if path.name.startswith("train") else "test"
+    named = path.parent if path.name[0].isdigit() else path
+    return "train" if named.name.startswith("train") else "test"
 
 
 def _where(path: Path, row: int) -> str:

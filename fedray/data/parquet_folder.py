@@ -29,10 +29,10 @@ class Wanted:
 
 
 def locate(root: Path) -> Path:
-    """`root`, or the one folder in it, that has train*.parquet."""
+    """`root`, or the one folder in it, that has training files."""
     if parquet.holds_parquet(root):
         return root
-    found = sorted({path.parent for path in root.glob("*/train*.parquet")})
+    found = sorted(folder for folder in root.glob("*") if parquet.holds_parquet(folder))
     if not found:
         raise BadInputError(
             f"there is no train*.parquet in {root} nor one level down; set data.root to the folder of {TITLE}"
@@ -51,9 +51,9 @@ def find_files(folder: Path, tested: bool) -> dict[str, list[Path]]:
     Of a folder that is not to be `tested` with files of its own, which must have none, only the first.
     """
     train = parquet.paths(folder, "train", TITLE)
-    test = next((name for name in ("test", "val") if any(folder.glob(f"{name}*.parquet"))), None)
+    test = next((name for name in ("test", "val") if parquet.find_files(folder, name)), None)
     if test and not tested:
-        own = parquet.paths(folder, test, TITLE)[0].name
+        own = parquet.find_files(folder, test)[0].relative_to(folder)
         raise BadInputError(f"data.holdout_examples is for training files without any to test on; {folder} has {own}")
     if test is None and tested:
         raise BadInputError(
@@ -104,7 +104,7 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str,
         users = users[: counts["train"] or None]
     channels, height, width = form.shape
     said = [f"{channels} x {height} x {width}", f"{len(classes)} classes"]
-    said += [f"test images from {test[0].name}"] if split == "val" else []
+    said += [f"test images from {test[0].relative_to(folder)}"] if split == "val" else []
     return Dataset(
         name="parquet",
         format=encoding,

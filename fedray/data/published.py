@@ -143,7 +143,7 @@ class Published:
 
     def _suits(self, folder: Path, believed: bool) -> bool:
         """Whether the Parquet files in a folder are of this data set, or damaged, so that reading them will say so."""
-        path = min(folder.glob("train*.parquet"), default=None)
+        path = min(parquet.find_files(folder, "train"), default=None)
         if path is None:
             return False
         plausible = not self.alike or (believed and not self._is_named_otherwise(folder))

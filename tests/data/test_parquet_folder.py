@@ -96,6 +96,22 @@ def test_the_files_may_lie_one_folder_down(folder, below):
     assert len(read(folder).train_labels) == 20
 
 
+@pytest.mark.parametrize("tested", ["test", "validation"])
+def test_numbered_files_may_lie_in_a_folder_for_each_split(folder, tested):
+    """As on the branch of Hugging Face's own conversion."""
+    before = read(write(folder))
+    for old, new in {"train-0": "train/0000", "train-1": "train/0001", "test-0": f"{tested}/0000"}.items():
+        path = folder / "default" / f"{new}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{old}.parquet").rename(path)
+    for place in (folder, folder / "default"):
+        found = read(place)
+        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+            assert np.array_equal(getattr(found, name), getattr(before, name))
+    assert found.note == "1 x 8 x 10, 3 classes" + f", test images from {tested}/0000.parquet" * (tested != "test")
+    refuse(folder, f"any to test on; .*default has {tested}/0000.parquet", holdout_examples=5)
+
+
 def test_two_folders_of_files_or_none_are_refused(folder):
     write(folder / "one")
     write(folder / "two")
