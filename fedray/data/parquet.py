@@ -12,13 +12,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedray.data.decode import Form, decode, encoding_of
+from fedray.data.decode import Form, decode, encoding_of, is_colour
 from fedray.errors import BadInputError
 
 IMAGES, VALUES = 250, 50_000  # rows that are read together
@@ -144,6 +145,11 @@ def first_image(files: Sequence[Path], column: str) -> tuple[str, bytes]:
         for contents in _contents(path, column, 1):
             return _where(path, 0), contents[0]
     raise BadInputError(f"{files[0].parent} has no training examples")
+
+
+def any_colour(files: Iterable[Path], column: str) -> bool:
+    """Whether there is an image that is not grey, by the images' headers."""
+    return any(map(is_colour, chain.from_iterable(part for path in files for part in _contents(path, column, IMAGES))))
 
 
 def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) -> tuple[np.ndarray, str]:

@@ -82,6 +82,8 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str,
     labels, classes = read_labels([train, test], label)
     where, first = parquet.first_image(train, image)
     form = find_form(where, first, wanted.image_size)
+    if form.shape[0] == 1 and parquet.any_colour(train, image):  # of all, so that it does not depend on their number
+        form = dataclasses.replace(form, shape=(3, *form.shape[1:]))
 
     def images(files: Sequence[Path], own: np.ndarray, name: str) -> cache.Split:
         count = counts[name]

@@ -345,7 +345,22 @@ def png(image, mode=None):
     return buffer.getvalue()
 
 
-def test_colours_are_brought_to_those_of_the_first_training_image(folder):
+@pytest.mark.parametrize("kind", ["png", "palette", "jpeg"])
+def test_where_any_training_image_has_colours_all_have(folder, kind):
+    """However many are used, and whichever is the first."""
+    colour = Image.fromarray(RNG.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    one = {"png": png(colour), "palette": png(colour.quantize(16)), "jpeg": encoded(np.asarray(colour).transpose(2, 0, 1), "JPEG")}[kind]  # fmt: skip
+    grey = [encoded(image, "JPEG" if kind == "jpeg" else "PNG") for image in GREY]
+    write(folder, [one if i == 17 else grey[i] for i in range(30)])
+    for settings in ({"train_examples": 3}, {}, {"train_examples": 3}):
+        found = read(folder, **settings)
+        assert found.train_images.shape[1] == found.test_images.shape[1] == 3
+    assert (found.train_images == found.train_images[:, :1]).all()
+    write(folder, grey)
+    assert read(folder).train_images.shape[1] == 1
+
+
+def test_colours_are_brought_to_those_of_the_training_images(folder):
     """Grey ones become colour, palettes and inks too, and transparency is dropped; what is drawn stays."""
     colour = RNG.integers(0, 256, (3, 8, 10), dtype=np.uint8)
     image = Image.fromarray(colour.transpose(1, 2, 0))
@@ -380,7 +395,7 @@ def test_black_and_white_is_grey_and_what_grey_cannot_show_is_refused(folder):
     found = read(write(folder, [black if i == 3 else png(image, "LA") if i == 4 else GREY[i] for i in range(30)]))
     assert set(found.train_images[3].ravel()) == {0, 255}
     assert np.array_equal(found.train_images[4], GREY[0])
-    for kind, why in ((png(image, "RGB"), "RGB in Pillow's words, and the first training image is grey"), (
+    for kind, why in ((png(image, "RGB"), "RGB in Pillow's words, and the training images are grey"), (
         png(Image.fromarray(np.full((8, 10), 70_00, np.uint16))), "I;16 in Pillow's words, not one of 8 bits a channel")):  # fmt: skip
         write(folder, [kind if i == 25 else GREY[i] for i in range(30)])
         refuse(folder, f"test-0.parquet has an image in row 5 that is {why}")
