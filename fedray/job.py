@@ -39,10 +39,12 @@ def load_data(settings: data.Data, fingerprint: str) -> Dataset:
 class Job:
     """A resolved experiment, its place on disk, and what it needs: data, shards, model, reservations."""
 
-    def __init__(self, experiment: Experiment):
+    def __init__(self, experiment: Experiment, writes: bool = True):
+        """BadInputError where it cannot run; one that never `writes` may have no place on disk."""
         if not experiment.output.name:
             raise BadInputError("the results have no name; set output.name")
-        check_extras(experiment.output)
+        if writes:
+            check_extras(experiment.output)
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())
@@ -51,6 +53,10 @@ class Job:
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
         self.model = self.folder / "models" / f"{self.run}.safetensors"
         self.best_model = self.model.with_suffix(".best.safetensors")
+        if writes:
+            self._check_place()
+
+    def _check_place(self) -> None:
         check_writable(self.folder)
         own = [self.checkpoint, self.checkpoint_before, self.model, self.best_model]
         own += [self.folder / "journal" / f"{self.run}.jsonl"]

@@ -87,6 +87,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "data.root": shown("test_the_environment_names_the_folder_and_the_setting_goes_before_it"),
     "data.augment": change("none", "crop-flip"),
     "data.cutout": change(4, 24, data__augment="cutout"),
+    "data.holdout_examples": shown("test_without_test_files_training_examples_are_held_out_for_it"),
     "data.image_column": shown("test_columns_are_found_or_named"),
     "data.label_column": shown("test_columns_are_found_or_named"),
     "data.user_column": shown("test_users_are_numbered_in_the_order_of_their_names_and_stay_with_their_examples"),

@@ -213,7 +213,13 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
 
 
-OF_PARQUET = {"data.image_column": "a", "data.label_column": "b", "data.user_column": "c", "data.image_size": 8}
+OF_PARQUET = {
+    "data.image_column": "a",
+    "data.label_column": "b",
+    "data.user_column": "c",
+    "data.image_size": 8,
+    "data.holdout_examples": 5,
+}
 
 
 def test_every_setting_of_a_folder_of_parquet_is_in_the_run_id():

@@ -33,8 +33,8 @@ class Data:
     dataset: str = setting(
         "auto",
         f"Data set: {', '.join(NAMES[1:])} (any folder of images in Parquet), or package.module:function that returns "
-        "train_images, train_labels, test_images, test_labels; auto takes cifar10 where it is on disk and synthetic, "
-        "images that are generated, elsewhere.",
+        "train_images, train_labels, test_images, test_labels, the images as uint8; auto takes cifar10 where it is on "
+        "disk and synthetic, images that are generated, elsewhere.",
     )
     root: str = setting("", "Folder with the data; empty takes the environment variable FEDRAY_DATA, or else data/.")
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
@@ -50,6 +50,13 @@ class Data:
     validation_examples: int = setting(
         0,
         "Hold so many of the training examples out, the same for every seed, to choose settings by; 0 holds out none.",
+        unit="examples",
+        ge=0,
+    )
+    holdout_examples: int = setting(
+        0,
+        "Parquet: where there are training files only, so many of their examples, drawn at random, the same for every "
+        "seed, are the test set; with data.user_column, those of a user may be in both.",
         unit="examples",
         ge=0,
     )
@@ -82,7 +89,7 @@ class Data:
                 f"data.dataset = {self.dataset!r} is neither one of {', '.join(NAMES)} nor package.module:function"
                 f"{nearest(self.dataset, NAMES)}"
             )
-        of_parquet = ("image_column", "label_column", "user_column", "image_size")
+        of_parquet = ("holdout_examples", "image_column", "label_column", "user_column", "image_size")
         if self.dataset != "parquet" and (given := [name for name in of_parquet if getattr(self, name)]):
             raise BadInputError(
                 f"data.{given[0]} = {getattr(self, given[0])} goes with data.dataset = parquet, not {self.dataset}"
@@ -92,15 +99,16 @@ class Data:
 def resolve(data: Data) -> Data:
     """The same settings with "auto" decided: "cifar10" where it is on disk, else "synthetic".
 
-    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other Parquet
-    files: a slip of the pen must not choose the data set.
+    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other data
+    sets: a slip of the pen must not choose the data set.
     """
     if data.dataset != "auto":
         return data
     root = _root(data)
     found = CIFAR10.locate(root)
-    if not found and parquet.holds_parquet(root):
-        raise BadInputError(CIFAR10.missing(root))
+    named = bool(data.root or os.environ.get("FEDRAY_DATA"))
+    if not found and (parquet.holds_parquet(root) or (named and CIFAR10.others(root))):
+        raise BadInputError(f"{CIFAR10.missing(root)}; set data.dataset to what is wanted, or {OFFLINE}")
     return dataclasses.replace(data, dataset="cifar10" if found else "synthetic")
 
 
@@ -112,7 +120,7 @@ def fingerprint(data: Data) -> str:
     if data.dataset == "synthetic":
         return synthetic.FINGERPRINT
     if data.dataset == "parquet":
-        return parquet_folder.fingerprint(parquet_folder.locate(_root(data)))
+        return parquet_folder.fingerprint(parquet_folder.locate(_root(data)), tested=not data.holdout_examples)
     if data.dataset in PUBLISHED:
         return PUBLISHED[data.dataset].fingerprint(_locate(data))
     return function.read(_checked(data).dataset).fingerprint
@@ -135,6 +143,11 @@ def load(data: Data, identity: str = "") -> Dataset:
     train, validation = hold_out([part[rows] for part in taken], data.validation_examples)
     test = slice(data.test_examples or None)
     measured = ((), ()) if found.mean and found.std else measure(train[0])
+    # Users of whom nothing is left are not counted.
+    names, users = (None, None) if found.train_users is None else np.unique(train[2], return_inverse=True)
+    unseen = len(np.setdiff1d(found.test_labels[test], train[1]))
+    notes = [found.note, "" if names is None else f"{len(names)} users"]
+    notes.append(f"{unseen} of the test images' classes in no training image" if unseen else "")
     return dataclasses.replace(
         found,
         train_images=train[0],
@@ -143,23 +156,26 @@ def load(data: Data, identity: str = "") -> Dataset:
         test_labels=found.test_labels[test],
         validation_images=validation[0],
         validation_labels=validation[1],
-        # Users of whom nothing is left are not counted.
-        train_users=None if found.train_users is None else np.unique(train[2], return_inverse=True)[1],
+        train_users=users,
+        note=", ".join(filter(None, notes)),
         mean=found.mean or measured[0],
         std=found.std or measured[1],
     )
 
 
-def hold_out(train: Sequence[np.ndarray], count: int) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
+def hold_out(
+    train: Sequence[np.ndarray], count: int, split: Split = "validation"
+) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
     """Arrays with a row for each example as two such lists: those trained on, and `count` drawn from anywhere.
 
-    Both are in their old order. BadInputError where nothing would be left to train on.
+    Both are in their old order; each split is drawn at an address of its own. BadInputError where nothing would be left
+    to train on.
     """
-    n = len(train[1])
+    n, setting = len(train[1]), {"validation": "validation_examples", "test": "holdout_examples"}[split]
     if count >= n:
-        raise BadInputError(f"data.validation_examples is {count}, which leaves none of the {n} training examples")
+        raise BadInputError(f"data.{setting} is {count}, which leaves none of the {n} training examples")
     held = np.zeros(n, dtype=bool)
-    held[generator(0, "validation").permutation(n)[:count]] = True
+    held[generator(0, "validation", epoch=int(split == "test")).permutation(n)[:count]] = True
     return (train if count == 0 else [part[~held] for part in train]), [part[held] for part in train]
 
 
@@ -170,10 +186,30 @@ def _read(data: Data, identity: str) -> Dataset:
         return synthetic.read(counts)
     if data.dataset == "parquet":
         wanted = parquet_folder.Wanted(data.image_column, data.label_column, data.user_column, data.image_size)
-        return parquet_folder.read(parquet_folder.locate(_root(data)), wanted, counts, identity)
+        folder = parquet_folder.locate(_root(data))
+        if not data.holdout_examples:
+            return parquet_folder.read(folder, wanted, counts, identity)
+        # Of all of them, so that the test set is the same however many are trained on.
+        whole = parquet_folder.read(folder, wanted, {"train": 0}, identity, tested=False)
+        return _draw_test(whole, data.holdout_examples)
     if data.dataset in PUBLISHED:
         return PUBLISHED[data.dataset].read(_locate(data), counts, identity)
     return function.read(_checked(data).dataset)
+
+
+def _draw_test(found: Dataset, count: int) -> Dataset:
+    """A data set without a test split, with `count` of its training examples as that."""
+    parts = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
+    train, test = hold_out(parts, count, "test")
+    return dataclasses.replace(
+        found,
+        train_images=train[0],
+        train_labels=train[1],
+        train_users=None if found.train_users is None else train[2],
+        test_images=test[0],
+        test_labels=test[1],
+        note=f"{found.note}, test images held out of the training files",
+    )
 
 
 def _checked(data: Data) -> Data:

@@ -4,6 +4,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.table import Table
@@ -15,7 +16,7 @@ from fedray.console import ConsoleWatch, describe_format
 from fedray.data.heterogeneity import Heterogeneity, count_sizes, measure
 from fedray.data.partitions import label_counts, partition_id
 from fedray.errors import BadInputError
-from fedray.experiment import compose, set_default_name
+from fedray.experiment import Experiment, compose, set_default_name
 from fedray.job import Job
 
 PROGRAM = "python -m fedray.data"
@@ -30,6 +31,7 @@ BINS, BAR = 10, 40
 def main(argv: list[str]) -> int:
     line = read_command_line(argv, PROGRAM, "Draw and print a partition, without training.", {}, VALUES, LISTS)
     set_default_name(line.tree, "unnamed")
+    fit_cohort(line.tree)
     experiment = compose(line.tree)
     pictures = [Path(word) for word in line.lists.get("figure", [])]
     samples = Path(line.values["images"]) if "images" in line.values else None
@@ -39,8 +41,10 @@ def main(argv: list[str]) -> int:
         check_place("images", samples, (".png",))
         if experiment.skew.is_off:
             raise BadInputError("--images shows what [skew] does to images, and skew.noise, rotation and colour are 0")
-    job, watch = Job(experiment), ConsoleWatch()
+    job, watch = Job(experiment, writes=False), ConsoleWatch()
     job.check_split()
+    if samples and (channels := job.dataset.train_images.shape[1]) not in (1, 3):
+        raise BadInputError(f"--images can draw grey images and coloured ones, not {channels} channels")
     if line.sweep:
         watch.notice(f"only the base settings of {line.file} are drawn, none of its sweep")
     counts = label_counts(job.shards, job.dataset.train_labels, len(job.dataset.classes))
@@ -56,6 +60,13 @@ def main(argv: list[str]) -> int:
 
         write(samples, draw_skew(experiment.skew, experiment.seed, experiment.clients, job.dataset.train_images))
     return 0
+
+
+def fit_cohort(tree: dict[str, Any]) -> None:
+    """Where no cohort was given, one that is not larger than the population: no partition depends on it."""
+    few = range(1, Experiment.cohort)
+    if "cohort" not in tree and tree.get("clients") in (*few, *map(str, few)):
+        tree["cohort"] = tree["clients"]
 
 
 def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:

@@ -11,7 +11,11 @@ from fedray.errors import BadInputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"\xff\xd8\xff": "jpeg"}
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+SIGNATURES = {PNG: "png", JPEG: "jpeg"}
+FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
+"""The markers of JPEG after which an image's size and components come."""
+OTHERS = {b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 MOST_PIXELS = 4096 * 4096
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3}
 """How many channels an image of each of Pillow's modes becomes: black and white is grey; palettes and inks become red,
@@ -37,7 +41,7 @@ class Form:
             fits = mode == NAMES[channels] and [height, width] == size
             return "" if fits else f"{mode} {width} x {height}, not {NAMES[channels]} {size[1]} x {size[0]}"
         if CHANNELS.get(mode, 4) > channels:
-            why = "and the first training image is grey" if mode in CHANNELS else "not one of 8 bits a channel"
+            why = "and the training images are grey" if mode in CHANNELS else "not one of 8 bits a channel"
             return f"{mode} in Pillow's words, {why}"
         if self.resized:
             return too_large(image)
@@ -65,13 +69,25 @@ def too_large(image: "Image") -> str:
 
 
 def find_form(where: str, content: bytes, side: int | None) -> Form:
-    """The form of a data set whose first training image is this one, resized to `side` pixels where that is given."""
+    """The form of images that are like this one, resized to `side` pixels where that is given."""
     with _opened(where, content) as image:
         (width, height), mode = image.size, image.mode
         large = "" if side else too_large(image)
     if large or mode not in CHANNELS:
         raise BadInputError(f"{where} is {large or f'{mode} in Pillow words, not one of 8 bits a channel'}")
     return Form((CHANNELS[mode], side or height, side or width), resized=side is not None)
+
+
+def is_colour(content: bytes) -> bool:
+    """Whether an image has red, green and blue, by its header; what is no image, or damaged, has not."""
+    if content.startswith(PNG):
+        return content[25:26] in (b"\2", b"\3", b"\6")  # colours, a palette, colours and transparency
+    at = 2 if content.startswith(JPEG) else len(content)
+    while at + 9 < len(content) and content[at] == 0xFF:
+        if content[at + 1] in FRAMES:
+            return content[at + 9] > 1  # its components
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return False
 
 
 def decode(where: str, content: bytes, form: Form) -> np.ndarray:
@@ -91,7 +107,8 @@ def encoding_of(where: str, content: bytes) -> str:
     for signature, name in SIGNATURES.items():
         if content.startswith(signature):
             return name
-    raise BadInputError(f"{where} is neither PNG nor JPEG")
+    other = next((f", but {name}" for signature, name in OTHERS.items() if content.startswith(signature)), "")
+    raise BadInputError(f"{where} is neither PNG nor JPEG{other}")
 
 
 def _opened(where: str, content: bytes) -> "Image":

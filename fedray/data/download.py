@@ -28,6 +28,11 @@ def download(root: Path, published: Published = CIFAR10) -> Path:
     original, variable = published.original, f"FEDRAY_{published.name.upper()}_URL"
     kind = getattr(datasets, original.title.replace("-", ""))  # its addresses and checksums are used, not its readers
     mirror = os.environ.get(variable, "")
+    if mirror and not mirror.lower().startswith(("http://", "https://")):
+        raise BadInputError(
+            f"{variable} = {mirror[:200]!r} must begin with http:// or https://; files that are here already are read "
+            "from the folder that data.root names"
+        )
     places = [mirror] if mirror else [kind.url] if isinstance(original, Batches) else kind.mirrors
     fetch = _fetch_archive if isinstance(original, Batches) else _fetch_files
     try:
@@ -36,8 +41,10 @@ def download(root: Path, published: Published = CIFAR10) -> Path:
             fetch(kind, places, Path(folder), original.inside[0], check=not mirror)
             for split in ("train", "test"):
                 original.read(Path(folder, original.inside[0]), split)
-            Path(folder, original.folder).rename(root / original.folder)
-            return root / original.inside[0]
+            place = root / original.inside[0]
+            place.parent.mkdir(exist_ok=True)  # older versions of torchvision leave a MNIST/processed
+            Path(folder, original.inside[0]).rename(place)
+            return place
     except BadInputError as error:
         raise BadInputError(f"what {' and '.join(places)} holds is not {original.title}: {error}") from error
     except (OSError, RuntimeError, ValueError, EOFError, tarfile.TarError) as error:

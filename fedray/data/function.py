@@ -17,14 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from fedray.data.dataset import Dataset
+from fedray.data.dataset import MOST_CLASSES, Dataset
 from fedray.errors import BadInputError
 from fedray.settings import nearest
 
 ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "train_users")
 KEYS = (*ARRAYS, "classes", "mean", "std")
-MOST_CLASSES = 50_000
 
 
 def read(address: str) -> Dataset:
@@ -37,7 +36,7 @@ def _find(address: str) -> Callable[[], Any]:
     wrong = f"data.dataset = {address}"
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the user's module does
+    except (Exception, SystemExit) as error:  # whatever the user's module does
         raise BadInputError(
             f"{wrong}: {module_name} cannot be imported, {_say(error)}; modules in the current folder can be, with "
             "python -m fedray"
@@ -55,7 +54,7 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
     wrong = f"data.dataset = {address}"
     try:
         found = function()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInputError(f"{wrong} raised {_say(error)}") from error
     parts = _name_parts(wrong, found)
     images = {split: _images(wrong, f"{split}_images", parts[f"{split}_images"]) for split in ("train", "test")}
@@ -76,7 +75,6 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
         digest.update(repr(array.shape).encode())
         digest.update(np.ascontiguousarray(array).data)
     digest.update(repr((classes, mean, std)).encode())
-    counted = "" if users is None else f", {len(np.unique(users))} users"
     return Dataset(
         name=address,
         format="arrays",
@@ -89,7 +87,7 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
         classes=classes,
         fingerprint=digest.hexdigest(),
         train_users=users,
-        note=f"{' x '.join(map(str, one))}, {len(classes)} classes{counted}",
+        note=f"{' x '.join(map(str, one))}, {len(classes)} classes",
     )
 
 
@@ -146,7 +144,8 @@ def _labels(wrong: str, name: str, value: Any) -> np.ndarray:
         raise BadInputError(f"{wrong}: {name} are {array.dtype} {list(array.shape)}, not integers [n]")
     if array.min() < 0 or array.max() >= MOST_CLASSES:
         raise BadInputError(
-            f"{wrong}: {name} go from {array.min()} to {array.max()}, not from 0 to the classes' number"
+            f"{wrong}: {name} go from {array.min()} to {array.max()}; they must be numbers of classes, from 0, and "
+            f"{MOST_CLASSES:,} classes are the most"
         )
     return array.astype(np.int64)
 
@@ -167,6 +166,8 @@ def _classes(wrong: str, names: Any, least: int) -> tuple[str, ...]:
         return tuple(map(str, range(least)))
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(names) < least:
         raise BadInputError(f"{wrong}: classes are not a list of at least {least} texts, as many as there are labels")
+    if len(names) > MOST_CLASSES:
+        raise BadInputError(f"{wrong}: {len(names):,} classes are named, and {MOST_CLASSES:,} are the most")
     return tuple(names)
 
 

@@ -1,5 +1,6 @@
-"""Columns of Parquet files in the layout of Hugging Face: `train*.parquet`, `test*.parquet`, images as PNG or JPEG.
+"""Columns of Parquet files in the layouts of Hugging Face, images as PNG or JPEG.
 
+Those of a split are `train*.parquet` or, where Hugging Face converted them, numbered ones, `train/0000.parquet`.
 Which columns are read, and what must be in them, is the caller's to say. What is decoded must fit into memory, which
 is checked before: a small file can speak of very many rows.
 """
@@ -11,13 +12,14 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fedray.data.decode import Form, decode, encoding_of
+from fedray.data.decode import Form, decode, encoding_of, is_colour
 from fedray.errors import BadInputError
 
 IMAGES, VALUES = 250, 50_000  # rows that are read together
@@ -26,12 +28,17 @@ WORKERS = min(4, os.cpu_count() or 1)
 
 def holds_parquet(folder: Path) -> bool:
     """Whether a folder has Parquet files to train on."""
-    return any(folder.glob("train*.parquet"))
+    return bool(find_files(folder, "train"))
+
+
+def find_files(folder: Path, split: str) -> list[Path]:
+    """The files of a split, sorted: those whose names, or numbered ones whose folder's name, begin with it."""
+    return sorted([*folder.glob(f"{split}*.parquet"), *folder.glob(f"{split}*/[0-9]*.parquet")])
 
 
 def paths(folder: Path, split: str, title: str) -> list[Path]:
     """The files of a split, what their names begin with, sorted; BadInputError where one is missing or all are."""
-    found = sorted(folder.glob(f"{split}*.parquet"))
+    found = find_files(folder, split)
     if not found:
         raise BadInputError(f"{folder} has no {split}*.parquet: both splits of {title} are needed")
     if odd := next((path for path in found if not path.is_file()), None):
@@ -140,6 +147,11 @@ def first_image(files: Sequence[Path], column: str) -> tuple[str, bytes]:
     raise BadInputError(f"{files[0].parent} has no training examples")
 
 
+def any_colour(files: Iterable[Path], column: str) -> bool:
+    """Whether there is an image that is not grey, by the images' headers."""
+    return any(map(is_colour, chain.from_iterable(part for path in files for part in _contents(path, column, IMAGES))))
+
+
 def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) -> tuple[np.ndarray, str]:
     """The first `count` images of a split (0: all): uint8 [n, c, h, w], and how the first of them is encoded."""
     present = count_rows(files, prod(form.shape), count)
@@ -160,8 +172,10 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
                     decoding.popleft().result()
         for each in decoding:
             each.result()
-    if not present or at < present:
-        raise BadInputError(f"{files[0]} and the other files of its split have {at} images, not {present or 'any'}")
+    if not present:
+        raise BadInputError(f"{files[0]} and the other files of its split have no images")
+    if at < present:
+        raise BadInputError(f"{files[0]} and the other files of its split have {at} images, not {present}")
     return images, encoding
 
 
@@ -189,7 +203,8 @@ def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
 
 
 def _split(path: Path) -> str:
-    return "train" if path.name.startswith("train") else "test"
+    named = path.parent if path.name[0].isdigit() else path
+    return "train" if named.name.startswith("train") else "test"
 
 
 def _where(path: Path, row: int) -> str:

@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 
 from fedray.data import cache, parquet
-from fedray.data.dataset import Dataset
+from fedray.data.dataset import MOST_CLASSES, Dataset
 from fedray.data.decode import find_form
 from fedray.errors import BadInputError
 from fedray.settings import nearest
 
 TITLE = "data.dataset = parquet"
 LABELS = ("label", "labels", "fine_label")
-MOST_CLASSES = 50_000
 
 
 @dataclass(frozen=True)
@@ -30,10 +29,10 @@ class Wanted:
 
 
 def locate(root: Path) -> Path:
-    """`root`, or the one folder in it, that has train*.parquet."""
+    """`root`, or the one folder in it, that has training files."""
     if parquet.holds_parquet(root):
         return root
-    found = sorted({path.parent for path in root.glob("*/train*.parquet")})
+    found = sorted(folder for folder in root.glob("*") if parquet.holds_parquet(folder))
     if not found:
         raise BadInputError(
             f"there is no train*.parquet in {root} nor one level down; set data.root to the folder of {TITLE}"
@@ -46,32 +45,45 @@ def locate(root: Path) -> Path:
     return found[0]
 
 
-def find_files(folder: Path) -> dict[str, list[Path]]:
-    """The files of both splits: "train", and "test" or, where there is no such file, "val" (validation*, valid*)."""
+def find_files(folder: Path, tested: bool) -> dict[str, list[Path]]:
+    """The files of both splits: "train", and "test" or, where there is no such file, "val" (validation*, valid*).
+
+    Of a folder that is not to be `tested` with files of its own, which must have none, only the first.
+    """
     train = parquet.paths(folder, "train", TITLE)
-    test = next((name for name in ("test", "val") if any(folder.glob(f"{name}*.parquet"))), None)
-    if test is None:
-        raise BadInputError(f"{folder} has neither test*.parquet nor validation*.parquet to evaluate on")
-    return {"train": train, test: parquet.paths(folder, test, TITLE)}
+    test = next((name for name in ("test", "val") if parquet.find_files(folder, name)), None)
+    if test and not tested:
+        own = parquet.find_files(folder, test)[0].relative_to(folder)
+        raise BadInputError(f"data.holdout_examples is for training files without any to test on; {folder} has {own}")
+    if test is None and tested:
+        raise BadInputError(
+            f"{folder} has neither test*.parquet nor validation*.parquet to evaluate on; data.holdout_examples takes "
+            "that many examples of train*.parquet for it"
+        )
+    return {"train": train, **({test: parquet.paths(folder, test, TITLE)} if test else {})}
 
 
-def fingerprint(folder: Path) -> str:
+def fingerprint(folder: Path, tested: bool = True) -> str:
     """A hash of every byte that `read` could read there: 32 hex digits. Nothing is decoded."""
-    return cache.hash_files((split, path) for split, files in find_files(folder).items() for path in files)
+    return cache.hash_files((split, path) for split, files in find_files(folder, tested).items() for path in files)
 
 
-def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str) -> Dataset:
+def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str, tested: bool = True) -> Dataset:
     """The first `counts` examples of each split (0: all); `identity` is the folder's fingerprint.
 
     Images that are decoded come from the cache where it has them, and whole splits go there. Mean and std are left to
-    the caller. BadInputError names the file, and the row or the setting, where something does not fit.
+    the caller, and so is the test split, empty here, where the folder is not `tested` with files of its own.
+    BadInputError names the file, and the row or the setting, where something does not fit.
     """
-    (_, train), (split, test) = find_files(folder).items()
+    (_, train), *others = find_files(folder, tested).items()
+    split, test = others[0] if others else ("", [])
     wanted = choose_columns(train[0], wanted)
     image, label = str(wanted.image_column), str(wanted.label_column)
     labels, classes = read_labels([train, test], label)
     where, first = parquet.first_image(train, image)
     form = find_form(where, first, wanted.image_size)
+    if form.shape[0] == 1 and parquet.any_colour(train, image):  # of all, so that it does not depend on their number
+        form = dataclasses.replace(form, shape=(3, *form.shape[1:]))
 
     def images(files: Sequence[Path], own: np.ndarray, name: str) -> cache.Split:
         count = counts[name]
@@ -83,18 +95,18 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str)
             return pixels, own[: count or None], encoding
 
         kept = cache.place(identity, name, image, label, wanted.image_size)
-        return cache.decoded_once(kept, count, decode, lambda: fingerprint(folder) == identity)
+        return cache.decoded_once(kept, count, decode, lambda: fingerprint(folder, tested) == identity)
 
     train_images, train_labels, encoding = images(train, labels[0], "train")
-    test_images, test_labels, _ = images(test, labels[1], "test")
-    users, names = None, list[Any]()
+    test_images, test_labels = images(test, labels[1], "test")[:2] if test else (train_images[:0], labels[1])
+    users = None
     if wanted.user_column:
         parquet.find_kind(train, wanted.user_column)
-        (users,), names = parquet.encode([train], wanted.user_column)
+        (users,), _ = parquet.encode([train], wanted.user_column)
         users = users[: counts["train"] or None]
     channels, height, width = form.shape
-    said = [f"{channels} x {height} x {width}", f"{len(classes)} classes", f"{len(names)} users" if names else ""]
-    said.append("" if split == "test" else f"test images from {test[0].name}")
+    said = [f"{channels} x {height} x {width}", f"{len(classes)} classes"]
+    said += [f"test images from {test[0].relative_to(folder)}"] if split == "val" else []
     return Dataset(
         name="parquet",
         format=encoding,
@@ -107,7 +119,7 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str)
         classes=classes,
         fingerprint=identity,
         train_users=users,
-        note=", ".join(filter(None, said)),
+        note=", ".join(said),
     )
 
 
@@ -148,10 +160,16 @@ def read_labels(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.
         labels, values = [parquet.read_labels(files, column, len(named)) for files in splits], list[Any](named)
     else:
         labels, values = parquet.encode(splits, column)
+    if values and not isinstance(values[0], str) and values[0] < 0:
+        at = next(files[0] for files, own in zip(splits, labels, strict=True) if not own.all())
+        raise BadInputError(
+            f"data.label_column = {column} has {values[0]} in the split of {at}: a number below 0 is no class, but "
+            "says that the label is not known"
+        )
     if len(values) > MOST_CLASSES:
         raise BadInputError(
-            f"data.label_column = {column} has {len(values):,} different values in {splits[0][0].parent}, and "
-            f"{MOST_CLASSES:,} classes are the most"
+            f"data.label_column = {column} tells {len(values):,} classes apart in {splits[0][0].parent}, and "
+            f"{MOST_CLASSES:,} are the most"
         )
     return labels, tuple(map(str, values))
 

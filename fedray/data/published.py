@@ -105,9 +105,16 @@ class Published:
 
     def missing(self, root: Path) -> str:
         """That it is not in a folder, and what is there instead, to go before what can be done about it."""
+        return f"there is no {self.title} in the folder {root}{self.others(root)}"
+
+    def others(self, root: Path) -> str:
+        """What other data is in a folder, to follow that this is not; nothing where there is none."""
+        for other in PUBLISHED.values():
+            folder = None if other is self else other.locate(root)
+            if folder and (other.original.is_in(folder) or other._is_named(folder)):
+                return f" ({folder} is {other.title}, data.dataset = {other.name})"
         found = next((folder for folder in (root, *_folders(root)) if parquet.holds_parquet(folder)), None)
-        other = "" if found is None else f" (the Parquet files in {found} are not, which data.dataset = parquet reads)"
-        return f"there is no {self.title} in the folder {root}{other}"
+        return f" (the Parquet files in {found} are not, which data.dataset = parquet reads)" if found else ""
 
     def _decode(self, folder: Path, split: str, count: int) -> cache.Split:
         files = parquet.paths(folder, split, self.title)
@@ -136,7 +143,7 @@ class Published:
 
     def _suits(self, folder: Path, believed: bool) -> bool:
         """Whether the Parquet files in a folder are of this data set, or damaged, so that reading them will say so."""
-        path = min(folder.glob("train*.parquet"), default=None)
+        path = min(parquet.find_files(folder, "train"), default=None)
         if path is None:
             return False
         plausible = not self.alike or (believed and not self._is_named_otherwise(folder))

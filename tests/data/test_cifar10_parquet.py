@@ -48,7 +48,8 @@ def test_more_rows_than_a_batch_keep_their_order(tmp_path, encode, write_parquet
 def test_the_files_may_lie_one_folder_down_beside_other_data(tmp_path, write_shards, write_batches, write_parquet):
     write_parquet(tmp_path / "a-mnist" / "train-0.parquet", [b""], [0], column="image")
     assert locate(tmp_path) is None
-    assert resolve(Data(root=str(tmp_path))).dataset == "synthetic"
+    with pytest.raises(BadInputError, match=r"there is no CIFAR-10 in .*a-mnist is MNIST, data.dataset = mnist\);"):
+        resolve(Data(root=str(tmp_path)))
     folder = write_shards(tmp_path / "plain_text")
     assert locate(tmp_path) == locate(folder) == folder
     write_shards(tmp_path / "another")

@@ -47,6 +47,31 @@ def test_it_prints_the_partition_and_writes_nothing(here):
     assert on_disk(here) == {}
 
 
+def test_it_needs_no_place_for_results_and_no_cohort(here):
+    """A run does: what it takes part in and writes is nothing to a partition."""
+    (here / "file").write_text("")
+    assert "4, iid shards of 150 images; 4 take part in a round" in said("--clients", "4", "--output.root", "file")
+    (here / "few.toml").write_text("clients = 2\n")
+    assert "2 take part in a round" in said("few.toml")
+    assert "2 take part in a round" in said("--clients", "4", "--cohort", "2")
+    assert "5 take part in a round" in said("--clients", "5")
+    end = end_of(main, *SMALL, "--clients", "4", "--cohort", "5")
+    assert (end.status, "cohort = 5 is larger than the population, clients = 4" in end.err) == (2, True)
+
+
+def test_images_of_other_channels_than_grey_and_colour_are_not_drawn(here, monkeypatch):
+    (here / "two.py").write_text(
+        "import numpy as np\ndef channels():\n    x = np.zeros((9, 2, 4, 4), np.uint8)\n    return x, [0] * 9, x, [0] * 9\n"
+    )
+    monkeypatch.syspath_prepend(here)
+    words = ["--data.dataset", "two:channels", "--clients", "3", "--skew.noise", "0.1"]
+    end = end_of(main, *words, "--images", "seen.png", "--figure", "drawn.png")
+    assert (end.status, end.out) == (2, "")
+    assert "--images can draw grey images and coloured ones, not 2 channels" in end.err
+    assert [path.name for path in here.glob("*.png")] == []
+    assert end_of(main, *words, "--figure", "drawn.png").status == 0
+
+
 def test_it_is_the_partition_of_a_run_with_the_same_settings(here):
     from fedray.experiment import read_experiment
     from fedray.job import Job

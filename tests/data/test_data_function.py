@@ -163,8 +163,16 @@ FLOATS = TRAIN / 255
         ((TRAIN, LABELS, TEST[:, :1], TEST_LABELS), r"train_images are \[2, 6, 5\] each, but test_images \[1, 6, 5\]"),
         ((TRAIN, LABELS * 1.0, TEST, TEST_LABELS), r"train_labels are float64 \[12\], not integers"),
         ((TRAIN, LABELS[:, None], TEST, TEST_LABELS), r"train_labels are int64 \[12, 1\], not integers"),
-        ((TRAIN, LABELS - 1, TEST, TEST_LABELS), "train_labels go from -1 to 1, not from 0"),
+        (
+            (TRAIN, LABELS - 1, TEST, TEST_LABELS),
+            "train_labels go from -1 to 1; they must be numbers of classes, from 0",
+        ),
         ((TRAIN, LABELS, TEST, TEST_LABELS + 2**40), "test_labels go from 1099511627776 to"),
+        (
+            (TRAIN, LABELS * 2048, TEST, TEST_LABELS),
+            "train_labels go from 0 to 4096; they .* and 4,096 classes are the most",
+        ),
+        ({**NAMED, "classes": ["x"] * 4097}, "4,097 classes are named, and 4,096 are the most"),
         ((*WHOLE, [0.5] * 12), r"train_users are float64 \[12\], not integers or text for 12 train_labels"),
         ((*WHOLE, [0] * 11), r"train_users are int64 \[11\], not integers or text for 12"),
         ({**NAMED, "class": ["a"]}, "returned 'class', which is none of .*; did you mean classes?"),
@@ -200,6 +208,12 @@ def test_what_the_function_or_its_module_raises_is_said_with_its_place(tmp_path,
     (tmp_path / "own.py").write_text("x = 1 / 0\n")
     sys.modules.pop("own")
     refuse(r"own cannot be imported, ZeroDivisionError: division by zero \(own.py, line 1\)")
+    (tmp_path / "own.py").write_text("import sys\n\ndef data():\n    sys.exit(3)\n")
+    sys.modules.pop("own", None)
+    refuse(r"raised SystemExit: 3 \(own.py, line 4\)")
+    (tmp_path / "own.py").write_text("raise SystemExit('no data')\n")
+    sys.modules.pop("own", None)
+    refuse(r"own cannot be imported, SystemExit: no data \(own.py, line 1\)")
 
 
 def test_the_driver_does_not_import_torch_for_it(tmp_path):

@@ -5,6 +5,7 @@ import time
 
 import numpy as np
 import pytest
+from making import write_original
 from pydantic import ValidationError
 
 from fedray.data import Data, fingerprint, load, resolve
@@ -38,6 +39,21 @@ def test_a_folder_that_was_named_must_exist_even_under_auto(monkeypatch):
     monkeypatch.setenv("FEDRAY_DATA", "nowhere")
     with pytest.raises(BadInputError, match="nowhere that FEDRAY_DATA names does not exist"):
         resolve(Data())
+
+
+def test_auto_takes_nothing_else_than_a_named_folder_has(tmp_path, write_parquet, monkeypatch):
+    """Of other data only it says what it is; data/, which nobody named, may hold any."""
+    write_original(tmp_path / "data", "fashion_mnist")
+    assert resolve(Data()).dataset == "synthetic"
+    there = "FashionMNIST/raw is Fashion-MNIST, data.dataset = fashion_mnist"
+    with pytest.raises(BadInputError, match=f"no CIFAR-10 in the folder data .*{there}.*--data.dataset synthetic$"):
+        resolve(Data(root="data"))
+    monkeypatch.setenv("FEDRAY_DATA", "data")
+    with pytest.raises(BadInputError, match=there):
+        resolve(Data())
+    write_parquet(tmp_path / "mine" / "birds" / "train-0.parquet", [b""], [0], "picture")
+    with pytest.raises(BadInputError, match=r"Parquet files in mine/birds are not, which data.dataset = parquet reads"):
+        resolve(Data(root="mine"))
 
 
 @pytest.mark.parametrize("augment", ["cutout", "crop-flip-cutout"])

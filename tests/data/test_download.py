@@ -137,6 +137,30 @@ def test_the_others_are_downloaded_read_back_and_not_repeated(tmp_path, server, 
     assert "already in" in capsys.readouterr().out
 
 
+def test_what_else_is_in_the_folder_stays(tmp_path, server, monkeypatch):
+    """As an old torchvision leaves its own form of the images there."""
+    address, served = server
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("FEDRAY_MNIST_URL", serve(served, tmp_path, "mnist", address))
+    old = tmp_path / "data" / "MNIST" / "processed" / "training.pt"
+    old.parent.mkdir(parents=True)
+    old.write_bytes(b"old")
+    assert main(["mnist", "--root", str(tmp_path / "data")]) == 0
+    assert old.read_bytes() == b"old"
+    assert len(load(Data(dataset="mnist", root=str(tmp_path / "data"))).train_labels) == 12
+
+
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
+def test_a_mirror_that_is_no_address_of_the_web_is_refused_before_anything_is_made(tmp_path, name, monkeypatch, capsys):
+    for address in (f"file://{tmp_path}", "ftp://127.0.0.1/x", str(tmp_path)):
+        monkeypatch.setenv(f"FEDRAY_{name.upper()}_URL", address)
+        assert main([name, "--root", str(tmp_path / "data")]) == 1
+        said = capsys.readouterr().err
+        assert f"FEDRAY_{name.upper()}_URL = '{address}' must begin with http:// or https://" in said
+        assert said.count("\n") == 1
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.fixture
 def downloaded(server, tmp_path, monkeypatch, capsys):
     """Runs the command for a data set in this process, against the server: its error; nothing is left in its folder."""

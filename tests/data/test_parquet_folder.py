@@ -96,6 +96,22 @@ def test_the_files_may_lie_one_folder_down(folder, below):
     assert len(read(folder).train_labels) == 20
 
 
+@pytest.mark.parametrize("tested", ["test", "validation"])
+def test_numbered_files_may_lie_in_a_folder_for_each_split(folder, tested):
+    """As on the branch of Hugging Face's own conversion."""
+    before = read(write(folder))
+    for old, new in {"train-0": "train/0000", "train-1": "train/0001", "test-0": f"{tested}/0000"}.items():
+        path = folder / "default" / f"{new}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{old}.parquet").rename(path)
+    for place in (folder, folder / "default"):
+        found = read(place)
+        for name in ("train_images", "train_labels", "test_images", "test_labels"):
+            assert np.array_equal(getattr(found, name), getattr(before, name))
+    assert found.note == "1 x 8 x 10, 3 classes" + f", test images from {tested}/0000.parquet" * (tested != "test")
+    refuse(folder, f"any to test on; .*default has {tested}/0000.parquet", holdout_examples=5)
+
+
 def test_two_folders_of_files_or_none_are_refused(folder):
     write(folder / "one")
     write(folder / "two")
@@ -197,10 +213,89 @@ def test_a_class_that_only_the_test_split_has_is_a_class(folder):
     assert found.test_labels[-1] == 3
 
 
+def test_labels_that_are_not_known_are_no_class(folder):
+    """As a competition's test files have them, -1 throughout."""
+    write(folder, label=[i % 3 for i in range(20)] + [-1] * 10)
+    refuse(folder, "data.label_column = label has -1 in the split of .*test-0.parquet: a number below 0 is no class")
+    write(folder, label=[-1 if i == 15 else 0 for i in range(30)], who=[-i for i in range(30)])
+    refuse(folder, "data.label_column = label has -1 in the split of .*train-0.parquet", label_column="label")
+
+
+def test_classes_that_are_never_trained_on_are_told_of(folder):
+    write(folder, label=[*WORDS[:28], "zebra", "yak"])
+    assert read(folder).note == "1 x 8 x 10, 5 classes, 2 of the test images' classes in no training image"
+    assert read(folder, train_examples=2).note.endswith("3 of the test images' classes in no training image")
+    assert read(folder, test_examples=8).note == "1 x 8 x 10, 5 classes"
+
+
+def write_untested(folder, **columns):
+    """20 training examples, and no others."""
+    write(folder, **columns)
+    (folder / "test-0.parquet").unlink()
+    return folder
+
+
+def test_without_test_files_training_examples_are_held_out_for_it(folder):
+    """The same ones for any number that is trained on or validated with; no example is in two splits."""
+    write_untested(folder)
+    refuse(folder, "own has neither .* to evaluate on; data.holdout_examples takes that many examples of train")
+    place = {image.tobytes(): row for row, image in enumerate(GREY[:20])}
+    whole = read(folder, holdout_examples=6)
+    rows = {
+        split: [place[image.tobytes()] for image in getattr(whole, f"{split}_images")] for split in ("train", "test")
+    }
+    assert rows["test"] == sorted(rows["test"]) not in (list(range(6)), list(range(14, 20)))
+    assert rows["train"] == sorted(set(range(20)) - set(rows["test"]))
+    for split, found in rows.items():
+        assert [whole.classes[label] for label in getattr(whole, f"{split}_labels")] == [WORDS[row] for row in found]
+    assert whole.note == "1 x 8 x 10, 3 classes, test images held out of the training files"
+    scaled = whole.train_images / 255
+    assert whole.mean == pytest.approx((scaled.mean(),), rel=1e-12)
+    fewer = read(folder, holdout_examples=6, train_examples=5, validation_examples=2, test_examples=4)
+    assert np.array_equal(fewer.test_images, whole.test_images[:4])
+    held = {place[image.tobytes()] for image in (*fewer.train_images, *fewer.validation_images)}
+    assert held == set(rows["train"][:5])
+    alike = read(folder, validation_examples=6, holdout_examples=1)
+    assert [place[image.tobytes()] for image in alike.validation_images] != rows["test"]  # an address of its own
+    refuse(folder, "data.holdout_examples is 20, which leaves none of the 20 training examples", holdout_examples=20)
+    refuse(folder, "data.test_examples is 7, but there are only 6 test", holdout_examples=6, test_examples=7)
+
+
+def test_examples_that_are_held_out_leave_their_users_behind(folder):
+    names = [f"user {'zyx'[i % 3]}" for i in range(20)]
+    write_untested(folder, label=WORDS, who=[*names, *names[:10]])
+    place = {image.tobytes(): row for row, image in enumerate(GREY)}
+    found = read(folder, user_column="who", holdout_examples=7)
+    owners = [names[place[image.tobytes()]] for image in found.train_images]
+    assert [sorted(set(names))[user] for user in found.train_users] == owners
+    assert len(owners) == 13
+    assert found.note.endswith("3 users")
+
+
+def test_examples_are_held_out_of_no_folder_with_test_files(folder):
+    write(folder)
+    refuse(folder, "data.holdout_examples is for training files without any to test on; .*own has test-0.parquet",
+           holdout_examples=5)  # fmt: skip
+    with pytest.raises(ValueError, match="data.holdout_examples = 5 goes with data.dataset = parquet, not synthetic"):
+        Data(dataset="synthetic", holdout_examples=5)
+
+
+def test_images_of_another_encoding_are_refused_by_its_name(folder):
+    for name in ("WebP", "GIF", "BMP", "TIFF"):
+        write(folder, [encoded(GREY[0], name), *GREY[1:]])
+        refuse(folder, f"train-0.parquet has an image in row 0 that is neither PNG nor JPEG, but {name}$")
+
+
+def test_a_split_of_no_images_is_refused(folder):
+    write(folder)
+    write_table(folder / "test-0.parquet", [], label=pa.array([], pa.string()))
+    refuse(folder, "test-0.parquet and the other files of its split have no images")
+
+
 def test_more_classes_than_a_model_can_have_are_refused(folder, monkeypatch):
     monkeypatch.setattr(parquet_folder, "MOST_CLASSES", 29)
     write(folder, label=list(range(30)))
-    refuse(folder, "data.label_column = label has 30 different values in .*own, and 29 classes are the most")
+    refuse(folder, "data.label_column = label tells 30 classes apart in .*own, and 29 are the most")
 
 
 def test_text_may_be_of_any_length_and_kept_as_categories(folder):
@@ -236,9 +331,12 @@ def test_users_are_numbered_in_the_order_of_their_names_and_stay_with_their_exam
     assert found.note.endswith("3 classes, 3 users")
 
 
-def test_users_of_whom_nothing_is_left_are_not_numbered(folder):
+def test_users_of_whom_nothing_is_left_are_neither_numbered_nor_counted(folder):
     write(folder, label=WORDS, who=["d", "b", *["c"] * 10, *["a"] * 18])
-    assert read(folder, user_column="who", train_examples=4).train_users.tolist() == [2, 0, 1, 1]
+    found = read(folder, user_column="who", train_examples=4)
+    assert found.train_users.tolist() == [2, 0, 1, 1]
+    assert found.note.endswith("3 classes, 3 users")
+    assert read(folder, user_column="who").note.endswith("3 classes, 4 users")
 
 
 def png(image, mode=None):
@@ -247,7 +345,22 @@ def png(image, mode=None):
     return buffer.getvalue()
 
 
-def test_colours_are_brought_to_those_of_the_first_training_image(folder):
+@pytest.mark.parametrize("kind", ["png", "palette", "jpeg"])
+def test_where_any_training_image_has_colours_all_have(folder, kind):
+    """However many are used, and whichever is the first."""
+    colour = Image.fromarray(RNG.integers(0, 256, (8, 10, 3), dtype=np.uint8))
+    one = {"png": png(colour), "palette": png(colour.quantize(16)), "jpeg": encoded(np.asarray(colour).transpose(2, 0, 1), "JPEG")}[kind]  # fmt: skip
+    grey = [encoded(image, "JPEG" if kind == "jpeg" else "PNG") for image in GREY]
+    write(folder, [one if i == 17 else grey[i] for i in range(30)])
+    for settings in ({"train_examples": 3}, {}, {"train_examples": 3}):
+        found = read(folder, **settings)
+        assert found.train_images.shape[1] == found.test_images.shape[1] == 3
+    assert (found.train_images == found.train_images[:, :1]).all()
+    write(folder, grey)
+    assert read(folder).train_images.shape[1] == 1
+
+
+def test_colours_are_brought_to_those_of_the_training_images(folder):
     """Grey ones become colour, palettes and inks too, and transparency is dropped; what is drawn stays."""
     colour = RNG.integers(0, 256, (3, 8, 10), dtype=np.uint8)
     image = Image.fromarray(colour.transpose(1, 2, 0))
@@ -282,7 +395,7 @@ def test_black_and_white_is_grey_and_what_grey_cannot_show_is_refused(folder):
     found = read(write(folder, [black if i == 3 else png(image, "LA") if i == 4 else GREY[i] for i in range(30)]))
     assert set(found.train_images[3].ravel()) == {0, 255}
     assert np.array_equal(found.train_images[4], GREY[0])
-    for kind, why in ((png(image, "RGB"), "RGB in Pillow's words, and the first training image is grey"), (
+    for kind, why in ((png(image, "RGB"), "RGB in Pillow's words, and the training images are grey"), (
         png(Image.fromarray(np.full((8, 10), 70_00, np.uint16))), "I;16 in Pillow's words, not one of 8 bits a channel")):  # fmt: skip
         write(folder, [kind if i == 25 else GREY[i] for i in range(30)])
         refuse(folder, f"test-0.parquet has an image in row 5 that is {why}")

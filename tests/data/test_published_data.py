@@ -130,14 +130,14 @@ def test_names_of_classes_tell_data_sets_apart_but_for_spelling(root):
 
 def test_other_parquet_is_not_taken_for_cifar10_even_by_auto(root):
     folder = write_published(root / "own", "mnist")
-    for data in (Data(root=str(folder)), Data(dataset="cifar10", root=str(folder))):
+    for data in (Data(root=str(folder)), Data(dataset="cifar10", root=str(folder)), Data(root=str(root))):
         with pytest.raises(
             BadInputError, match=r"no CIFAR-10 in the folder .*own are not, which data.dataset = parquet"
         ):
             fingerprint(resolve(data))
-    assert resolve(Data(root=str(root))).dataset == "synthetic"
     write_published(root / "cifar100", "cifar100")
-    assert resolve(Data(root=str(root))).dataset == "synthetic"
+    with pytest.raises(BadInputError, match=r"no CIFAR-10 in .*cifar100 is CIFAR-100, data.dataset = cifar100\)"):
+        resolve(Data(root=str(root)))
     write_published(root / "third", "cifar10")
     assert resolve(Data(root=str(root))).dataset == "cifar10"
     assert CIFAR10.locate(root) == root / "third"
