@@ -206,8 +206,8 @@ def test_a_sweep_starts_over_into_one_folder_and_once(tmp_path, capsys):
     runs = results.load("lr", tmp_path / "results").runs
     assert sorted(runs["status"]) == ["finished", "finished", "halved", "halved"]
 
-    first = sorted((tmp_path / "results/lr/runs").iterdir())[0]  # a damaged row is no hindrance
-    first.write_bytes(b"junk")
+    finished = runs["run"][runs["status"] == "finished"].iloc[0]  # of one that was halved there is a journal, too
+    (tmp_path / f"results/lr/runs/{finished}.parquet").write_bytes(b"junk")  # a damaged row is no hindrance
     assert report_errors(lambda: sweep([*words, "--fresh"])) == 0
     assert_same_tables(results.load("lr", tmp_path / "results"), before)
     with warnings.catch_warnings():

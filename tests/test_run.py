@@ -12,8 +12,10 @@ import weakref
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from fuzzing import on_disk
 from safetensors.torch import load_file
 
 from fedray import checkpoint, results
@@ -256,6 +258,19 @@ def test_damaged_files_of_other_runs_do_not_stop_this_one(tmp_path):
         (tmp_path / "small" / table).mkdir(parents=True)
         (tmp_path / "small" / table / f"other.{suffix}").write_text("junk")
     assert run(small(tmp_path)).runs["status"].tolist() == ["finished"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_results_of_another_version_are_not_written_to(tmp_path, fresh):
+    run(small(tmp_path, rounds=1))
+    (row,) = tmp_path.glob("small/runs/*")
+    pq.write_table(pq.read_table(row, partitioning=None).drop_columns(["judged_by"]), row)
+    before = on_disk(tmp_path)
+    with pytest.raises(
+        BadInputError, match=f"^{row} .* without judged_by, .*{tmp_path}/small/ .* another --output.name"
+    ):
+        run(small(tmp_path, rounds=2), fresh=fresh)
+    assert on_disk(tmp_path) == before
 
 
 def test_what_a_kill_at_the_very_end_left_is_cleared_by_the_next_start(tmp_path):
