@@ -83,7 +83,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
     left = sweep.left
-    watch = view_of(said, sweep.jobs, left, sweep.labels, interrupt)
+    watch = view_of(said, sweep.jobs, left, sweep.labels)
     interrupt.tell = watch.notice
     return speak(said, watch.detail, lambda: play_and_sum_up(sweep, left, most, target, watch, interrupt))
 

@@ -17,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray import results
-from fedray.console import ConsoleWatch, NoticeWatch, Terminal, clock
+from fedray.console import ConsoleWatch, NoticeWatch, clock
 from fedray.ending import judged_by
 from fedray.estimate import work
 from fedray.experiment import flatten
-from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.json_lines import JsonWatch
 from fedray.verbosity import Verbosity
@@ -64,15 +63,13 @@ class SweepLines(JsonWatch, SweepView):
         print(f"fedray: {why}", file=sys.stderr)
 
 
-def view_of(
-    said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], interrupt: Interrupt
-) -> SweepView:
+def view_of(said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> SweepView:
     """Whoever is to see a sweep of these runs, of which some are `left` to be played."""
     if said.json:
-        return SweepLines(interrupt)
+        return SweepLines()
     if said.shows_progress:
-        return SweepWatch(jobs, left, labels, Terminal(interrupt))
-    return SweepNotices(Terminal(interrupt)) if said.shows_notices else SweepView()
+        return SweepWatch(jobs, left, labels)
+    return SweepNotices() if said.shows_notices else SweepView()
 
 
 class SweepWatch(ConsoleWatch, SweepView):

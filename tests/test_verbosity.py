@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -152,6 +153,45 @@ def test_a_closed_pipe_ends_a_run_as_an_interrupt_does_and_without_a_word(tmp_pa
     assert row["status"] == "interrupted"
     if row["rounds_done"]:
         assert list(tmp_path.glob("unnamed/checkpoints/*"))
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_a_stdout_that_is_full_is_one_sentence_and_the_end(tmp_path, words):
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    sentence = "fedray: stdout cannot be written (No space left on device), so that no further round is begun\n"
+    assert (done.returncode, done.stderr) == (130, sentence)
+    assert load("unnamed", tmp_path).runs["status"].tolist() == ["interrupted"]
+
+
+def test_a_stdout_that_is_lost_in_mid_run_ends_it_as_an_interrupt_does(tmp_path):
+    """Here a terminal that goes away."""
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), "--json"]
+    mine, theirs = os.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True) as process:
+        os.close(theirs)
+        shown = b""
+        while b'"round"' not in shown:
+            shown += os.read(mine, 1 << 16)
+        os.close(mine)
+        assert "stdout cannot be written (Input/output error)" in process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    (row,) = load("unnamed", tmp_path).runs.to_dict("records")
+    assert row["status"] == "interrupted"
+    assert 1 <= row["rounds_done"] < 3000
+    assert list(tmp_path.glob("unnamed/checkpoints/*"))
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_without_a_stdout_a_run_says_nothing_and_ends_well(tmp_path, words):
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=2"), *words]
+    done = subprocess.run(command, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Path("/dev/full").open("w") as full:  # there is nothing left to end
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert load("unnamed", tmp_path).runs["status"].tolist() == ["finished"]
 
 
 def test_quiet_says_nothing_and_leaves_the_same(tmp_path):
