@@ -5,8 +5,8 @@
     {"event": "notice", "run": ..., "text": ...}
     {"event": "end", "run": ..., "status": ..., ...}      the row of the table `runs`, but for its settings
 
-A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that was
-finished before has only its end.
+A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that
+ended before, or, in a sweep, failed, has only its end, with "repeated": true.
 """
 
 import json

@@ -96,6 +96,10 @@ def play_and_sum_up(
     watch.say("sweep", describe(sweep))
     for sentence in sweep.damaged:
         watch.notice(sentence)
+    runs_left = {job.run for job in left}
+    for job in sweep.jobs:
+        if job.run not in runs_left:
+            watch.skip(job)
     if left:
         left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
         for job in left:

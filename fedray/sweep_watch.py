@@ -36,6 +36,9 @@ class SweepView(Watch):
     def say(self, label: str, text: str) -> None:
         """Something about all of it."""
 
+    def skip(self, job: Job) -> None:
+        """A run came to its end before, or failed, and is not played again."""
+
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
         """A run failed, or is not this sweep's to play; `how` is the word for it."""
         print(f"fedray: {why}", file=sys.stderr)
@@ -57,6 +60,9 @@ class SweepNotices(NoticeWatch, SweepView):
 
 class SweepLines(JsonWatch, SweepView):
     """The lines of all its runs, and errors."""
+
+    def skip(self, job: Job) -> None:
+        self.end(job, str(job.status), repeated=True)
 
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
         super().fail(job, why, how)

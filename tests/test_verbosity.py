@@ -287,7 +287,10 @@ def test_a_sweep_in_json_has_the_run_on_each_line(tmp_path, file):
     )
     assert [line[:2] for line in lines] == list(zip(rounds["run"], rounds["round"], strict=True))
     assert end.err == ""
-    assert end_of(sweep.main, file, *tiny(tmp_path), "--json").out == ""  # there is nothing left to play
+    again = lines_of(end_of(sweep.main, file, *tiny(tmp_path), "--json"))  # there is nothing left to play
+    ends = {line["run"]: {**line, "repeated": True} for line in lines_of(end) if line["event"] == "end"}
+    assert {line["run"]: line for line in again} == ends
+    assert len(again) == 4
 
 
 def test_a_sweep_says_as_little_as_it_is_told(tmp_path, file):
@@ -308,9 +311,12 @@ def test_a_sweep_says_on_stderr_what_failed(tmp_path, file, monkeypatch, words):
     end = failure_of(sweep.main, file, *tiny(tmp_path), *settings, *words)
     assert end.status == 1
     assert end.err.count("ZeroDivisionError: the mistake") == 4
-    assert {line["status"] for line in lines_of(end) if line["event"] == "end"} == (
-        {"failed"} if "--json" in words else set()
-    )
+    failed = [("failed", False)] * 4 if "--json" in words else []
+    assert [(line["status"], line["repeated"]) for line in lines_of(end) if line["event"] == "end"] == failed
+    again = lines_of(failure_of(sweep.main, file, *tiny(tmp_path), *settings, *words))
+    assert [(line["event"], line["status"], line["repeated"]) for line in again if line["event"] == "end"] == [
+        ("end", "failed", True) for _ in failed
+    ]
 
 
 def test_json_is_refused_where_nothing_runs(file, tmp_path):
