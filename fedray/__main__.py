@@ -5,7 +5,7 @@ from pathlib import Path
 
 from fedray import verbosity
 from fedray.command_line import read_command_line, run_program
-from fedray.console import ConsoleWatch, NoticeWatch, Terminal
+from fedray.console import ConsoleWatch, NoticeWatch
 from fedray.experiment import compose, set_default_name
 from fedray.interrupt import Interrupt
 from fedray.job import Job
@@ -38,12 +38,12 @@ class KeepFile(Watch):
             keep_file(self.file, job.folder)
 
 
-def watch_of(said: Verbosity, interrupt: Interrupt) -> Watch:
+def watch_of(said: Verbosity) -> Watch:
     if said.json:
-        return JsonWatch(interrupt)
+        return JsonWatch()
     if said.shows_progress:
-        return ConsoleWatch(Terminal(interrupt))
-    return NoticeWatch(Terminal(interrupt)) if said.shows_notices else Watch()
+        return ConsoleWatch()
+    return NoticeWatch() if said.shows_notices else Watch()
 
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
@@ -52,7 +52,7 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     said = read_verbosity(line)
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
-    watch = watch_of(said, interrupt)
+    watch = watch_of(said)
     interrupt.tell = watch.notice
 
     def play() -> int:

@@ -84,12 +84,15 @@ def mark_of(target: Path, run: str) -> Path:
 
 
 def files(folder: Path, run: str) -> list[Path]:
-    """All that there is of a run, its row first: without that, readers of the folder pass over its other tables."""
+    """All that there is of a run, its row first: without that, readers of the folder pass over its other tables.
+
+    What Weights & Biases keeps of it is a folder.
+    """
     tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
     others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
     others += [f"models/{run}.safetensors", f"models/{run}.best.safetensors"]
     found = [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
-    return [*found, *sorted(folder.glob(f"tensorboard/{run}/*"))]
+    return [*found, *sorted(folder.glob(f"tensorboard/{run}/*")), *sorted(folder.glob(f"wandb/*run-*-{run}"))]
 
 
 def copy_beside(folder: Path, run: str, target: Path) -> None:
@@ -118,10 +121,14 @@ def move(path: Path, target: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:  # the results are a file system of their own
             raise
-        copy_file(path, target)
-        path.unlink()
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=copy_file, dirs_exist_ok=True)
+            shutil.rmtree(path)
+        else:
+            copy_file(path, target)
+            path.unlink()
 
 
-def copy_file(path: Path, target: Path) -> None:
-    with replacing(target) as temporary:
+def copy_file(path: str | Path, target: str | Path) -> None:
+    with replacing(Path(target)) as temporary:
         shutil.copy2(path, temporary)

@@ -5,6 +5,7 @@ TOML is, by `compose`.
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from fedray.errors import BadInputError, RunError
 from fedray.experiment import CHOSEN, DEFAULT_NAMES, all_settings, override, read_toml, unknown
-from fedray.interrupt import Interrupt
+from fedray.interrupt import Interrupt, Stdout
 
 
 class Parser(argparse.ArgumentParser):
@@ -248,10 +249,17 @@ def one_line(text: str) -> str:
 
 
 def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
-    """Run a program's main with the command line's words, reporting errors and listening to interrupts."""
+    """Run a program's main with the command line's words, reporting errors and listening to interrupts.
+
+    A program may be started without stdout or stderr, as `>&-` does.
+    """
     interrupt = Interrupt()
     interrupt.listen()
+    stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout = guarded = Stdout(stdout, interrupt)
     try:
-        return report_errors(lambda: main(sys.argv[1:], interrupt))
+        status = report_errors(lambda: main(sys.argv[1:], interrupt))
+        guarded.flush()
+        return status or int(guarded.failed)
     finally:
         interrupt.end()

@@ -12,22 +12,10 @@ from rich.progress import BarColumn, Progress, TextColumn
 from fedray import results
 from fedray.ending import judged_by
 from fedray.experiment import Experiment
-from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.results import Results
 from fedray.updates import HAPPENED
 from fedray.watch import Watch
-
-
-class Terminal(Console):
-    """A program's stdout, whatever that is; where nobody reads it any more, the program is asked to end."""
-
-    def __init__(self, interrupt: Interrupt):
-        super().__init__(highlight=False, soft_wrap=True)
-        self.interrupt = interrupt
-
-    def on_broken_pipe(self) -> None:
-        self.interrupt.stop_writing(self.file)
 
 
 class NoticeWatch(Watch):

@@ -45,7 +45,8 @@ class Evaluation:
     )
     top_k: Maybe[int] = setting(
         None,
-        "Also count how often the right label is among the k best: how often fewer than k labels have a higher score.",
+        "Also count how often the right label is among the k best, of which there must be fewer than classes; of equal "
+        "scores the first label's is the better.",
         unit="labels",
         ge=1,
     )
@@ -123,6 +124,11 @@ class Experiment:
             raise BadInputError(
                 f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy, patience "
                 "and output.save_best go by the clients, which evaluation.clients_every = 0 does not evaluate"
+            )
+        if self.algorithm.personalises and self.evaluation.top_k:
+            raise BadInputError(
+                f"evaluation.top_k = {self.evaluation.top_k} is for the server's model, and "
+                f"{self.chosen_name('algorithm')} has none to evaluate"
             )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")

@@ -1,17 +1,18 @@
 """Ctrl-C and SIGTERM in fedray's programs: the first has the rounds in play come to their end, a second stops at once.
-A pipe that nobody reads any more, as in `| head -1`, is like a first.
+A stdout that cannot be written any more, as in `| head -1` or on a full disk, is like a first.
 
 `run()` called from Python installs nothing here: what a signal does is then up to its caller.
 """
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from types import FrameType
-from typing import IO
+from typing import Any, TextIO
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -71,17 +72,49 @@ class Interrupt:
         self.rounds.pop(run, None)
         self.starting.discard(run)
 
-    def stop_writing(self, stream: IO[str]) -> None:
-        """Nobody reads this stream of the program any more: end as after a signal, and without a word."""
-        self.asked = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())  # also for what is in its buffer, which Python writes at the end
-        os.close(nowhere)
-
     def say(self) -> None:
         while True:
             sentence = self.sentences.get()
             self.tell(sentence)
+
+
+class Stdout:
+    """A program's stdout. Where it cannot be written any more, what is written is lost, and the runs are asked to end.
+
+    Why is said on stderr; of a pipe that nobody reads there is nothing to say.
+    """
+
+    def __init__(self, stream: TextIO, interrupt: Interrupt):
+        self.stream, self.interrupt = stream, interrupt
+        self.failed = False
+        """Whether it failed, other than by a pipe that nobody reads."""
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError as error:
+            self.give_up(error)
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError as error:
+            self.give_up(error)
+
+    def give_up(self, error: OSError) -> None:
+        self.interrupt.asked = True
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())  # also for what is in its buffer, which Python writes at the end
+        os.close(nowhere)
+        if not isinstance(error, BrokenPipeError):
+            self.failed = True
+            with suppress(OSError):
+                why = error.strerror or error
+                print(f"fedray: stdout cannot be written ({why}), so that no further round is begun", file=sys.stderr)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 def name_rounds(rounds: list[int]) -> str:

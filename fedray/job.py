@@ -118,10 +118,10 @@ class Job:
                 f"{self.dataset.name} are grey"
             )
         top_k, classes = self.experiment.evaluation.top_k, len(self.dataset.classes)
-        if top_k and top_k > classes:
+        if top_k and top_k >= classes:
             raise BadInputError(
-                f"evaluation.top_k = {top_k} is more than the {classes} classes of {self.dataset.name}, of which the "
-                "right one would always be one"
+                f"evaluation.top_k = {top_k} takes in all {classes} classes of {self.dataset.name}, of which the right "
+                "one is always one; it must be fewer"
             )
         if any(len(rows) == 0 for rows in self.own_tests or ()):
             raise BadInputError(

@@ -5,8 +5,8 @@
     {"event": "notice", "run": ..., "text": ...}
     {"event": "end", "run": ..., "status": ..., ...}      the row of the table `runs`, but for its settings
 
-A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that was
-finished before has only its end.
+A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that
+ended before, or, in a sweep, failed, has only its end, with "repeated": true.
 """
 
 import json
@@ -16,32 +16,28 @@ import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import Any, TextIO
+from typing import Any
 
 from fedray import results
 from fedray.errors import BadInputError
-from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.tables import OWN, TIME
 from fedray.watch import Watch
 
 
 class JsonWatch(Watch):
-    """Writes the lines, each at once. Where nobody reads them any more, the run is asked to end after its round."""
+    """Writes the lines, each at once, to what is stdout now."""
 
-    def __init__(self, interrupt: Interrupt, stream: TextIO | None = None):
-        self.interrupt, self.stream = interrupt, stream or sys.stdout
+    def __init__(self) -> None:
+        self.stream = sys.stdout
         self.lock, self.here = threading.Lock(), threading.local()
         self.playing: dict[str, Job] = {}
 
     def write(self, event: str, run: str | None, content: Mapping[str, Any]) -> None:
         line = json.dumps({"event": event, "run": run, **writable(content)}, allow_nan=False)
         with self.lock:
-            try:
-                self.stream.write(line + "\n")
-                self.stream.flush()
-            except BrokenPipeError:
-                self.interrupt.stop_writing(self.stream)
+            self.stream.write(line + "\n")
+            self.stream.flush()
 
     def prepare(self, job: Job) -> None:
         self.here.run = job.run  # a sweep plays its runs in threads of their own

@@ -16,7 +16,8 @@ class Measured:
     predicted: np.ndarray
     """The label of the highest score of each image, of equals the first: int16 [n]."""
     among_top: int | None = None
-    """For how many images fewer than k labels have a higher score than the right one; None where no k was given."""
+    """For how many images fewer than k labels rank before the right one, by their scores and of equals in their order;
+    a score that is not a number ranks before all. None where no k was given."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,6 +66,7 @@ def run(
         if output.save_model and not job.model.exists():
             watch.notice("its model was not kept; --fresh runs it again")
         return load_ended(job, watch)
+    results.check_version(output.root, output.name)
     job.fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
     with timed("reading the data and dealing them out"):
         job.check_split()

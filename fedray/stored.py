@@ -2,7 +2,7 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def read_parquet(path: Path, table: str) -> pa.Table:
         check_file(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             if not file.schema_arrow.equals(SCHEMAS[table]):
-                raise foreign(path)
+                raise foreign(path, table, file.schema_arrow.names)
             found = file.read(use_threads=False)
         found.validate(full=True)
     except (pa.ArrowException, OSError) as error:
@@ -74,7 +74,7 @@ def check_columns(path: Path, table: str) -> None:
     except (pa.ArrowException, OSError):
         return
     if not found.equals(SCHEMAS[table]):
-        raise foreign(path)
+        raise foreign(path, table, found.names)
 
 
 CHECKSUM = b',"crc32":'
@@ -121,10 +121,12 @@ def read_journal(path: Path) -> Journal | None:
             raise ValueError("it lacks a table")
         if header["run"] != path.stem:
             raise ValueError(f"it is that of {str(header['run'])[:100]}")
-        same = header["runs"].keys() == OWN["runs"].keys()
-        same = same and all(line[table].keys() == OWN[table].keys() for line in lines for table in IN_JOURNAL)
+        parts = chain([("runs", header["runs"])], ((table, line[table]) for line in lines for table in IN_JOURNAL))
+        other = next(
+            ((list(part), list(OWN[table])) for table, part in parts if part.keys() != OWN[table].keys()), None
+        )
         version = header["runs"].get("fedray_version", [None])[0]
-        if same:
+        if not other:
             by_round = {check_line(line): line for line in lines}
             if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
                 raise ValueError(f"it lacks round {min(missing)}")
@@ -134,8 +136,8 @@ def read_journal(path: Path) -> Journal | None:
                 raise ValueError("its header has not one run")
     except UNREADABLE as error:
         raise DamagedError(f"the journal {path} is damaged: {error}") from None
-    if not same:
-        raise _other_version(path, version)
+    if other:
+        raise _other_version(path, version, *other)
     return header, dict(sorted(by_round.items()))
 
 
@@ -177,7 +179,7 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
         raise DamagedError(f"the journal {path} is damaged: {error}") from None
 
 
-def foreign(path: Path) -> BadInputError:
+def foreign(path: Path, table: str, theirs: Sequence[str]) -> BadInputError:
     """What to raise for a Parquet file with other columns; the version that wrote it stands in the run's row."""
     try:
         check_file(path.parents[1] / "runs" / path.name)
@@ -185,15 +187,25 @@ def foreign(path: Path) -> BadInputError:
         version = row["fedray_version"][0].as_py()
     except (pa.ArrowException, OSError, KeyError, IndexError):
         version = None
-    return _other_version(path, version)
+    return _other_version(path, version, theirs, SCHEMAS[table].names)
 
 
-def _other_version(path: Path, version: Any) -> BadInputError:
+def _other_version(path: Path, version: Any, theirs: Sequence[str], mine: Sequence[str]) -> BadInputError:
+    """What to raise for a file with their columns where mine should be."""
     which = f"version {version}" if version and version != __version__ else "another version"
+    lacks, more = [name for name in mine if name not in theirs], [name for name in theirs if name not in mine]
+    says = [f"without {some(lacks)}"] * bool(lacks) + [f"with {some(more)}"] * bool(more)
+    columns = " and ".join(says) or "of other types or in another order"
     return BadInputError(
-        f"{path} was written by {which} of fedray and has other columns than this one, {__version__}, which has "
-        "changed nothing there; take that version, or another output.name"
+        f"{path} was written by {which} of fedray, its columns {columns}, and cannot stand with what this "
+        f"one, {__version__}, writes; nothing in {path.parents[1]}/ was changed: take another --output.name, or that "
+        "version"
     )
+
+
+def some(names: Sequence[str]) -> str:
+    """The first three of these names."""
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def join_lines(table: str, lines: Iterable[Mapping[str, Columns]]) -> Columns:

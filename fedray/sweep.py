@@ -83,7 +83,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     folder = sweep.jobs[0].folder
     results.check_version(folder.parent, folder.name)
     left = sweep.left
-    watch = view_of(said, sweep.jobs, left, sweep.labels, interrupt)
+    watch = view_of(said, sweep.jobs, left, sweep.labels)
     interrupt.tell = watch.notice
     return speak(said, watch.detail, lambda: play_and_sum_up(sweep, left, most, target, watch, interrupt))
 
@@ -96,6 +96,10 @@ def play_and_sum_up(
     watch.say("sweep", describe(sweep))
     for sentence in sweep.damaged:
         watch.notice(sentence)
+    runs_left = {job.run for job in left}
+    for job in sweep.jobs:
+        if job.run not in runs_left:
+            watch.skip(job)
     if left:
         left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
         for job in left:

@@ -17,11 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray import results
-from fedray.console import ConsoleWatch, NoticeWatch, Terminal, clock
+from fedray.console import ConsoleWatch, NoticeWatch, clock
 from fedray.ending import judged_by
 from fedray.estimate import work
 from fedray.experiment import flatten
-from fedray.interrupt import Interrupt
 from fedray.job import Job
 from fedray.json_lines import JsonWatch
 from fedray.verbosity import Verbosity
@@ -36,6 +35,9 @@ class SweepView(Watch):
 
     def say(self, label: str, text: str) -> None:
         """Something about all of it."""
+
+    def skip(self, job: Job) -> None:
+        """A run came to its end before, or failed, and is not played again."""
 
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
         """A run failed, or is not this sweep's to play; `how` is the word for it."""
@@ -59,20 +61,21 @@ class SweepNotices(NoticeWatch, SweepView):
 class SweepLines(JsonWatch, SweepView):
     """The lines of all its runs, and errors."""
 
+    def skip(self, job: Job) -> None:
+        self.end(job, str(job.status), repeated=True)
+
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
         super().fail(job, why, how)
         print(f"fedray: {why}", file=sys.stderr)
 
 
-def view_of(
-    said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], interrupt: Interrupt
-) -> SweepView:
+def view_of(said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> SweepView:
     """Whoever is to see a sweep of these runs, of which some are `left` to be played."""
     if said.json:
-        return SweepLines(interrupt)
+        return SweepLines()
     if said.shows_progress:
-        return SweepWatch(jobs, left, labels, Terminal(interrupt))
-    return SweepNotices(Terminal(interrupt)) if said.shows_notices else SweepView()
+        return SweepWatch(jobs, left, labels)
+    return SweepNotices() if said.shows_notices else SweepView()
 
 
 class SweepWatch(ConsoleWatch, SweepView):

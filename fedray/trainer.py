@@ -213,7 +213,9 @@ class Trainer:
                 if top_k:
                     right = output.gather(1, targets[:, None])
                     # Not `output > right`: a score that is not a number is not above any, and would make no mistakes.
-                    among += int(((~(output <= right)).sum(1) < top_k).sum())
+                    above, labels_before = ~(output <= right), torch.arange(output.shape[1], device=self.device)
+                    above |= (output == right) & (labels_before < targets[:, None])  # of equals argmax takes the first
+                    among += int((above.sum(1) < top_k).sum())
         found = torch.cat(predicted).to(torch.int16).cpu().numpy()
         return Measured(losses, found, among if top_k else None)
 

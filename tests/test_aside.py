@@ -168,8 +168,32 @@ def test_results_on_a_file_system_of_their_own_are_copied(tmp_path):
         run(small(tmp_path), fresh=True)
         assert (tmp_path / "small.old-1").stat().st_dev != elsewhere.stat().st_dev
         assert_same_tables(results.load("small.old-1", tmp_path), before)
+        leave_wandb(elsewhere, Job(small(tmp_path)).run)
+        run(small(tmp_path), fresh=True)
+        assert wandb_in(tmp_path / "small.old-2") == [Job(small(tmp_path)).run]
+        assert wandb_in(elsewhere) == ["another"]
     finally:
         shutil.rmtree(elsewhere)
+
+
+def leave_wandb(folder, run):
+    """What Weights & Biases keeps of this run, and of another one."""
+    for each in (run, "another"):
+        files = folder / f"wandb/offline-run-20260102_030405-{each}/files"
+        files.mkdir(parents=True)
+        (files / "output.log").write_text(each)
+
+
+def wandb_in(folder):
+    return [path.read_text() for path in folder.glob("wandb/*/files/*")]
+
+
+def test_what_weights_and_biases_keep_of_a_run_goes_along(tmp_path):
+    run(small(tmp_path))
+    leave_wandb(tmp_path / "small", Job(small(tmp_path)).run)
+    run(small(tmp_path), fresh=True)
+    assert wandb_in(tmp_path / "small.old-1") == [Job(small(tmp_path)).run]
+    assert wandb_in(tmp_path / "small") == ["another"]
 
 
 def test_a_long_name_is_cut_so_that_the_new_one_is_a_results_name(tmp_path):

@@ -109,6 +109,7 @@ def test_switches_auto_and_none():
         (["--algorithm.drop_last", "maybe"], ["algorithm.drop_last = 'maybe'", "boolean"]),
         (["--sampling", "sizes"], ["sampling = 'sizes'", "did you mean size?"]),
         (["--evaluation.top_k", "0"], ["evaluation.top_k", "greater than or equal to 1"]),
+        (["--evaluation.top_k", "3", "--algorithm.name", "fedper"], ["evaluation.top_k = 3", "fedper has none"]),
         (["--output.save_best", "maybe"], ["output.save_best = 'maybe'", "boolean"]),
         (["--seed", "-1"], ["seed = '-1'", "greater than or equal to 0"]),
         (["--algorithm.lr_schedule", "linear"], ["algorithm.lr_schedule = 'linear'", "cosine"]),

@@ -187,6 +187,9 @@ def test_wandb_has_every_round_and_the_settings(tmp_path, wandb):
     assert history == scalars_of(tables.rounds)
     settings = job.experiment.settings()
     assert {name: config[name] for name in settings} == json.loads(json.dumps(settings))
+    run(experiment, fresh=True)
+    assert stored(tmp_path / "small.old-1/wandb" / folder.name) == (name, config, history)
+    assert len(list((job.folder / "wandb").glob("offline-run-*"))) == 1
 
 
 def test_wandb_has_the_rest_of_a_run_that_goes_on_under_the_same_id(tmp_path, wandb):

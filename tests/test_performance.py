@@ -81,15 +81,28 @@ def biases(*values):
     return {"params": np.concatenate([weights, np.float32(values)]), "buffers": np.zeros(0, np.float32)}
 
 
-def test_a_label_is_among_the_k_best_where_fewer_than_k_have_a_higher_score():
-    """Of equals all are among them; an image whose scores are no numbers is right in no guess."""
+def test_a_label_is_among_the_k_best_where_fewer_than_k_rank_before_it():
+    """Of equals the first, as in the accuracy; an image whose scores are no numbers is right in no guess."""
     dataset = make_dataset(train=20, test=300, classes=4, side=4)
     population, share = population_of(dataset, "logistic"), np.bincount(dataset.test_labels, minlength=4) / 300
     scores = biases(1.0, 1.0, 0.0, 2.0)
-    for k, among in ((1, [3]), (2, [3, 0, 1]), (3, [3, 0, 1]), (4, [0, 1, 2, 3])):
+    for k, among in ((1, [3]), (2, [3, 0]), (3, [3, 0, 1]), (4, [0, 1, 2, 3])):
         found = population.evaluate(scores, top_k=k)
         assert found.top_k_accuracy == pytest.approx(share[among].sum())
     assert found.accuracy == pytest.approx(share[3])
-    tied = population.evaluate(biases(5.0, 5.0, 0.0, 0.0), top_k=1)
-    assert (tied.accuracy, tied.top_k_accuracy) == (pytest.approx(share[0]), pytest.approx(share[[0, 1]].sum()))
+    for endless in (math.inf, -math.inf, 0.0):
+        assert population.evaluate(biases(*[endless] * 4), top_k=3).top_k_accuracy == pytest.approx(share[:3].sum())
+    assert population.evaluate(biases(math.nan, 1.0, 0.0, 0.0), top_k=1).top_k_accuracy == 0.0
     assert population.evaluate(biases(math.nan, math.nan, math.nan, math.nan), top_k=3).top_k_accuracy == 0.0
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_best_one_of_the_k_best_is_the_accuracy(precision):
+    """However many scores are equal: here they are rounded to few values, by the model's precision or the weights."""
+    dataset = make_dataset(train=20, test=600, classes=7)
+    recipe = make_recipe(dataset, "logistic", precision=precision)
+    population = InProcessPopulation(dataset, [np.arange(20)], recipe, 1)
+    state = population.trainer.arrays(population.trainer.initial)
+    for params in (state["params"], state["params"] * 0, np.float32(state["params"].round(2) == 0)):
+        found = population.evaluate({**state, "params": params}, top_k=1)
+        assert found.top_k_accuracy == found.accuracy > 0

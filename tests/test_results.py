@@ -450,10 +450,13 @@ def test_a_journal_damaged_elsewhere_is_left_out_by_its_name(tmp_path: Path) -> 
 def test_a_journal_of_another_version_is_refused_by_its_name(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 4))
     text = re.sub(',"crc32":[0-9]+', "", journal_of(tmp_path).read_text())
-    for there, then in (('"test_loss"', '"tost_loss"'), ('"best_round"', '"best_turn"'), ('"steps"', '"stops"')):
-        assert there in text
-        journal_of(tmp_path).write_text(text.replace(there, then))
-        with pytest.raises(BadInputError, match=r"run\.jsonl was written by another version"):
+    for there, then in (("test_loss", "tost_loss"), ("best_round", "best_turn"), ("steps", "stops")):
+        assert f'"{there}"' in text
+        journal_of(tmp_path).write_text(text.replace(f'"{there}"', f'"{then}"'))
+        sentence = (
+            rf"run\.jsonl was written by another version of fedray, its columns without {there} and with {then}, and"
+        )
+        with pytest.raises(BadInputError, match=sentence):
             load("name", tmp_path)
 
 
@@ -719,7 +722,9 @@ def test_results_of_another_version_are_refused_and_left_as_they_are(tmp_path: P
     check_version(tmp_path, "name")
     check_version(tmp_path, "absent")
     sentence = (
-        rf"rounds/b\.parquet was written by version 0\.0\.7 of fedray .* this one, {__version__}, .* output\.name$"
+        rf"rounds/b\.parquet was written by version 0\.0\.7 of fedray, its columns without test_loss, .* "
+        rf"this one, {re.escape(__version__)}, .* nothing in {tmp_path}/name/ was changed: take another "
+        r"--output\.name, or that version$"
     )
     path = tmp_path / "name" / "rounds" / "b.parquet"
     before = rewrite(path, lambda table: table.drop_columns("test_loss"))
@@ -733,7 +738,9 @@ def test_results_of_another_version_are_refused_and_left_as_they_are(tmp_path: P
         tmp_path / "name" / "runs" / "b.parquet", lambda table: table.append_column("new", pa.nulls(1, pa.string()))
     )
     for refused in (lambda: status(tmp_path, "name", "b"), lambda: check_version(tmp_path, "name")):
-        with pytest.raises(BadInputError, match=r"runs/b\.parquet was written by version 0\.0\.7"):
+        with pytest.raises(
+            BadInputError, match=r"runs/b\.parquet was written by version 0\.0\.7 of fedray, its columns with new, and"
+        ):
             refused()
     assert status(tmp_path, "name", "a") == "finished"
 
@@ -741,7 +748,10 @@ def test_results_of_another_version_are_refused_and_left_as_they_are(tmp_path: P
 def test_other_columns_without_a_version_are_refused_too(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 3)).finish("finished", fedray_version=__version__)
     pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "clients" / "run.parquet")
-    with pytest.raises(BadInputError, match=r"clients/run\.parquet was written by another version"):
+    with pytest.raises(
+        BadInputError,
+        match=r"clients/run\.parquet .* its columns without algorithm, dataset, data_format and \d+ more, and",
+    ):
         load("name", tmp_path)
     pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "runs" / "run.parquet")
     with pytest.raises(BadInputError, match=r"runs/run\.parquet was written by another version"):

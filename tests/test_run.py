@@ -12,8 +12,10 @@ import weakref
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
+from fuzzing import on_disk
 from safetensors.torch import load_file
 
 from fedray import checkpoint, results
@@ -156,13 +158,12 @@ def test_the_k_best_labels_are_counted_where_asked_for_and_change_nothing_else(t
         assert (counted.rounds[name] > counted.rounds[f"{split}_accuracy"]).all()
         assert (counted.rounds[name] < 1).all()
     assert plain.runs["model_fingerprint"][0] == counted.runs["model_fingerprint"][0]
-    every = run(small(tmp_path / "all", rounds=1, evaluation__top_k=10))
-    assert every.rounds["test_top_k_accuracy"].tolist() == [1.0]
 
 
-def test_more_best_labels_than_classes_are_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(BadInputError, match=r"evaluation\.top_k = 11 is more than the 10 classes of synthetic"):
-        run(small(tmp_path, evaluation__top_k=11))
+@pytest.mark.parametrize("k", [10, 11])
+def test_as_many_best_labels_as_classes_are_refused_before_anything_is_written(tmp_path, k):
+    with pytest.raises(BadInputError, match=rf"evaluation\.top_k = {k} takes in all 10 classes of synthetic"):
+        run(small(tmp_path, evaluation__top_k=k))
     assert not list(tmp_path.iterdir())
 
 
@@ -256,6 +257,19 @@ def test_damaged_files_of_other_runs_do_not_stop_this_one(tmp_path):
         (tmp_path / "small" / table).mkdir(parents=True)
         (tmp_path / "small" / table / f"other.{suffix}").write_text("junk")
     assert run(small(tmp_path)).runs["status"].tolist() == ["finished"]
+
+
+@pytest.mark.parametrize("fresh", [False, True])
+def test_results_of_another_version_are_not_written_to(tmp_path, fresh):
+    run(small(tmp_path, rounds=1))
+    (row,) = tmp_path.glob("small/runs/*")
+    pq.write_table(pq.read_table(row, partitioning=None).drop_columns(["judged_by"]), row)
+    before = on_disk(tmp_path)
+    with pytest.raises(
+        BadInputError, match=f"^{row} .* without judged_by, .*{tmp_path}/small/ .* another --output.name"
+    ):
+        run(small(tmp_path, rounds=2), fresh=fresh)
+    assert on_disk(tmp_path) == before
 
 
 def test_what_a_kill_at_the_very_end_left_is_cleared_by_the_next_start(tmp_path):

@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -154,6 +155,45 @@ def test_a_closed_pipe_ends_a_run_as_an_interrupt_does_and_without_a_word(tmp_pa
         assert list(tmp_path.glob("unnamed/checkpoints/*"))
 
 
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_a_stdout_that_is_full_is_one_sentence_and_the_end(tmp_path, words):
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), *words]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    sentence = "fedray: stdout cannot be written (No space left on device), so that no further round is begun\n"
+    assert (done.returncode, done.stderr) == (130, sentence)
+    assert load("unnamed", tmp_path).runs["status"].tolist() == ["interrupted"]
+
+
+def test_a_stdout_that_is_lost_in_mid_run_ends_it_as_an_interrupt_does(tmp_path):
+    """Here a terminal that goes away."""
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), "--json"]
+    mine, theirs = os.openpty()
+    with subprocess.Popen(command, stdout=theirs, stderr=subprocess.PIPE, text=True) as process:
+        os.close(theirs)
+        shown = b""
+        while b'"round"' not in shown:
+            shown += os.read(mine, 1 << 16)
+        os.close(mine)
+        assert "stdout cannot be written (Input/output error)" in process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    (row,) = load("unnamed", tmp_path).runs.to_dict("records")
+    assert row["status"] == "interrupted"
+    assert 1 <= row["rounds_done"] < 3000
+    assert list(tmp_path.glob("unnamed/checkpoints/*"))
+
+
+@pytest.mark.parametrize("words", [["--json"], []])
+def test_without_a_stdout_a_run_says_nothing_and_ends_well(tmp_path, words):
+    command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=2"), *words]
+    done = subprocess.run(command, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    with Path("/dev/full").open("w") as full:  # there is nothing left to end
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert load("unnamed", tmp_path).runs["status"].tolist() == ["finished"]
+
+
 def test_quiet_says_nothing_and_leaves_the_same(tmp_path):
     end = end_of(main, *tiny(tmp_path / "a", "--rounds=2", "--quiet"))
     assert (end.status, end.out, end.err) == (0, "", "")
@@ -247,7 +287,10 @@ def test_a_sweep_in_json_has_the_run_on_each_line(tmp_path, file):
     )
     assert [line[:2] for line in lines] == list(zip(rounds["run"], rounds["round"], strict=True))
     assert end.err == ""
-    assert end_of(sweep.main, file, *tiny(tmp_path), "--json").out == ""  # there is nothing left to play
+    again = lines_of(end_of(sweep.main, file, *tiny(tmp_path), "--json"))  # there is nothing left to play
+    ends = {line["run"]: {**line, "repeated": True} for line in lines_of(end) if line["event"] == "end"}
+    assert {line["run"]: line for line in again} == ends
+    assert len(again) == 4
 
 
 def test_a_sweep_says_as_little_as_it_is_told(tmp_path, file):
@@ -268,9 +311,12 @@ def test_a_sweep_says_on_stderr_what_failed(tmp_path, file, monkeypatch, words):
     end = failure_of(sweep.main, file, *tiny(tmp_path), *settings, *words)
     assert end.status == 1
     assert end.err.count("ZeroDivisionError: the mistake") == 4
-    assert {line["status"] for line in lines_of(end) if line["event"] == "end"} == (
-        {"failed"} if "--json" in words else set()
-    )
+    failed = [("failed", False)] * 4 if "--json" in words else []
+    assert [(line["status"], line["repeated"]) for line in lines_of(end) if line["event"] == "end"] == failed
+    again = lines_of(failure_of(sweep.main, file, *tiny(tmp_path), *settings, *words))
+    assert [(line["event"], line["status"], line["repeated"]) for line in again if line["event"] == "end"] == [
+        ("end", "failed", True) for _ in failed
+    ]
 
 
 def test_json_is_refused_where_nothing_runs(file, tmp_path):

@@ -157,9 +157,13 @@ def test_a_node_with_other_software_is_named_with_what_is_different(cluster, tmp
     assert "must have the same software as this machine, but " in sentence
     both = sentence.partition("but ")[2].strip().split("; ")
     here = versions.software()
-    assert sum(f"has torch 2.0.0, not {here['torch']} and fedray 0.1.0 (source " in each for each in both) == 1, (
-        sentence
-    )
+    assert (
+        sum(
+            f"has torch 2.0.0, not {here['torch']} and fedray {fedray_package.__version__} (source " in each
+            for each in both
+        )
+        == 1
+    ), sentence
     assert sum(f"has no fedray, which is {here['fedray']} here" in each for each in both) == 1, sentence
     assert len(both) == 2
     assert "\n" not in sentence.strip()
