@@ -25,7 +25,7 @@ from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.extras import check_extras
 from fedray.models import Blueprint
-from fedray.recipe import Recipe
+from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.recorder import check_writable, drop_journal
 from fedray.tables import PER_RUN
 
@@ -174,7 +174,10 @@ class Job:
         shards = held * train // len(d.train_labels)
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
         store = object_store_bytes(shared, model, e.cohort) + remembered
-        return Needs(model, shards, store, vectors_held(e.algorithm), self.blueprint.frozen_bytes)
+        largest = max(map(len, self.shards), default=0)
+        images = self.blueprint.activation_bytes(min(e.algorithm.batch_size or largest, largest), EVALUATION_BATCH)
+        frozen = self.blueprint.frozen_bytes * copies_held(e.algorithm, e.model)
+        return Needs(model, shards, store, vectors_held(e.algorithm), frozen, images)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
@@ -281,6 +284,15 @@ def vectors_held(algorithm: Any) -> int:
     optimizer = algorithm.optimizer_vectors if algorithm.local_optimizer else 0
     directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.clip_norm or algorithm.corrects)
     return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
+
+
+def copies_held(algorithm: Any, model: models.Model) -> int:
+    """How often a process comes to hold what is frozen of the model: its own, and what it takes to build models.
+
+    Where clients remember, another is built, whose frozen parameters then are given up. Weights take their size again
+    where their file cannot be mapped into memory.
+    """
+    return 1 + algorithm.remembers + model.is_read_whole
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

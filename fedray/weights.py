@@ -84,6 +84,11 @@ def holds_weights(path: Path) -> bool:
         return zipfile.is_zipfile(path) or file.read(len(LEGACY)) == LEGACY
 
 
+def is_mappable(path: Path) -> bool:
+    """Whether torch can map the file into memory, rather than read it: since torch 1.6 they are written so."""
+    return zipfile.is_zipfile(path)
+
+
 def fingerprint(path: Path) -> str:
     """The SHA-256 of a file's content, 64 hex digits; computed once while the file stays as it is."""
     about = path.stat()

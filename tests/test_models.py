@@ -228,7 +228,7 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
     assert np.linalg.norm(update["params"] - wanted) < 1e-3 * np.linalg.norm(wanted)
     assert np.linalg.norm(update["params"] + 0.1 * of_main.numpy()) > 1e-2 * np.linalg.norm(wanted)
     assert report.train_loss == pytest.approx(main.item(), rel=1e-6)
-    ((loss, _),) = trainer.evaluate(state, *data)
+    (loss,) = trainer.evaluate(state, *data).losses
     with torch.no_grad():
         output = other.flat.module.eval()(inputs)  # the main one alone
     assert np.isfinite(loss)

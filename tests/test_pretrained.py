@@ -296,3 +296,14 @@ def test_the_driver_fetches_them_without_torch(made, tmp_path):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list(Path(tmp_path, "hub", "checkpoints").iterdir())) == 1
+
+
+def test_only_weights_that_cannot_be_mapped_count_for_memory(made, tmp_path):
+    """Files as torch wrote them before 1.6 are read whole, beside the model that is built."""
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    path = tmp_path / "torch/hub/checkpoints" / KNOWN["resnet18"].weights
+    frozen = []
+    for new in (True, False):
+        torch.save(made[1]["resnet18"], path, _use_new_zipfile_serialization=new)
+        frozen.append(Job(compose(settings(tmp_path, freeze="backbone"))).needs.frozen)
+    assert frozen[1] == 2 * frozen[0] > 2**25
