@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -45,7 +45,8 @@ class Job:
         check_extras(experiment.output)
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
-        self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())
+        self.model_source = experiment.model.fingerprint()
+        self.run = experiment.run_id(self.fingerprint, self.model_source)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -145,12 +146,11 @@ class Job:
     @cached_property
     def blueprint_asked(self) -> Callable[[], Blueprint]:
         """Have the model built where torch is: the call that waits for it, to be made when it is needed."""
-        e, r = self.experiment, self.recipe
+        r = self.recipe
         wanted = (r.model, r.shape, r.classes, r.seed)
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
-        optimizer = PRELOADED if e.algorithm.local_optimizer else ()
-        self.fork_server.preload((*e.model.preloaded, *optimizer))
+        preload([self])
         return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
@@ -241,6 +241,7 @@ class Job:
             "num_buffers": buffers.size,
             "partition_id": partition_id(self.shards),
             "data_fingerprint": self.fingerprint,
+            "model_source_fingerprint": self.model_source or None,
             "cpu_capability": self.blueprint.torch.cpu_capability,
             **self.versions,
         }
@@ -262,6 +263,14 @@ class Job:
         clients, labels = np.indices(counts.shape).reshape(2, -1)
         names = np.array(self.dataset.classes, dtype=object)
         return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
+
+
+def preload(jobs: Sequence[Job]) -> None:
+    """Have imported what these runs, all of one place, will import, where actors are forked from, before any is."""
+    wanted = [name for job in jobs for name in job.experiment.model.preloaded]
+    wanted += [name for job in jobs if job.experiment.algorithm.local_optimizer for name in PRELOADED]
+    if jobs[0].fork_server:
+        jobs[0].fork_server.preload(sorted(set(wanted)))
 
 
 @lru_cache

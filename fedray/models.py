@@ -105,7 +105,8 @@ class Model:
     )
     resize: int = setting(
         0,
-        "Side to which images are resized inside the network, bilinearly; 0: they are not, but for those smaller than "
+        "Side to which images are resized inside the network, bilinearly, antialiased where they shrink; 0: they are "
+        "not, but for those smaller than "
         f"what it takes at least ({', '.join(f'{name} {f.least}' for name, f in KNOWN.items() if f.least > 16)}).",
         unit="pixels",
         ge=0,
@@ -192,6 +193,11 @@ class Model:
     def preloaded(self) -> tuple[str, ...]:
         """What building it imports besides torch."""
         return ("torchvision.models",) if self.is_torchvisions else ()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether nothing of it would have to be fetched."""
+        return not self.pretrained or weights.find(KNOWN[self.name].weights) is not None
 
     @property
     def is_read_whole(self) -> bool:

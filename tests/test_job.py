@@ -4,10 +4,11 @@ import sys
 
 import pytest
 
+from fedray.cluster.forks import ForkServer
 from fedray.cluster.resources import Capacity, Cluster, plan
 from fedray.errors import BadInputError
 from fedray.experiment import compose
-from fedray.job import Job, vectors_held
+from fedray.job import Job, preload, vectors_held
 from fedray.run import run
 
 
@@ -56,6 +57,19 @@ def test_an_optimizer_is_tried_where_torch_is(tmp_path):
         with pytest.raises(BadInputError, match="did you mean adam"):
             job.check_shards()
     Job(wrong_optimizer(tmp_path, "ray", optimizer="Adam", optimizer_options="eps=1e-3")).check_shards()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")
+def test_what_any_run_of_a_sweep_imports_is_imported_before_actors_are_forked(tmp_path):
+    """Where the first run does not need it: it took the first round with Adam 4 s."""
+    plain, adam = (Job(wrong_optimizer(tmp_path, "ray", optimizer=name)) for name in ("sgd", "adam"))
+    for jobs in ([plain], [plain, adam]):
+        jobs[0].fork_server = server = ForkServer()  # one that no other test has had import anything
+        try:
+            preload(jobs)
+            assert server.ask(eval, "'torch._dynamo' in __import__('sys').modules").result() == (adam in jobs)
+        finally:
+            server.close()
 
 
 def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
