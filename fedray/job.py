@@ -2,7 +2,7 @@
 
 import json
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, lru_cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +25,7 @@ from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.extras import check_extras
 from fedray.models import Blueprint
-from fedray.recipe import Recipe
+from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.recorder import check_writable, drop_journal
 from fedray.tables import PER_RUN
 
@@ -47,7 +47,8 @@ class Job:
             check_extras(experiment.output)
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
-        self.run = experiment.run_id(self.fingerprint, experiment.model.fingerprint())
+        self.model_source = experiment.model.fingerprint()
+        self.run = experiment.run_id(self.fingerprint, self.model_source)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -151,12 +152,11 @@ class Job:
     @cached_property
     def blueprint_asked(self) -> Callable[[], Blueprint]:
         """Have the model built where torch is: the call that waits for it, to be made when it is needed."""
-        e, r = self.experiment, self.recipe
+        r = self.recipe
         wanted = (r.model, r.shape, r.classes, r.seed)
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
-        optimizer = PRELOADED if e.algorithm.local_optimizer else ()
-        self.fork_server.preload((*e.model.preloaded, *optimizer))
+        preload([self])
         return self.fork_server.ask(models.blueprint, *wanted).result
 
     @cached_property
@@ -180,7 +180,10 @@ class Job:
         shards = held * train // len(d.train_labels)
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
         store = object_store_bytes(shared, model, e.cohort) + remembered
-        return Needs(model, shards, store, vectors_held(e.algorithm), self.blueprint.frozen_bytes)
+        largest = max(map(len, self.shards), default=0)
+        images = self.blueprint.activation_bytes(min(e.algorithm.batch_size or largest, largest), EVALUATION_BATCH)
+        frozen = self.blueprint.frozen_bytes * copies_held(e.algorithm, e.model)
+        return Needs(model, shards, store, vectors_held(e.algorithm), frozen, images)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""
@@ -244,6 +247,7 @@ class Job:
             "num_buffers": buffers.size,
             "partition_id": partition_id(self.shards),
             "data_fingerprint": self.fingerprint,
+            "model_source_fingerprint": self.model_source or None,
             "cpu_capability": self.blueprint.torch.cpu_capability,
             **self.versions,
         }
@@ -267,6 +271,14 @@ class Job:
         return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
 
 
+def preload(jobs: Sequence[Job]) -> None:
+    """Have imported what these runs, all of one place, will import, where actors are forked from, before any is."""
+    wanted = [name for job in jobs for name in job.experiment.model.preloaded]
+    wanted += [name for job in jobs if job.experiment.algorithm.local_optimizer for name in PRELOADED]
+    if jobs[0].fork_server:
+        jobs[0].fork_server.preload(sorted(set(wanted)))
+
+
 @lru_cache
 def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tuple[tuple[int, ...], ...]) -> None:
     """Have an optimizer tried where torch is, once for all runs of a sweep; BadInputError where it fails."""
@@ -287,6 +299,15 @@ def vectors_held(algorithm: Any) -> int:
     optimizer = algorithm.optimizer_vectors if algorithm.local_optimizer else 0
     directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.clip_norm or algorithm.corrects)
     return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
+
+
+def copies_held(algorithm: Any, model: models.Model) -> int:
+    """How often a process comes to hold what is frozen of the model: its own, and what it takes to build models.
+
+    Where clients remember, another is built, whose frozen parameters then are given up. Weights take their size again
+    where their file cannot be mapped into memory.
+    """
+    return 1 + algorithm.remembers + model.is_read_whole
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

@@ -105,7 +105,8 @@ class Model:
     )
     resize: int = setting(
         0,
-        "Side to which images are resized inside the network, bilinearly; 0: they are not, but for those smaller than "
+        "Side to which images are resized inside the network, bilinearly, antialiased where they shrink; 0: they are "
+        "not, but for those smaller than "
         f"what it takes at least ({', '.join(f'{name} {f.least}' for name, f in KNOWN.items() if f.least > 16)}).",
         unit="pixels",
         ge=0,
@@ -193,6 +194,16 @@ class Model:
         """What building it imports besides torch."""
         return ("torchvision.models",) if self.is_torchvisions else ()
 
+    @property
+    def is_here(self) -> bool:
+        """Whether nothing of it would have to be fetched."""
+        return not self.pretrained or weights.find(KNOWN[self.name].weights) is not None
+
+    @property
+    def is_read_whole(self) -> bool:
+        """Whether building it takes the memory of all its pretrained weights; what is mapped from a file takes none."""
+        return self.pretrained and not weights.is_mappable(weights.locate(self.name, KNOWN[self.name].weights))
+
     def fingerprint(self) -> str:
         """A digest of what the settings do not say of it: the file of a function of the user's, pretrained weights.
 
@@ -210,6 +221,11 @@ def imagenet_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, 
     return IMAGENET_MEAN, IMAGENET_STD
 
 
+AROUND, WIDEST = 1.5, 3
+"""So that what is counted is 0.95 to 1.5 times the peak that was measured, which depends on how the allocator finds
+room: least for resnet20 (256 images, MOON), most for resnet18 (64 images of 224 x 224 pixels)."""
+
+
 @dataclass(frozen=True, eq=False)
 class Blueprint:
     """A model as the driver needs it: its initial params [P] and buffers [B], and how they make a state dict."""
@@ -224,7 +240,19 @@ class Blueprint:
     """The names of all parameters and buffers in the vectors, in the model's own order."""
     norms: list[str]
     """Those of them that belong to BatchNorm layers, with which a training step fails on a batch of one image."""
+    kept_bytes: int
+    """What a forward pass in training keeps of one image for the backward pass."""
+    widest_bytes: int
+    """The largest tensor that a layer gives for one image."""
     torch: "Torch"
+
+    def activation_bytes(self, batch: int, evaluated: int) -> int:
+        """The most that batches of so many images, in training and in evaluation, take at once.
+
+        What is kept comes to take AROUND times its size, and WIDEST of the largest tensors come and go beside it; of an
+        evaluation only these do.
+        """
+        return int(AROUND * batch * self.kept_bytes) + WIDEST * (batch + evaluated) * self.widest_bytes
 
     @property
     def frozen_bytes(self) -> int:

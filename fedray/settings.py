@@ -22,6 +22,8 @@ T = TypeVar("T")
 Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
 # Written "none" in settings and None inside: not used.
 Maybe = Annotated[T | None, BeforeValidator(lambda value: None if value == "none" else value)]
+# A name that may be written with capitals, too.
+AsLowerCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 # Whole numbers of a Literal come as text from a command line.
 AsNumber = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value)
 

@@ -20,7 +20,7 @@ from fedray.experiment import Experiment, compose, flatten, override
 from fedray.grid import Point, points, varying
 from fedray.halving import read_rungs
 from fedray.interrupt import Interrupt
-from fedray.job import Job
+from fedray.job import Job, preload
 from fedray.lock import hold
 from fedray.playing import Sweep, done, play_sweep
 from fedray.stored import DamagedError
@@ -101,7 +101,7 @@ def play_and_sum_up(
         if job.run not in runs_left:
             watch.skip(job)
     if left:
-        left[0].fork_server  # noqa: B018  it imports torch while the data are read and Ray starts
+        preload(left)  # torch, too, is imported while the data are read and Ray starts
         for job in left:
             Job(job.experiment).check_split()
         with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
@@ -189,6 +189,8 @@ def written(value: Any) -> str:
 def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: bool) -> str:
     """How many of the runs are left and how long they take, as far as that can be known without their data."""
     try:
+        if away := next((e.model.name for e in experiments if not e.model.is_here), None):
+            raise BadInputError(f"the weights of {away} are not here yet, and a dry run fetches nothing")
         jobs = {job.run: job for job in map(Job, experiments)}
         known = known_runs(experiments[0].output.root, experiments[0].output.name)
         left = [job for job in jobs.values() if fresh or job.status not in done(retry_failed)]

@@ -134,8 +134,15 @@ class Trainer:
             if name not in self.rivals:
                 self.rivals[name] = self.build()
                 self.rivals[name].module.eval()
+                self.share_frozen(self.rivals[name].module)
             self.rivals[name].load(model["params"], model["buffers"])
         return {name: self.rivals[name].module for name in models}
+
+    def share_frozen(self, other: nn.Module) -> None:
+        """Give up another model's frozen parameters for this one's, which are the same."""
+        for mine, theirs in zip(self.flat.module.parameters(), other.parameters(), strict=True):
+            if not mine.requires_grad:
+                theirs.data = mine.data
 
     def batches(
         self,

@@ -29,16 +29,27 @@ def folder() -> Path:
     return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
 
 
-def locate(network: str, file: str) -> Path:
-    """The file with a network's weights, fetched if it is not here; BadInputError in one sentence where that fails."""
+def places(file: str) -> tuple[str, Path, Path | None]:
+    """The mirror, if there is one; where the original is kept; and where what a mirror has is."""
     original, mirror = folder() / file, os.environ.get("FEDRAY_WEIGHTS_URL", "").rstrip("/")
     copy = original.with_name(f"{original.stem}.of-{sha256(mirror.encode()).hexdigest()[:8]}.pth")
-    for path in (original, copy) if mirror else (original,):
-        if path.is_file():
-            return path
+    return mirror, original, copy if mirror else None
+
+
+def find(file: str) -> Path | None:
+    """The file with these weights, if it is here."""
+    _, *paths = places(file)
+    return next((path for path in paths if path and path.is_file()), None)
+
+
+def locate(network: str, file: str) -> Path:
+    """The file with a network's weights, fetched if it is not here; BadInputError in one sentence where that fails."""
+    if here := find(file):
+        return here
+    mirror, original, copy = places(file)
     url = f"{mirror or ORIGIN}/{file}"
     try:
-        return fetch(url, original, copy if mirror else None)
+        return fetch(url, original, copy)
     except (OSError, HTTPException, ValueError) as error:
         if isinstance(error, HTTPError):
             error.close()  # it is the server's answer
@@ -82,6 +93,11 @@ def holds_weights(path: Path) -> bool:
     """Whether this looks like a file of torch.save, whole."""
     with path.open("rb") as file:
         return zipfile.is_zipfile(path) or file.read(len(LEGACY)) == LEGACY
+
+
+def is_mappable(path: Path) -> bool:
+    """Whether torch can map the file into memory, rather than read it: since torch 1.6 they are written so."""
+    return zipfile.is_zipfile(path)
 
 
 def fingerprint(path: Path) -> str:

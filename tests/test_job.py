@@ -4,9 +4,11 @@ import sys
 
 import pytest
 
+from fedray.cluster.forks import ForkServer
+from fedray.cluster.resources import Capacity, Cluster, plan
 from fedray.errors import BadInputError
 from fedray.experiment import compose
-from fedray.job import Job, vectors_held
+from fedray.job import Job, preload, vectors_held
 from fedray.run import run
 
 
@@ -57,6 +59,19 @@ def test_an_optimizer_is_tried_where_torch_is(tmp_path):
     Job(wrong_optimizer(tmp_path, "ray", optimizer="Adam", optimizer_options="eps=1e-3")).check_shards()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")
+def test_what_any_run_of_a_sweep_imports_is_imported_before_actors_are_forked(tmp_path):
+    """Where the first run does not need it: it took the first round with Adam 4 s."""
+    plain, adam = (Job(wrong_optimizer(tmp_path, "ray", optimizer=name)) for name in ("sgd", "adam"))
+    for jobs in ([plain], [plain, adam]):
+        jobs[0].fork_server = server = ForkServer()  # one that no other test has had import anything
+        try:
+            preload(jobs)
+            assert server.ask(eval, "'torch._dynamo' in __import__('sys').modules").result() == (adam in jobs)
+        finally:
+            server.close()
+
+
 def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
     tree = {"data": {"dataset": "synthetic", "train_examples": 120, "test_examples": 10, "augment": "cutout"}}
     tree["output"] = {"root": str(tmp_path), "name": "mine"}
@@ -64,6 +79,44 @@ def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
     tree["data"]["cutout"] = 5
     recipe = Job(compose(tree)).recipe
     assert (recipe.augment, recipe.cutout) == ("cutout", 5)
+
+
+def needs(tmp_path, clients=2, algorithm=None, train=20, **model):
+    data = {"dataset": "synthetic", "train_examples": train, "test_examples": 10}
+    tree = {"data": data, "clients": clients, "cohort": 2, "model": model, "algorithm": algorithm or {}}
+    tree |= {"output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"}}
+    return Job(compose(tree)).needs
+
+
+def test_needs_count_a_batch_of_images(tmp_path):
+    """logistic keeps its input, 4 * 3072 bytes, which is its largest tensor, too; so does an evaluation of 100."""
+
+    def images(batch_size, train):
+        return needs(tmp_path, algorithm={"batch_size": batch_size}, train=train, name="logistic").activations
+
+    each = 4 * 3072
+    for batch_size, train, largest in ((4, 20, 4), (16, 20, 10), (0, 20, 10), (0, 40, 20)):
+        assert images(batch_size, train) == 1.5 * largest * each + 3 * (largest + 100) * each
+
+
+def test_ten_clients_with_inception_are_packed_and_a_hundred_with_lenet5_are_not(tmp_path):
+    large = needs(tmp_path, 10, train=400, name="inception_v3", aux_weight=0.4)
+    assert 4168 - 744 < large.activations / 2**20 < 2 * 4168  # 4168 MiB were measured, 744 of them vectors
+    machine = Capacity((8.0,), 0, 16 * 2**30)
+    assert plan(Cluster(), 10, machine, large).actors == 2
+    with pytest.raises(BadInputError, match=r"10 actors x 7\d\d\d MiB, .* MiB for batches of images, .* 16384 MiB are"):
+        plan(Cluster(clients_per_actor=1), 10, machine, large)
+    small = needs(tmp_path, 100, train=3200, name="lenet5")
+    assert small.activations < 20 * 2**20
+    assert plan(Cluster(), 100, Capacity((2.0,), 0, 24e9), small).actors == 100
+
+
+def test_what_is_frozen_counts_again_where_another_model_is_built(tmp_path):
+    once, again = (
+        needs(tmp_path, algorithm={"name": name}, name="resnet18", freeze="backbone").frozen
+        for name in ("fedavg", "moon")
+    )
+    assert again == 2 * once > 2**25
 
 
 def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):

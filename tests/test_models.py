@@ -186,6 +186,14 @@ def test_images_are_resized_inside_the_network_and_tensors_keep_their_names():
     by_hand = F.interpolate(images, size=(64, 64), mode="bilinear", align_corners=False)
     assert torch.equal(large(images), small(by_hand))
     assert small.state_dict().keys() == large.state_dict().keys()
+    # Where images shrink, every pixel counts: of a column that alternates the mean is left.
+    shrunk = build(Model(name="logistic", resize=8), CIFAR, 10, 0)
+    stripes = torch.zeros(1, 3, 32, 32)
+    stripes[:, :, ::4] = 1.0
+    seen = []
+    shrunk[1].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    shrunk(stripes)
+    torch.testing.assert_close(seen[0].view(3, 8, 8)[:, 2:-2], torch.full((3, 4, 8), 0.25))
     # A network whose size depends on the images is built for those that come in.
     assert build(Model(name="logistic", resize=8), CIFAR, 10, 0)[1].in_features == 3 * 8 * 8
 
@@ -369,6 +377,7 @@ def test_a_function_of_the_users_own_is_built_trained_and_saved(tmp_path, own):
     job = own_job(tmp_path, f"{own[0]}:net")
     results = run(job.experiment)
     assert results.runs["model"].tolist() == [f"{own[0]}:net"]
+    assert results.runs["model_source_fingerprint"].tolist() == [job.model_source] != [""]
     assert results.runs["num_params"].tolist() == [3072 * 4 + 4 + 8 + 50]
     saved = load_file(job.model)
     module = importlib.import_module(own[0]).net((3, 32, 32), 10)

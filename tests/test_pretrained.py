@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from serving import Quiet, serve
 
+from fedray import sweep
 from fedray.command_line import report_errors
 from fedray.errors import BadInputError
 from fedray.experiment import compose
@@ -296,3 +297,41 @@ def test_the_driver_fetches_them_without_torch(made, tmp_path):
         done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert len(list(Path(tmp_path, "hub", "checkpoints").iterdir())) == 1
+
+
+def test_only_weights_that_cannot_be_mapped_count_for_memory(made, tmp_path):
+    """Files as torch wrote them before 1.6 are read whole, beside the model that is built."""
+    (tmp_path / "torch/hub/checkpoints").mkdir(parents=True)
+    path = tmp_path / "torch/hub/checkpoints" / KNOWN["resnet18"].weights
+    frozen = []
+    for new in (True, False):
+        torch.save(made[1]["resnet18"], path, _use_new_zipfile_serialization=new)
+        frozen.append(Job(compose(settings(tmp_path, freeze="backbone"))).needs.frozen)
+    assert frozen[1] == 2 * frozen[0] > 2**25
+
+
+def test_a_dry_run_fetches_nothing(made, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "sweep.toml"
+    file.write_text(
+        'clients = 2\ncohort = 2\n[data]\ndataset = "synthetic"\n[grid]\nmodel.pretrained = [false, true]\n'
+    )
+    words = [str(file), "--model.name", "resnet18", "--dry-run", "--output.root", str(tmp_path / "results")]
+    with serve(made[0]) as url:
+        monkeypatch.setenv("FEDRAY_WEIGHTS_URL", url)
+        for here in (False, True):
+            assert sweep.main(words) == 0
+            *commands, last = capsys.readouterr().out.splitlines()
+            assert len(commands) == 2
+            said = "cannot be said: the weights of resnet18 are not here yet, and a dry run fetches nothing"
+            assert last.endswith(said) != here
+            assert folder().exists() == here
+            Job(compose(settings(tmp_path)))  # it fetches them
+
+
+def test_the_runs_table_says_which_weights_a_run_began_with(made, tmp_path, monkeypatch):
+    with serve(made[0]) as url:
+        monkeypatch.setenv("FEDRAY_WEIGHTS_URL", url)
+        found = run(compose(settings(tmp_path, freeze="backbone"))).runs["model_source_fingerprint"]
+    assert found.tolist() == [sha256((made[0] / KNOWN["resnet18"].weights).read_bytes()).hexdigest()]
+    plain = run(compose(settings(tmp_path, name="logistic", pretrained=False)))
+    assert plain.runs["model_source_fingerprint"].isna().all()

@@ -8,7 +8,7 @@ so that a round of all clients is one step of gradient descent on the union of t
 from typing import Annotated, ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import AsNumber, Maybe, section, setting
+from fedray.settings import AsLowerCase, AsNumber, Maybe, section, setting
 
 
 @section
@@ -17,7 +17,7 @@ class FedSGD(FedAvg):
 
     name: ClassVar[str] = "fedsgd"
 
-    optimizer: Literal["sgd"] = setting("sgd", "Always sgd.")
+    optimizer: Annotated[Literal["sgd"], AsLowerCase] = setting("sgd", "Always sgd.")
     optimizer_options: Literal[""] = setting("", "Always empty.")
     epochs: Annotated[Literal[1], AsNumber] = setting(1, "Always 1.")
     epochs_min: Maybe[None] = setting(None, "Always none.")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import math
 from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -57,6 +58,9 @@ def read_options(text: str) -> dict[str, Any]:
             f"algorithm.optimizer_options = {text!r} must be keyword arguments of plain values, each name once, as "
             "Python writes them: betas=(0.9, 0.99), eps=1e-6"
         ) from None
+    numbers = (part.value for part in ast.walk(call) if isinstance(part, ast.Constant))
+    if not all(math.isfinite(number) for number in numbers if isinstance(number, float)):
+        raise BadInputError(f"algorithm.optimizer_options = {text!r} has a number that is not finite")
     return options
 
 

@@ -12,13 +12,11 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator
-
 from fedray.algorithms import local_optimizer
 from fedray.algorithms.local_optimizer import LocalOptimizer, read_options
 from fedray.errors import BadInputError
 from fedray.randomness import generator
-from fedray.settings import Maybe, section, setting
+from fedray.settings import AsLowerCase, Maybe, section, setting
 
 if TYPE_CHECKING:
     import torch
@@ -33,7 +31,7 @@ class LocalTraining:
     needs_sgd: ClassVar[bool] = False
     """Whether the algorithm's equations count steps of SGD of length lr, which other optimizers do not make."""
 
-    optimizer: Annotated[str, AfterValidator(str.lower)] = setting(
+    optimizer: Annotated[str, AsLowerCase] = setting(
         "sgd", "Optimizer of the clients, restarted each round: the name of any in torch.optim, for example adam."
     )
     optimizer_options: str = setting(
@@ -93,6 +91,8 @@ class LocalTraining:
         for taken in ("lr", "weight_decay", *(["momentum"] if self.optimizer == "sgd" else [])):
             if taken in options:
                 raise BadInputError(f"algorithm.optimizer_options: {taken} is a setting by itself, algorithm.{taken}")
+        if options.get("maximize"):
+            raise BadInputError(f"algorithm.optimizer_options = {self.optimizer_options!r} would climb the loss")
         if self.needs_sgd and self.local_optimizer:
             raise BadInputError(
                 f"algorithm.name = {self.name} counts steps of plain SGD, which {self.local_optimizer.said} "
@@ -128,8 +128,11 @@ class LocalTraining:
 
     @property
     def optimizer_vectors(self) -> int:
-        """How many vectors like params [P] the optimizer keeps during a client's round; for others than sgd, Adam's."""
-        return int(self.momentum > 0) if self.optimizer == "sgd" else 2
+        """The most vectors like params [P] that the optimizer keeps during a client's round."""
+        if self.optimizer == "sgd":
+            return int(self.momentum > 0)
+        options = read_options(self.optimizer_options)
+        return 2 + bool(options.get("amsgrad") or (options.get("centered") and options.get("momentum")))
 
     def learning_rate(self, t: int, rounds: int) -> float:
         """The clients' learning rate in round t of 1..rounds."""

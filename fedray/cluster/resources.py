@@ -134,7 +134,8 @@ class Plan:
 class Needs:
     """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store.
 
-    A process that trains holds so many `vectors` as long as the model, and `frozen` bytes that no vector has.
+    A process that trains holds so many `vectors` as long as the model, `frozen` bytes that no vector has, and, where
+    the model is not on a GPU, `activations` for a batch of images.
     """
 
     model: int
@@ -142,6 +143,7 @@ class Needs:
     object_store: int = 0
     vectors: int = 4
     frozen: int = 0
+    activations: int = 0
 
 
 def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
@@ -192,8 +194,8 @@ def vectors_of(needs: Needs, on_gpu: bool) -> int:
 def process_bytes(cluster: Cluster, needs: Needs, on_gpu: bool) -> int:
     """The memory of an actor that has trained."""
     process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
-    context = GPU_CONTEXT_BYTES if on_gpu else 0
-    return process + context + vectors_of(needs, on_gpu) * needs.model + needs.frozen
+    images = GPU_CONTEXT_BYTES if on_gpu else needs.activations
+    return process + images + vectors_of(needs, on_gpu) * needs.model + needs.frozen
 
 
 def stored_bytes(cluster: Cluster, needs: Needs, capacity: Capacity) -> int:
@@ -207,11 +209,14 @@ def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capa
     each, store = process_bytes(cluster, needs, on_gpu), stored_bytes(cluster, needs, capacity)
     if actors * each + store <= capacity.memory:
         return
+    counts = needs.activations >= 2**20 and not on_gpu
+    images = f" and {needs.activations / 2**20:.4g} MiB for batches of images" if counts else ""
+    smaller = "a smaller model or algorithm.batch_size" if counts else "a smaller model"
     mib, store_mib, free = (math.ceil(size / 2**20) for size in (each, store, capacity.memory))
     raise BadInputError(
         f"{actors} actor{'' if actors == 1 else 's'} x {mib} MiB, of which {vectors_of(needs, on_gpu)} vectors of "
-        f"{needs.model / 2**20:.3g} MiB each, and {store_mib} MiB of shared memory need {actors * mib + store_mib} "
-        f"MiB, but {free} MiB are free; raise cluster.clients_per_actor or choose a smaller model"
+        f"{needs.model / 2**20:.3g} MiB each{images}, and {store_mib} MiB of shared memory need "
+        f"{actors * mib + store_mib} MiB, but {free} MiB are free; raise cluster.clients_per_actor or choose {smaller}"
     )
 
 
@@ -224,7 +229,8 @@ def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
     Each has a trainer in every actor, a few vectors in the driver, and its share of the object store.
     """
     each = (needs.vectors * plan.actors + 6) * needs.model + plan.actors * needs.frozen + needs.object_store
-    fit = int(0.5 * capacity.memory / max(1, each))
+    images = plan.actors * needs.activations  # which an actor has for one of them at a time
+    fit = int(0.5 * (capacity.memory - images) / max(1, each))
     return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))
 
 

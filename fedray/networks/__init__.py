@@ -11,6 +11,7 @@ from fedray import own_models
 from fedray.errors import BadInputError
 from fedray.models import Blueprint, Model, Shape, Torch
 from fedray.networks import imagenet
+from fedray.networks.activations import measure_activations
 from fedray.networks.parts import add_projection, freeze_backbone, last_linear, take_images, use_group_norm
 from fedray.networks.resnets import resnet20, resnet56
 from fedray.networks.small import cnn, lenet5, logistic, mcmahan_cnn, mlp, vgg11
@@ -101,6 +102,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         for kind, layout in layouts.items()
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     }
+    kept, widest = measure(module, model, shape)
     return Blueprint(
         params=flat.params.numpy(),
         buffers=flat.buffers.numpy(),
@@ -108,6 +110,8 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         others={name: value for name, value in tensors.items() if name not in places},
         names=names,
         norms=norms,
+        kept_bytes=kept,
+        widest_bytes=widest,
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -133,6 +137,17 @@ def check(module: nn.Module, model: Model, shape: Shape, classes: int) -> None:
     found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if found != (2, classes):
         raise BadInputError(f"model.name = {model.name} gives {found} for 2 images, not an output {(2, classes)}")
+
+
+def measure(module: nn.Module, model: Model, shape: Shape) -> tuple[int, int]:
+    """What measure_activations gives; BadInputError where a network of the user's fails in training mode."""
+    try:
+        return measure_activations(module, shape)
+    except Exception as error:
+        if model.is_known:
+            raise
+        said = own_models.describe(error)
+        raise BadInputError(f"model.name = {model.name} fails in training for images {shape} ({said})") from error
 
 
 def computes_in_bfloat16() -> bool:

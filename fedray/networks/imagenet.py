@@ -61,5 +61,5 @@ def load(module: nn.Module, name: str, path: Path) -> None:
 
 def read(path: Path) -> Mapping[str, torch.Tensor]:
     """The tensors of a file by the names that they have today."""
-    found = torch.load(path, map_location="cpu", weights_only=True)
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=weights.is_mappable(path))
     return {"".join(old.groups()) if (old := OLD_DENSE.fullmatch(key)) else key: x for key, x in found.items()}

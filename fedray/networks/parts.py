@@ -59,7 +59,8 @@ def take_images(module: nn.Module, model: Model, shape: Shape) -> None:
     def prepare(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         images = inputs[0]
         if side:
-            images = F.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
+            shrink = side < max(shape[1:])  # without antialiasing most pixels would not count
+            images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=shrink)
         return images.expand(-1, 3, -1, -1).contiguous(memory_format=order) if grey else images
 
     if side or grey:

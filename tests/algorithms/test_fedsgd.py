@@ -41,3 +41,9 @@ def test_its_settings_are_fixed():
     for wrong in ({"epochs": 2}, {"batch_size": 8}, {"steps": 3}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             FedSGD(**wrong)
+
+
+def test_sgd_may_be_written_with_capitals():
+    assert FedSGD(optimizer="SGD") == FedSGD()
+    with pytest.raises(ValueError, match="optimizer"):
+        FedSGD(optimizer="adam")

@@ -150,8 +150,41 @@ def test_the_fused_engine_refuses_them_by_name():
 def test_vectors_that_an_optimizer_keeps():
     assert [
         FedAvg(**settings).optimizer_vectors
-        for settings in ({}, {"momentum": 0.5}, {"optimizer_options": "maximize=True"}, {"optimizer": "adam"})
+        for settings in ({}, {"momentum": 0.5}, {"optimizer_options": "dampening=0.0"}, {"optimizer": "adam"})
     ] == [0, 1, 0, 2]
+
+
+MORE = {
+    "adam": ["amsgrad=True"],
+    "adamw": ["amsgrad=True"],
+    "rmsprop": ["momentum=0.9", "centered=True", "centered=True, momentum=0.9"],
+}
+
+
+@pytest.mark.parametrize("name", sorted(local_optimizer.kinds().keys() - local_optimizer.UNFIT.keys()))
+def test_no_optimizer_keeps_more_than_is_counted(name):
+    for options in ("", *MORE.get(name, [])):
+        parameter = torch.nn.Parameter(torch.ones(30, 30))
+        parameter.grad = torch.ones_like(parameter)
+        algorithm = FedAvg(optimizer=name, optimizer_options=options, momentum=0.9 if name == "sgd" else 0.0)
+        optimizer = local_optimizer.make(LocalOptimizer(name, options, algorithm.momentum, 0.0), [parameter], lr=0.1)
+        optimizer.step()
+        kept = sum(x.numel() for x in optimizer.state[parameter].values() if isinstance(x, torch.Tensor)) // 900
+        assert kept <= algorithm.optimizer_vectors, options
+        assert options not in ("amsgrad=True", "centered=True, momentum=0.9") or kept == 3
+
+
+@pytest.mark.parametrize("options", ["eps=1e999", "betas=(0.9, -1e999)"])
+def test_an_option_that_is_not_finite_is_refused(options):
+    with pytest.raises(ValueError, match=r"algorithm.optimizer_options = .* has a number that is not finite"):
+        FedAvg(optimizer="adam", optimizer_options=options)
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam"])
+def test_climbing_the_loss_is_refused(name):
+    with pytest.raises(ValueError, match="algorithm.optimizer_options = 'maximize=True' would climb the loss"):
+        FedAvg(optimizer=name, optimizer_options="maximize=True")
+    assert FedAvg(optimizer=name, optimizer_options="maximize=False").local_optimizer
 
 
 @pytest.mark.parametrize(

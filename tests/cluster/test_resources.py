@@ -4,7 +4,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, capacity_of, object_store_bytes, plan, room, share
+from fedray.cluster.resources import (
+    Capacity,
+    Cluster,
+    Needs,
+    Plan,
+    capacity_of,
+    object_store_bytes,
+    plan,
+    room,
+    runs_at_once,
+    share,
+)
 from fedray.errors import BadInputError
 from fedray.experiment import compose
 
@@ -73,6 +84,29 @@ def test_a_process_counts_frozen_parameters_once_and_with_a_gpu_few_vectors():
     assert plan(Cluster(clients_per_actor=1, forked=True), 2, on_one, whole).actors == 2  # 2.7 GB each
     with pytest.raises(BadInputError, match="2 actors x 4157 MiB"):
         plan(one_each, 2, Capacity((8.0,), 0, 8e9), whole)
+
+
+INCEPTION = Needs(97_000_000, vectors=8, activations=6_900 * 2**20)
+"""As measured with its auxiliary classifiers and batches of 32 images: a process takes 60 + 740 + 6900 MiB."""
+
+
+def test_a_process_counts_its_batches_of_images():
+    clients, machine = 10, Capacity((8.0,), 0, 16 * 2**30)
+    assert plan(Cluster(), clients, machine, INCEPTION).actors == 2
+    with pytest.raises(BadInputError) as error:
+        plan(Cluster(clients_per_actor=1), clients, machine, INCEPTION)
+    assert "10 actors x 7701 MiB, of which 8 vectors of 92.5 MiB each and 6900 MiB for batches of" in str(error.value)
+    assert "need 77010 MiB, but 16384 MiB are free" in str(error.value)
+    assert "a smaller model or algorithm.batch_size" in str(error.value)
+    on_one = Capacity((8.0,), 1, 16 * 2**30)
+    assert plan(Cluster(clients_per_actor=1), clients, on_one, INCEPTION).actors == 10  # the batches are on the GPU
+
+
+def test_runs_in_flight_share_the_actors_images():
+    """An actor works for one run at a time, so that 10 GiB are left for the runs' 8 vectors in each of two actors."""
+    planned, machine = Plan(2, 5, 1, 0, room=2, most_lanes=2), Capacity((2.0,), 0, 20 * 2**30)
+    assert runs_at_once(planned, Needs(50 * 2**20, vectors=8), machine) == 3
+    assert runs_at_once(planned, Needs(50 * 2**20, vectors=8, activations=8 * 2**30), machine) == 1
 
 
 def test_what_of_the_store_goes_to_disk_counts_for_nothing():
