@@ -120,7 +120,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "model.channels_last": change(False, True, model__name="cnn", rounds=1, data__train_examples=20),
     "model.projection": change(0, 8, "runs.num_params", engine="plain"),
     "model.pretrained": shown("test_a_frozen_pretrained_resnet18_sends_its_last_layer_and_is_saved_whole"),
-    "model.freeze": change("none", "backbone", "rounds.bytes_up", **LENET),
+    "model.freeze": shown("test_a_frozen_pretrained_resnet18_sends_its_last_layer_and_is_saved_whole"),
     "model.norm": change("own", "group", "runs.num_buffers", **RESNET),
     "model.groups": change(2, 4, model__norm="group", **RESNET),
     "model.stem": change("own", "cifar", "runs.num_params", **{**RESNET, "model__name": "resnet18"}),

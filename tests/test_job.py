@@ -66,7 +66,7 @@ def test_the_recipe_has_the_square_that_is_cut_out(tmp_path):
     assert (recipe.augment, recipe.cutout) == ("cutout", 5)
 
 
-def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):
+def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path, monkeypatch):
     """As long as params and buffers: 8 of plain SGD, more where the direction is another, or models are kept."""
     tree = {
         "data": {"dataset": "synthetic", "train_examples": 20, "test_examples": 10}, "clients": 2, "cohort": 2,
@@ -75,7 +75,11 @@ def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):
     needs = Job(compose(tree)).needs
     assert (needs.model, needs.vectors) == (4 * (11_181_642 + 9_600), 8)
     assert needs.frozen == 8 * 20  # the counters of BatchNorm layers
-    tree["model"]["freeze"] = "backbone"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_resnet.py").write_text(
+        "def net(shape, classes):\n    from torchvision.models import resnet18\n    return resnet18(num_classes=classes)\n"
+    )
+    tree["model"] = {"name": "own_resnet:net", "freeze": "backbone"}
     needs = Job(compose(tree)).needs
     assert needs.model == 4 * 5130
     assert needs.frozen == 4 * (11_181_642 - 5130 + 9_600) + 8 * 20
