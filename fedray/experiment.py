@@ -130,6 +130,16 @@ class Experiment:
                 f"evaluation.top_k = {self.evaluation.top_k} is for the server's model, and "
                 f"{self.chosen_name('algorithm')} has none to evaluate"
             )
+        if self.model.freeze == "backbone" and self.model.is_known and not self.model.pretrained:
+            raise BadInputError(
+                f"model.freeze = backbone would leave {self.model.name} random features for good; it is for "
+                "model.pretrained = true, and for a function of your own that loads weights"
+            )
+        if self.algorithm.compares and self.model.features_are_fixed:
+            raise BadInputError(
+                f"algorithm.name = {self.chosen_name('algorithm')} compares what the last Linear layer is given, which "
+                f"nothing trains with {self.model.features_are_fixed}; set model.projection"
+            )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")
         for name, value in flatten(self.settings()):
@@ -155,8 +165,6 @@ class Experiment:
             return f"can train {' and '.join(FUSED_ON_CPU)}, not model.name = {self.model.name}"
         if self.model.projection:
             return f"cannot train a model with a projection head, model.projection = {self.model.projection}"
-        if self.model.freeze != "none":
-            return f"trains whole models, not those with model.freeze = {self.model.freeze}"
         if self.model.resize:
             return f"takes images as they are, not with model.resize = {self.model.resize}"
         if self.model.precision != "float32":

@@ -13,6 +13,7 @@ import numpy as np
 import fedray
 from fedray import data, models, results
 from fedray.algorithms import local_optimizer
+from fedray.algorithms.local import Local
 from fedray.algorithms.local_optimizer import PRELOADED, LocalOptimizer
 from fedray.atomic import remove_stale
 from fedray.cluster.forks import ForkServer, fork_server
@@ -134,8 +135,24 @@ class Job:
         """Raise BadInputError where a shard or the algorithm does not suit the model, or the batch size a shard."""
         sizes = [len(shard) for shard in self.shards]
         check_batches(self.experiment.algorithm, sizes, bool(self.blueprint.norms))
-        self.experiment.algorithm.personal(self.blueprint.names, self.blueprint.norms)
+        self.check_layers()
         self.check_optimizer()
+
+    def check_layers(self) -> None:
+        """Raise BadInputError where what the algorithm does with some layers would come to nothing."""
+        algorithm, found = self.experiment.algorithm, self.blueprint
+        named = f"algorithm.name = {self.experiment.chosen_name('algorithm')}"
+        kept = set(algorithm.personal(found.names, found.norms))
+        trained = {name for name, (kind, _) in found.places.items() if kind == "params"}
+        if trained <= kept and not isinstance(algorithm, Local):
+            raise BadInputError(
+                f"{named} with model.name = {self.experiment.model.name} keeps all that is trained at the clients, so "
+                "that nothing would be shared; that is algorithm.name = local"
+            )
+        if (own := trained & kept) and own <= set(found.idle):
+            raise BadInputError(f"{named} keeps {', '.join(sorted(own))} at the clients, which the model does not use")
+        if algorithm.compares and found.featureless:
+            raise BadInputError(f"{named} compares what the last Linear layer is given, and {found.featureless}")
 
     def check_optimizer(self) -> None:
         """Raise BadInputError where the clients' optimizer is not torch's, or does not suit the model."""
@@ -153,7 +170,7 @@ class Job:
     def blueprint_asked(self) -> Callable[[], Blueprint]:
         """Have the model built where torch is: the call that waits for it, to be made when it is needed."""
         r = self.recipe
-        wanted = (r.model, r.shape, r.classes, r.seed)
+        wanted = (r.model, r.shape, r.classes, r.seed, r.fingerprint)
         if self.fork_server is None:
             return partial(models.blueprint, *wanted)
         preload([self])
@@ -210,6 +227,7 @@ class Job:
             cutout=e.data.cutout,
             skew=e.skew,
             clients=e.clients,
+            fingerprint=self.model_source,
         )
 
     @cached_property

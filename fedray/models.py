@@ -64,6 +64,7 @@ FUSED_ON_CPU = ("logistic", "mlp")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What images are normalised by for weights that were trained on ImageNet (torchvision's documentation of them)."""
+GROUPS = 2  # of channels, unless model.groups says otherwise
 
 
 def names_help() -> str:
@@ -86,18 +87,18 @@ class Model:
     )
     pretrained: bool = setting(
         False,
-        "Whether to start from torchvision's weights of ImageNet (IMAGENET1K_V1), but for the last layer; images are "
-        "normalised as theirs were. FEDRAY_WEIGHTS_URL names a mirror.",
+        "Whether to start from torchvision's weights of ImageNet (IMAGENET1K_V1), but for the last layer and auxiliary "
+        "classifiers, which start fresh; images are normalised as theirs were. FEDRAY_WEIGHTS_URL names a mirror.",
     )
     freeze: Literal["none", "backbone"] = setting(
         "none",
         "What is not trained, and so neither sent nor changed: backbone is all but the last Linear layer, or its "
-        "projection head.",
+        "projection head; it is for pretrained weights, or those that a function of your own loads.",
     )
     norm: Literal["own", "group"] = setting(
         "own", "Normalisation layers: the network's own, or GroupNorm in the place of every BatchNorm."
     )
-    groups: int = setting(2, "Groups of channels of those GroupNorm layers; 2 as in Reddi et al. 2021.", ge=1)
+    groups: int = setting(GROUPS, "Groups of channels of those GroupNorm layers; 2 as in Reddi et al. 2021.", ge=1)
     stem: Literal["own", "cifar"] = setting(
         "own",
         "How torchvision's resnets begin: as for ImageNet, or with a 3 x 3 convolution of stride 1 and no max-pooling, "
@@ -115,7 +116,7 @@ class Model:
     aux_weight: float = setting(
         0.0,
         "Weight of the loss of each auxiliary classifier of googlenet and inception_v3 in training; 0: they are left "
-        "out; GoogLeNet's paper has 0.3.",
+        "out; GoogLeNet's paper has 0.3, PyTorch's tutorial on fine-tuning 0.4 for inception_v3.",
         ge=0,
         le=1e6,
     )
@@ -147,6 +148,8 @@ class Model:
         if self.is_known:
             with_norms = [name for name, facts in KNOWN.items() if facts.norms]
             self.check("norm = group, in the place of BatchNorm,", self.norm == "group", with_norms)
+        if self.groups != GROUPS and self.norm == "own":
+            raise BadInputError(f"model.groups = {self.groups} is for model.norm = group, not own")
         if self.pretrained and (self.norm, self.stem) != ("own", "own"):
             changed = "norm = group" if self.norm == "group" else "stem = cifar"
             raise BadInputError(f"model.pretrained = true is for the network as it is, not with model.{changed}")
@@ -170,6 +173,12 @@ class Model:
     @property
     def is_torchvisions(self) -> bool:
         return self.is_known and bool(KNOWN[self.name].weights)
+
+    @property
+    def features_are_fixed(self) -> str:
+        """The setting by which nothing before the last Linear layer is trained; empty if something is."""
+        fixed = {"model.freeze = backbone": self.freeze == "backbone", "model.name = logistic": self.name == "logistic"}
+        return "" if self.projection else next((setting for setting, holds in fixed.items() if holds), "")
 
     @property
     def least(self) -> int:
@@ -237,7 +246,7 @@ class Blueprint:
     others: dict[str, np.ndarray]
     """What is in neither vector and stays as it was built: integer buffers, and layers that are frozen."""
     names: list[str]
-    """The names of all parameters and buffers in the vectors, in the model's own order."""
+    """The names of all in the vectors that the model's state dict has, in its own order."""
     norms: list[str]
     """Those of them that belong to BatchNorm layers, with which a training step fails on a batch of one image."""
     kept_bytes: int
@@ -245,6 +254,10 @@ class Blueprint:
     widest_bytes: int
     """The largest tensor that a layer gives for one image."""
     torch: "Torch"
+    featureless: str = ""
+    """Why a network of the user's own learns no features that its last Linear layer is given; empty if it does."""
+    idle: tuple[str, ...] = ()
+    """The parameters of a network of the user's own that its output does not depend on."""
 
     def activation_bytes(self, batch: int, evaluated: int) -> int:
         """The most that batches of so many images, in training and in evaluation, take at once.
@@ -260,11 +273,15 @@ class Blueprint:
         return sum(tensor.nbytes for tensor in self.others.values())
 
     def state_dict(self, params: np.ndarray, buffers: np.ndarray) -> dict[str, np.ndarray]:
-        """The module's whole state dict, by torch's names, with `params` [P] and `buffers` [B] in place."""
+        """The module's whole state dict, by torch's names, with `params` [P] and `buffers` [B] in place.
+
+        Buffers that are not persistent are in the vectors, but not in here.
+        """
         vectors, at, tensors = {"params": params, "buffers": buffers}, {"params": 0, "buffers": 0}, dict(self.others)
         for name, (kind, shape) in self.places.items():
             first, at[kind] = at[kind], at[kind] + prod(shape)
-            tensors[name] = vectors[kind][first : at[kind]].reshape(shape)
+            if name in self.names:
+                tensors[name] = vectors[kind][first : at[kind]].reshape(shape)
         return tensors
 
 
@@ -279,11 +296,11 @@ class Torch:
     gpus: int
 
 
-def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
+def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
     """The blueprint of a model and the torch that it was built with, which this call imports where it runs.
 
-    `shape` is (channels, height, width) of one image.
+    `shape` is (channels, height, width) of one image; `fingerprint` is what Model.fingerprint should be, if given.
     """
     from fedray import networks
 
-    return networks.blueprint(model, shape, classes, seed)
+    return networks.blueprint(model, shape, classes, seed, fingerprint)

@@ -27,6 +27,8 @@ class Recipe:
     skew: Skew = Skew()  # noqa: RUF009  it is frozen
     clients: int = 1
     """N, the size of the population."""
+    fingerprint: str = ""
+    """Of what the model is made from, as Model.fingerprint says; a model of anything else is not built."""
 
     def seen_by(self, client: int, images: np.ndarray, drawn: int = SHARD) -> np.ndarray:
         """A client's images as feature skew lets it see them, or they themselves; `drawn` as in Skew.apply."""

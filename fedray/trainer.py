@@ -18,7 +18,7 @@ from torch import nn
 
 from fedray.client import Client, epoch_steps
 from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
-from fedray.errors import ClientError
+from fedray.errors import BadInputError, ClientError
 from fedray.fused import train_together
 from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
@@ -58,9 +58,8 @@ class Trainer:
 
     def build(self) -> FlatModel:
         """The recipe's model at its initial parameters."""
-        return FlatModel(
-            build(self.recipe.model, self.recipe.shape, self.recipe.classes, self.recipe.seed), self.device
-        )
+        r = self.recipe
+        return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint), self.device)
 
     @cached_property
     def initial(self) -> Tensors:
@@ -124,7 +123,7 @@ class Trainer:
         if not algorithm.personalises:
             return None
         if algorithm not in self.own_parts:
-            names, norms = names_of(self.flat.module)
+            names, norms = names_of(self.flat)
             self.own_parts[algorithm] = OwnPart(self.flat, set(algorithm.personal(names, norms)))
         return self.own_parts[algorithm]
 
@@ -271,9 +270,14 @@ class Trainer:
 
 @contextmanager
 def blamed_on(what: str) -> Iterator[None]:
-    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback."""
+    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback.
+
+    What is wrong with what the user gave comes out as the sentence that it is.
+    """
     try:
         yield
+    except BadInputError as error:
+        raise ClientError(str(error)) from error
     except Exception as error:
         raise ClientError(f"{what}:\n{traceback.format_exc()}") from error
 

@@ -1,9 +1,10 @@
 """A model is a vector: the layout of its flat form, and the views that let a module train inside it.
 
 `params` is float32[P], every trainable parameter in the module's own order; `buffers` is float32[B], every
-floating-point buffer (BatchNorm statistics). Parameters that are frozen and buffers of integers are in neither: the
-module keeps them as they were built. A layer that has parameters of its own, all of them frozen, is frozen whole: its
-buffers stay as they are, too, since it is never in training mode.
+floating-point buffer (BatchNorm statistics). Parameters that are frozen and buffers of integers are in neither: with
+every model that is loaded they are as they were built. A layer that has parameters of its own, all of them frozen, is
+frozen whole, and so is one that is in evaluation mode to begin with: its buffers stay as they are, too, since it is
+never in training mode.
 """
 
 from collections.abc import Collection
@@ -43,10 +44,13 @@ class Layout:
 
 
 def frozen_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """The layers that are frozen whole, by name."""
-    own = {name: list(layer.parameters(recurse=False)) for name, layer in module.named_modules()}
-    frozen = [name for name, parameters in own.items() if parameters and not any(p.requires_grad for p in parameters)]
-    return {name: module.get_submodule(name) for name in frozen}
+    """The layers that are frozen whole, by name, of a module that was just built."""
+    found = {}
+    for name, layer in module.named_modules():
+        own = list(layer.parameters(recurse=False))
+        if not layer.training or (own and not any(parameter.requires_grad for parameter in own)):
+            found[name] = layer
+    return found
 
 
 class FlatModel:
@@ -59,17 +63,19 @@ class FlatModel:
         self.module = module.to(device)
         trainable = {name: p for name, p in module.named_parameters() if p.requires_grad}
         self.frozen = frozen_layers(module)
-        floating = {
-            name: b
-            for name, b in module.named_buffers()
-            if b.is_floating_point() and name.rpartition(".")[0] not in self.frozen
-        }
+        floating: Tensors = {}
+        others: Tensors = {}
+        for name, buffer in module.named_buffers():
+            moves = buffer.is_floating_point() and name.rpartition(".")[0] not in self.frozen
+            (floating if moves else others)[name] = buffer
         self.layout = Layout(tuple(trainable), tuple(p.shape for p in trainable.values()))
         self.buffer_layout = Layout(tuple(floating), tuple(b.shape for b in floating.values()))
         self.params = torch.zeros(self.layout.size, device=device)
         self.grads = torch.zeros(self.layout.size, device=device)
         self.buffers = torch.zeros(self.buffer_layout.size, device=device)
         self.trainable: list[torch.Tensor] = list(trainable.values())
+        self.others = list(others.values())
+        self.others_built = [buffer.clone() for buffer in self.others]
         views = self.layout.views(self.params)
         for name, parameter in trainable.items():
             views[name].copy_(parameter.detach())
@@ -87,9 +93,11 @@ class FlatModel:
 
     @torch.no_grad()
     def load(self, params: torch.Tensor, buffers: torch.Tensor) -> None:
-        """Set the module's parameters [P] and buffers [B] from flat vectors."""
+        """Set the module's parameters [P] and buffers [B] from flat vectors, and all else as it was built."""
         self.params.copy_(params)
         self.buffers.copy_(buffers)
+        if self.others:
+            torch._foreach_copy_(self.others, self.others_built)
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of `loss` as a flat vector [P]; it is overwritten by the next call."""

@@ -124,7 +124,7 @@ def test_clients_are_evaluated_every_n_rounds_and_after_the_last(tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["fedper", "local"])
 def test_where_a_part_stays_at_the_clients_no_global_model_is_evaluated(tmp_path, algorithm):
-    tables = played(tmp_path, algorithm, rounds=3, evaluation__every=2)
+    tables = played(tmp_path, algorithm, rounds=3, evaluation__every=2, model__name="mlp")
     assert tables.rounds[["test_loss", "test_accuracy"]].isna().all(axis=None)
     assert tables.rounds["client_accuracy"].notna().tolist() == [False, True, True]
     assert tables.runs[["final_test_accuracy", "best_test_accuracy"]].isna().all(axis=None)
@@ -143,13 +143,13 @@ def test_seconds_of_evaluation_are_null_where_there_was_none(tmp_path):
 
 @pytest.mark.parametrize("algorithm", ["fedper", "local"])
 def test_such_a_run_ends_by_its_clients_accuracy(tmp_path, algorithm):
-    whole = played(tmp_path, algorithm).rounds["client_accuracy"]
+    whole = played(tmp_path, algorithm, model__name="mlp").rounds["client_accuracy"]
     target = whole.max()
     first = int(whole.idxmax()) + 1
     assert first > 1
-    tables = played(tmp_path, algorithm, evaluation__target_accuracy=float(target))
+    tables = played(tmp_path, algorithm, model__name="mlp", evaluation__target_accuracy=float(target))
     assert (tables.runs["status"][0], tables.runs["rounds_done"][0]) == ("reached_target", first)
-    stuck = played(tmp_path, algorithm, evaluation__patience=2, algorithm__lr=1e-9)
+    stuck = played(tmp_path, algorithm, model__name="mlp", evaluation__patience=2, algorithm__lr=1e-9)
     assert (stuck.runs["status"][0], stuck.runs["rounds_done"][0]) == ("no_improvement", 3)
 
 

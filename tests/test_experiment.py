@@ -192,8 +192,9 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     """Structural: every setting outside the two sections changes the id, none inside them does."""
     base = Experiment(blocks=1)
     networks = {  # what is only for some of them is compared on one of those
-        **dict.fromkeys(("model.pretrained", "model.norm", "model.groups", "model.stem"), "resnet18"),
+        **dict.fromkeys(("model.pretrained", "model.norm", "model.stem"), "resnet18"),
         "model.aux_weight": "googlenet",
+        "model.freeze": "mine:net",
     }
     others = {
         "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
@@ -202,7 +203,9 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("data.root", "data.cutout", *OF_PARQUET) or name.startswith(("algorithm.", "partition.")):
+        if name in ("data.root", "data.cutout", "model.groups", *OF_PARQUET) or name.startswith(
+            ("algorithm.", "partition.")
+        ):
             continue
         model = networks.get(name, "lenet5")
         changed = base_with(name, others[name] if name in others else another(field), model)
@@ -210,7 +213,9 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         assert same == name.startswith(("cluster.", "output.")), name
     assert base.run_id("f") != base.run_id("g")
     cut = [compose({"blocks": 1, "data": {"augment": "cutout", "cutout": side}}).run_id("f") for side in (8, 16)]
-    assert len({base.run_id("f"), *cut}) == 3
+    grouped = {"name": "resnet18", "norm": "group"}
+    cut += [compose({"blocks": 1, "model": {**grouped, "groups": groups}}).run_id("f") for groups in (2, 4)]
+    assert len({base.run_id("f"), *cut}) == 5
     assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
 
 

@@ -111,15 +111,22 @@ def test_ten_clients_with_inception_are_packed_and_a_hundred_with_lenet5_are_not
     assert plan(Cluster(), 100, Capacity((2.0,), 0, 24e9), small).actors == 100
 
 
-def test_what_is_frozen_counts_again_where_another_model_is_built(tmp_path):
+OWN_RESNET = (
+    "def net(shape, classes):\n    from torchvision.models import resnet18\n    return resnet18(num_classes=classes)\n"
+)
+
+
+def test_what_is_frozen_counts_again_where_another_model_is_built(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_frozen.py").write_text(OWN_RESNET)
     once, again = (
-        needs(tmp_path, algorithm={"name": name}, name="resnet18", freeze="backbone").frozen
-        for name in ("fedavg", "moon")
+        needs(tmp_path, algorithm={"name": name}, name="own_frozen:net", freeze="backbone", projection=width).frozen
+        for name, width in (("fedavg", 8), ("moon", 8))
     )
     assert again == 2 * once > 2**25
 
 
-def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):
+def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path, monkeypatch):
     """As long as params and buffers: 8 of plain SGD, more where the direction is another, or models are kept."""
     tree = {
         "data": {"dataset": "synthetic", "train_examples": 20, "test_examples": 10}, "clients": 2, "cohort": 2,
@@ -128,7 +135,11 @@ def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path):
     needs = Job(compose(tree)).needs
     assert (needs.model, needs.vectors) == (4 * (11_181_642 + 9_600), 8)
     assert needs.frozen == 8 * 20  # the counters of BatchNorm layers
-    tree["model"]["freeze"] = "backbone"
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "own_resnet.py").write_text(
+        "def net(shape, classes):\n    from torchvision.models import resnet18\n    return resnet18(num_classes=classes)\n"
+    )
+    tree["model"] = {"name": "own_resnet:net", "freeze": "backbone"}
     needs = Job(compose(tree)).needs
     assert needs.model == 4 * 5130
     assert needs.frozen == 4 * (11_181_642 - 5130 + 9_600) + 8 * 20

@@ -1,6 +1,7 @@
 """The networks: their sizes, what settings change in them, and functions of the user's own."""
 
 import importlib
+import os
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from small_data import make_dataset, make_recipe
 from torch import nn
 
+from fedray import own_models
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedper import FedPer
 from fedray.algorithms.moon import Moon
@@ -21,6 +23,7 @@ from fedray.models import KNOWN, Model, blueprint
 from fedray.networks import build
 from fedray.run import run
 from fedray.trainer import Trainer
+from fedray.watch import Watch
 
 CIFAR, MNIST = (3, 32, 32), (1, 28, 28)
 
@@ -102,6 +105,7 @@ def test_the_least_image_is_the_least(name):
         ({"name": "resnet18", "pretrained": True, "stem": "cifar"}, ["not with model.stem = cifar"]),
         ({"name": "vgg11", "norm": "group"}, ["model.norm = group", "BatchNorm", "not for model.name = vgg11"]),
         ({"norm": "grup"}, ["model.norm = 'grup'", "did you mean group?"]),
+        ({"name": "resnet18", "groups": 4}, ["model.groups = 4 is for model.norm = group"]),
         ({"name": "resnet18", "norm": "group", "groups": 0}, ["model.groups = 0", "greater than or equal to 1"]),
         ({"name": "resnet20", "stem": "cifar"}, ["model.stem = cifar is for resnet18, resnet50, not"]),
         ({"freeze": "all"}, ["model.freeze = 'all'"]),
@@ -122,14 +126,25 @@ def test_a_wrong_setting_is_one_sentence(settings, parts):
 
 
 @pytest.mark.parametrize(
-    ("settings", "why"),
-    [({"freeze": "backbone"}, "model.freeze = backbone"), ({"resize": 28}, "model.resize = 28")],
-    ids=str,
-)
-def test_the_fused_engine_refuses_what_it_would_leave_out(settings, why):
-    with pytest.raises(BadInputError, match=f"engine = fused .* {why}"):
-        compose({"engine": "fused", "model": {"name": "mlp", **settings}})
-    assert compose({"model": {"name": "mlp", **settings}}).resolved().engine == "plain"
+    ("algorithm", "model", "parts"),
+    [
+        ("fedavg", {"freeze": "backbone"}, ["model.freeze = backbone", "lenet5", "model.pretrained = true"]),
+        ("moon", {"name": "logistic"}, ["algorithm.name = moon", "model.name = logistic", "set model.projection"]),
+        ("moon", {"name": "mine:net", "freeze": "backbone"}, ["algorithm.name = moon", "freeze = backbone; set model.proj"]),
+    ],
+)  # fmt: skip
+def test_features_that_nothing_trains_are_refused_where_they_would_have_to_be(algorithm, model, parts):
+    with pytest.raises(BadInputError) as error:
+        compose({"algorithm": {"name": algorithm}, "model": model})
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    compose({"algorithm": {"name": "moon"}, "model": {"name": "logistic", "projection": 8}})
+    compose({"algorithm": {"name": "moon"}, "model": {"name": "mine:net", "freeze": "backbone", "projection": 8}})
+
+
+def test_the_fused_engine_refuses_what_it_would_leave_out():
+    with pytest.raises(BadInputError, match="engine = fused .* model.resize = 28"):
+        compose({"engine": "fused", "model": {"name": "mlp", "resize": 28}})
+    assert compose({"model": {"name": "mlp", "resize": 28}}).resolved().engine == "plain"
 
 
 def test_group_norm_takes_the_place_of_every_batchnorm_and_leaves_all_else():
@@ -157,16 +172,16 @@ def test_groups_that_do_not_divide_the_channels_are_refused():
         build(Model(name="resnet18", norm="group", groups=3), CIFAR, 10, 0)
 
 
-def test_a_batch_of_one_image_suits_group_norm_and_frozen_norms(tmp_path):
+def test_a_batch_of_one_image_suits_group_norm_and_frozen_norms(tmp_path, own):
     """It is refused for BatchNorm layers that train."""
     tree = {
         "cluster": {"backend": "in-process"}, "output": {"root": str(tmp_path), "name": "mine"}, "clients": 2, "cohort": 2,
         "data": {"dataset": "synthetic", "train_examples": 10, "test_examples": 10}, "algorithm": {"batch_size": 2},
     }  # fmt: skip
     with pytest.raises(BadInputError, match="BatchNorm fails"):
-        Job(compose({**tree, "model": {"name": "resnet18"}})).check_shards()
+        Job(compose({**tree, "model": {"name": f"{own[0]}:net"}})).check_shards()
     for settings in ({"norm": "group"}, {"freeze": "backbone"}):
-        Job(compose({**tree, "model": {"name": "resnet18", **settings}})).check_shards()
+        Job(compose({**tree, "model": {"name": f"{own[0]}:net", **settings}})).check_shards()
 
 
 def test_the_stem_for_small_images_keeps_them_large():
@@ -345,6 +360,86 @@ def tied(shape, classes):
 
 def convolutional(shape, classes):
     return nn.Sequential(nn.Conv2d(shape[0], classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+def counting(shape, classes):
+    inner = nn.BatchNorm1d(4, momentum=None)
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 4), inner, nn.Linear(4, classes))
+
+def plain_norm(shape, classes):
+    inner = nn.Sequential(nn.BatchNorm1d(4, affine=False), nn.Dropout())
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], 4), inner, nn.Linear(4, classes))
+
+class Shifted(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.register_buffer("shift", torch.ones(shape[0], 1, 1), persistent=False)
+        self.body = net(shape, classes)
+
+    def forward(self, x):
+        return self.body(x - self.shift)
+
+class Odd(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.body, self.aside = net(shape, classes), nn.Linear(4, 7)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x):
+        return self.body(x)
+
+class Named(Odd):
+    def forward(self, x):
+        return {"output": self.body(x)} if self.training else self.body(x)
+
+class Pair(Odd):
+    def forward(self, x):
+        return (self.body(x), self.body(x)) if self.training else self.body(x)
+
+class Half(Odd):
+    def forward(self, x):
+        return self.body(x)[:, :5] if self.training else self.body(x)
+
+class Viewing(Odd):
+    def forward(self, x):
+        return self.body(x.view(len(x), -1, 1, 1))
+
+class Counting(Odd):
+    def forward(self, x):
+        self.seen = self.seen + 1
+        return self.body(x)
+
+class Deaf(Odd):
+    def forward(self, x):
+        return self.body(x).detach()
+
+class Rooted(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.first = nn.Parameter(torch.zeros(shape[0] * shape[1] * shape[2], classes))
+        self.second = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, x):
+        return x.flatten(1) @ self.first + self.second
+
+def lazy(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
+
+def double(shape, classes):
+    return net(shape, classes).double()
+
+made = []
+
+def same(shape, classes):
+    made[:] = made or [net(shape, classes)]
+    return made[0]
+
+def leaving(shape, classes):
+    raise SystemExit(3)
+
+def linear(shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
+
+number = 3
 """
 
 
@@ -359,12 +454,12 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop(name, None)
 
 
-def own_job(tmp_path, name, **more):
+def own_job(tmp_path, name, algorithm="fedavg", **more):
     return Job(
         compose(
             {
                 "data": {"dataset": "synthetic", "train_examples": 40, "test_examples": 20}, "clients": 2, "cohort": 2,
-                "rounds": 1, "model": {"name": name, **more}, "cluster": {"backend": "in-process"},
+                "rounds": 1, "model": {"name": name, **more}, "algorithm": {"name": algorithm}, "cluster": {"backend": "in-process"},
                 "output": {"root": str(tmp_path / "results"), "name": "mine"},
             }
         )
@@ -396,6 +491,38 @@ def test_a_function_that_was_changed_is_another_run_and_another_network(tmp_path
     assert second.vectors[0].size == 3072 * 16 + 16 + 32 + 170
 
 
+def test_a_clients_work_is_the_same_whoever_worked_before_it_in_the_process(own):
+    """With BatchNorm whose average counts batches, which is no part of a message."""
+    dataset = make_dataset(train=8, test=6, validation=0)
+    trainer = Trainer(make_recipe(dataset, f"{own[0]}:counting"))
+    message = {"params": trainer.flat.params.numpy().copy(), "buffers": trainer.flat.buffers.numpy().copy()}
+    data, algorithm = (dataset.train_images, dataset.train_labels), FedAvg(batch_size=4)
+    one, again = (trainer.train(algorithm, 0, *data, message, {}, 1, 0.1)[0] for _ in range(2))
+    assert all(np.array_equal(one[name], again[name]) for name in one)
+    assert np.abs(one["buffers"]).max() > 0
+
+
+def test_all_outside_the_head_of_a_frozen_model_is_frozen_also_what_has_no_parameters(own):
+    found = blueprint(Model(name=f"{own[0]}:plain_norm", freeze="backbone"), CIFAR, 10, 0)
+    assert (found.names, found.norms, found.buffers.size) == (["3.weight", "3.bias"], [], 0)
+    trainer = Trainer(make_recipe(make_dataset(test=6, validation=0), f"{own[0]}:plain_norm", freeze="backbone"))
+    trainer.flat.train()
+    assert [layer.training for layer in trainer.flat.module] == [False, False, False, True]
+    assert not any(layer.training for layer in trainer.flat.module[2])
+    assert blueprint(Model(name=f"{own[0]}:plain_norm"), CIFAR, 10, 0).buffers.size == 8
+
+
+def test_a_buffer_that_is_not_persistent_is_not_in_the_saved_model(own):
+    name = f"{own[0]}:Shifted"
+    found = blueprint(Model(name=name), CIFAR, 10, 0)
+    assert found.buffers.size == 3 + 8
+    state = found.state_dict(found.params + 1, found.buffers + 2)
+    module = build(Model(name=name), CIFAR, 10, 1)
+    module.load_state_dict({key: torch.from_numpy(tensor) for key, tensor in state.items()})
+    assert module.body[2].running_mean.tolist() == [2] * 4
+    assert float(module.body[3].bias[0].detach()) == float(found.params[-10] + 1)
+
+
 def test_it_is_initialised_from_the_seed_and_can_be_frozen_and_grouped(own):
     name = f"{own[0]}:net"
     one, again, other = (build(Model(name=name), CIFAR, 10, seed)[1].weight for seed in (0, 0, 1))
@@ -412,11 +539,21 @@ def test_it_is_initialised_from_the_seed_and_can_be_frozen_and_grouped(own):
     [
         ("nett", ["has no function nett; did you mean net?"]),
         ("text", ["gives a str, not a torch.nn.Module"]),
-        ("narrow", ["gives (2, 9) for 2 images, not an output (2, 10)"]),
+        ("narrow", ["gives (2, 9) for 2 images in training, not an output (2, 10)"]),
         ("broken", ["failed for images (3, 32, 32)", "ZeroDivisionError: division by zero, in own_", "line 15"]),
         ("lame", ["fails for images (3, 32, 32)", "RuntimeError"]),
         ("silent", ["without parameters to train"]),
         ("tied", ["parameters that have two names"]),
+        ("Named", ["gives dict for 2 images in training"]),
+        ("Pair", ["gives tuple for 2 images in training"]),
+        ("Half", ["gives (2, 5) for 2 images in training"]),
+        ("Counting", ["its buffer seen", "must write to it"]),
+        ("Deaf", ["has no gradient"]),
+        ("lazy", ["1.weight has no size yet"]),
+        ("double", ["1.weight is float64 on cpu, not float32"]),
+        ("same", ["gives the same parameters whenever it is called"]),
+        ("leaving", ["failed for images (3, 32, 32) (SystemExit: 3, in own_", "line "]),
+        ("number", ["has no function number"]),
     ],
 )
 def test_what_a_function_does_wrong_is_one_sentence(own, function, parts):
@@ -424,6 +561,105 @@ def test_what_a_function_does_wrong_is_one_sentence(own, function, parts):
         blueprint(Model(name=f"{own[0]}:{function}"), CIFAR, 10, 0)
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert str(error.value).startswith(f"model.name = {own[0]}:{function} ") or "has no" in str(error.value)
+    assert "did you mean number" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_it_is_tried_in_its_memory_format_and_arithmetic(own):
+    name = f"{own[0]}:Viewing"
+    assert blueprint(Model(name=name, channels_last=False), CIFAR, 10, 0).idle == ("aside.weight", "aside.bias")
+    with pytest.raises(BadInputError, match="fails for images .* in training .*view size is not compatible"):
+        blueprint(Model(name=name, channels_last=True), CIFAR, 10, 0)
+    blueprint(Model(name=f"{own[0]}:net", precision="bfloat16"), CIFAR, 10, 0)
+
+
+def test_a_trial_leaves_the_model_as_it_was_built(own):
+    name = f"{own[0]}:net"
+    found, module = blueprint(Model(name=name), CIFAR, 10, 0), build(Model(name=name), CIFAR, 10, 0)
+    state = found.state_dict(found.params, found.buffers)
+    assert all(np.array_equal(state[key], tensor.numpy()) for key, tensor in module.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    ("function", "algorithm", "settings", "parts"),
+    [
+        ("Odd", "fedavg", {"freeze": "backbone"}, ["model.freeze", "Odd, aside, does not give its output"]),
+        ("Odd", "fedavg", {"projection": 4}, ["model.projection", "Odd, aside.3, does not give its output"]),
+        ("Odd", "moon", {}, ["algorithm.name = moon compares", "Odd, aside, does not give its output"]),
+        ("Odd", "fedper", {}, ["algorithm.name = fedper keeps aside.bias, aside.weight", "does not use"]),
+        ("convolutional", "moon", {}, ["algorithm.name = moon compares", "it has none"]),
+        ("linear", "moon", {}, ["algorithm.name = moon compares", "nothing before that, 1, is trained"]),
+        ("linear", "fedper", {}, ["algorithm.name = fedper", "keeps all that is trained", "algorithm.name = local"]),
+        ("net", "fedper", {"freeze": "backbone"}, ["algorithm.name = fedper", "keeps all that is trained"]),
+        ("linear", "fedavg", {"norm": "group"}, ["model.norm = group", "has none"]),
+    ],
+)  # fmt: skip
+def test_what_would_come_to_nothing_is_refused_before_anything_is_on_disk(
+    tmp_path, own, function, algorithm, settings, parts
+):
+    with pytest.raises(BadInputError) as error:
+        run(own_job(tmp_path, f"{own[0]}:{function}", algorithm, **settings).experiment)
+    assert all(part in str(error.value) for part in parts), str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+@pytest.mark.parametrize(
+    ("function", "algorithm", "settings"),
+    [
+        ("Odd", "fedavg", {}), ("net", "moon", {}), ("linear", "moon", {"projection": 4}), ("linear", "local", {}),
+        ("net", "moon", {"freeze": "backbone", "projection": 4}), ("Rooted", "fedper", {}),
+    ],
+)  # fmt: skip
+def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, settings):
+    own_job(tmp_path, f"{own[0]}:{function}", algorithm, **settings).check_shards()
+
+
+def test_the_last_layer_of_a_model_without_layers_is_its_last_parameter():
+    assert FedPer().personal(["first", "second"], []) == ["second"]
+
+
+def test_a_model_is_built_from_the_file_that_the_run_is_named_by_or_not_at_all(tmp_path, own):
+    name, path = own
+    jobs = [own_job(tmp_path, f"{name}:net") for _ in range(2)]
+    assert Trainer(jobs[0].recipe).flat.module[1].out_features == 4
+    path.write_text(OWN.replace("4), nn.BatchNorm1d(4), nn.Linear(4", "16), nn.BatchNorm1d(16), nn.Linear(16"))
+    assert Trainer(jobs[0].recipe).flat.module[1].out_features == 4  # what was imported is what the run is named by
+    del sys.modules[name]  # another process
+    for build_it in (
+        jobs[1].check_shards,
+        lambda: Trainer(jobs[1].recipe),
+        lambda: run(jobs[1].experiment, Edited(path)),
+    ):
+        with pytest.raises(BadInputError, match=f"{path} is not the file that this run is named by"):
+            build_it()
+    assert not (tmp_path / "results").exists()
+
+
+class Edited(Watch):
+    """Somebody who edits a file while a run begins."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def prepare(self, job):
+        self.path.write_text(OWN + "# edited")
+
+
+def test_a_module_that_the_user_imported_is_imported_anew_only_where_its_file_has_changed(own, monkeypatch):
+    name, path = own
+    os.utime(path, (1, 1))
+    mine = importlib.import_module(name).Odd
+    blueprint(Model(name=f"{name}:net"), CIFAR, 10, 0)
+    assert sys.modules[name].Odd is mine
+    path.write_text(OWN + "number = 4")
+    blueprint(Model(name=f"{name}:net"), CIFAR, 10, 0)
+    assert sys.modules[name].number == 4
+    sys.modules.pop(name)
+    monkeypatch.delitem(own_models.loaded, name)
+    importlib.import_module(name)
+    path.write_text(OWN + "number = 55")  # after fedray was imported: what the user imported may be older
+    blueprint(Model(name=f"{name}:net"), CIFAR, 10, 0)
+    assert sys.modules[name].number == 55
 
 
 def test_what_needs_a_linear_layer_is_refused_without_one(own):
@@ -439,7 +675,8 @@ def test_what_needs_a_linear_layer_is_refused_without_one(own):
         (None, "nowhere.inside:net", ["there is no module nowhere.inside"]),
         (None, "__main__:net", ["__main__"]),
         ("import nowhere_at_all", "", ["cannot be imported (ModuleNotFoundError: No module named 'nowhere_at_all'"]),
-        ("def net(:", "", ["cannot be imported (SyntaxError"]),
+        ("\ndef net(:", "", ["cannot be imported (SyntaxError: invalid syntax, in own_", ".py line 2)"]),
+        ("raise SystemExit(5)", "", ["cannot be imported (SystemExit: 5, in own_", "line 1)"]),
     ],
 )
 def test_a_module_that_cannot_be_had_is_one_sentence(tmp_path, own, text, name, parts):

@@ -160,6 +160,12 @@ def test_a_file_that_is_there_is_used_without_a_network_and_is_in_the_run_id(tmp
     assert Job(compose(settings(tmp_path))).run == first.run
     torch.save({name: x + 1 for name, x in made[1]["resnet18"].items()}, path)
     assert Job(compose(settings(tmp_path))).run != first.run
+    late = Job(compose(settings(tmp_path)))
+    torch.save(made[1]["resnet18"], path)
+    for build_it in (late.check_shards, lambda: InProcessPopulation(late.dataset, late.shards, late.recipe, 1)):
+        with pytest.raises(BadInputError, match=f"resnet18 in {path} are not those that this run is named by"):
+            build_it()
+    InProcessPopulation(first.dataset, first.shards, first.recipe, 1)
 
 
 def test_what_a_mirror_has_is_fetched_once_and_not_taken_for_the_original(made, monkeypatch):

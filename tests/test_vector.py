@@ -78,3 +78,31 @@ def test_a_layer_that_is_frozen_whole_keeps_its_statistics_and_one_that_is_not_d
     changed = {key for key, value in module.state_dict().items() if not torch.equal(value, before[key])}
     assert changed == {f"{i}.{kind}" for i in (2, 3) for kind in ("running_mean", "running_var", "num_batches_tracked")}
     assert [layer.training for layer in module] == [True, False, True, True]
+
+
+def test_loading_puts_back_what_is_in_neither_vector_and_moves_all_the_same():
+    """BatchNorm with momentum = None averages over the batches that it has counted: here those of one client alone."""
+    flat = FlatModel(nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=None)))
+    start, images, found = (flat.params.clone(), flat.buffers.clone()), torch.randn(8, 3), []
+    for _ in range(2):
+        flat.load(*start)
+        assert int(flat.module[1].num_batches_tracked) == 0
+        flat.train()
+        flat.module(images), flat.module(images + 1)
+        found.append(flat.buffers.clone())
+    assert int(flat.module[1].num_batches_tracked) == 2
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], start[1])
+
+
+def test_a_layer_in_evaluation_mode_stays_so_with_its_buffers():
+    module = nn.Sequential(nn.BatchNorm1d(3, affine=False), nn.Dropout(), nn.Linear(3, 2))
+    module.eval()
+    module[2].train()
+    flat = FlatModel(module)
+    flat.train()
+    assert [layer.training for layer in module] == [False, False, True]
+    assert flat.buffers.numel() == 0
+    before = module[0].running_mean.clone()
+    module(torch.randn(8, 3) + 5)
+    assert torch.equal(module[0].running_mean, before)

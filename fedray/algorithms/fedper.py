@@ -37,5 +37,6 @@ class FedPer(FedAvg):
 
 
 def names_of_last_layer(names: Sequence[str]) -> str:
-    """A pattern for the parameters of the layer that comes last in the model's own order."""
-    return names[-1].rpartition(".")[0] + ".*"
+    """A pattern for the parameters of the layer that comes last in the model's own order, or of one without a layer."""
+    layer = names[-1].rpartition(".")[0]
+    return f"{layer}.*" if layer else names[-1]

@@ -15,6 +15,7 @@ import ray
 
 from fedray.cluster.versions import differences, software
 from fedray.data.skew import TEST
+from fedray.errors import ClientError
 from fedray.performance import Measured
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
@@ -104,6 +105,7 @@ class ClientActor:
             "pid": os.getpid(),
         }
         self.runs: dict[str, Enrolment] = {}
+        self.refused: dict[str, ClientError] = {}
 
     def where(self) -> dict[str, Any]:
         """Actor id, node id, process id and device."""
@@ -114,16 +116,30 @@ class ClientActor:
 
         `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated.
         """
-        self.runs[run] = Enrolment(recipe, data, shards, own_tests, self.device)
+        from fedray.trainer import blamed_on
+
+        try:
+            with blamed_on("a model could not be built"):
+                self.runs[run] = Enrolment(recipe, data, shards, own_tests, self.device)
+        except ClientError as error:
+            self.refused[run] = error  # nobody waits for this call where an actor comes in the place of a lost one
+            raise
+
+    def enrolment(self, run: str) -> Enrolment:
+        """What is held for a run; what is wrong with that is raised again."""
+        if run in self.refused:
+            raise self.refused[run]
+        return self.runs[run]
 
     def adopt(self, run: str, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
         """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
-        enrolment = self.runs[run]
+        enrolment = self.enrolment(run)
         if client not in enrolment.own:
             enrolment.own[client], enrolment.own_test[client] = enrolment.copy(client, rows), own_test
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)
+        self.refused.pop(run, None)
 
     def holds(self) -> list[str]:
         """The runs that this actor is enrolled in."""
@@ -148,7 +164,7 @@ class ClientActor:
         from fedray.trainer import train_block
 
         began = time.perf_counter()
-        enrolment = self.runs[run]
+        enrolment = self.enrolment(run)
         algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders
         trained, new = train_block(
             enrolment.trainer,
@@ -169,7 +185,8 @@ class ClientActor:
 
     def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
         """What the state's model gives for the images first..last of the test or the validation split."""
-        trainer, data = self.runs[run].trainer, self.runs[run].data
+        enrolment = self.enrolment(run)
+        trainer, data = enrolment.trainer, enrolment.data
         if split == "test":
             return trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last], top_k)
         images, labels = data.validation_images[first:last], data.validation_labels[first:last]
@@ -181,7 +198,7 @@ class ClientActor:
         """How the model that each client would use does on test images of its own; `orders` as in `train`."""
         from fedray.trainer import evaluate_block
 
-        enrolment = self.runs[run]
+        enrolment = self.enrolment(run)
         algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders
         known: Sequence[Vectors] = memories or [{}] * len(clients)
         shard, test = enrolment.shard, enrolment.test

@@ -15,8 +15,9 @@ from fedray.networks.activations import measure_activations
 from fedray.networks.parts import add_projection, freeze_backbone, last_linear, take_images, use_group_norm
 from fedray.networks.resnets import resnet20, resnet56
 from fedray.networks.small import cnn, lenet5, logistic, mcmahan_cnn, mlp, vgg11
+from fedray.networks.trial import Trial, check_fresh, try_out
 from fedray.randomness import torch_seed
-from fedray.vector import FlatModel, frozen_layers
+from fedray.vector import FlatModel
 
 BUILDERS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "lenet5": lenet5,
@@ -34,14 +35,15 @@ BUILDERS: dict[str, Callable[[Shape, int], nn.Module]] = {
 ONE_AT_A_TIME = threading.Lock()  # torch has one generator, also for the runs of a sweep that begin at once
 
 
-def build(model: Model, shape: Shape, classes: int, seed: int) -> nn.Module:
+def build(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> nn.Module:
     """The module with torch's default initialisation, the same for the same seed; torch's own generator is left alone.
 
-    `shape` is (channels, height, width) of one image.
+    `shape` is (channels, height, width) of one image. BadInputError where a `fingerprint` is given and that of what
+    the model is made from, Model.fingerprint, is another.
     """
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "model"))
-        module = make(model, shape, classes)
+        module = make(model, shape, classes, fingerprint)
         if model.norm == "group":
             use_group_norm(module, model.groups)
         head = last_linear(module) if model.freeze == "backbone" else ""
@@ -53,18 +55,23 @@ def build(model: Model, shape: Shape, classes: int, seed: int) -> nn.Module:
     return module
 
 
-def make(model: Model, shape: Shape, classes: int) -> nn.Module:
+def make(model: Model, shape: Shape, classes: int, fingerprint: str = "") -> nn.Module:
     """The network itself, for images of the size to which they are resized."""
     side = model.side(shape)
     shape = (shape[0], side, side) if side else shape
     if model.is_torchvisions:
-        return imagenet.make(model, classes)
+        return imagenet.make(model, classes, fingerprint)
     if model.is_known:
         return BUILDERS[model.name](shape, classes)
-    made = own_models.call(model.name, shape, classes)
+    made = own_models.call(model.name, shape, classes, fingerprint)
     if not isinstance(made, nn.Module):
         raise BadInputError(f"model.name = {model.name} gives a {type(made).__name__}, not a torch.nn.Module")
-    return made
+    tensors = [*made.named_parameters(), *made.named_buffers()]
+    if lazy := [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]:
+        raise BadInputError(
+            f"model.name = {model.name} gives a network whose {lazy[0]} has no size yet: no lazy layers"
+        )
+    return made.train()
 
 
 def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
@@ -73,36 +80,31 @@ def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
     return flat.params.numpy(), flat.buffers.numpy()
 
 
-def names_of(module: nn.Module) -> tuple[list[str], list[str]]:
-    """The names of all trainable parameters and floating-point buffers, in the module's order; those in BatchNorm.
-
-    Layers that are frozen whole are left out.
-    """
-    frozen, whole = {name for name, p in module.named_parameters() if not p.requires_grad}, frozen_layers(module)
-    names = [
-        name
-        for name, x in module.state_dict().items()
-        if x.is_floating_point() and name not in frozen and name.rpartition(".")[0] not in whole
-    ]
-    norms = [name for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+def names_of(flat: FlatModel) -> tuple[list[str], list[str]]:
+    """The names of all that is in a model's vectors and in its state dict, in the order of that; those in BatchNorm."""
+    own = {*flat.layout.names, *flat.buffer_layout.names}
+    names = [name for name in flat.module.state_dict() if name in own]
+    norms = [name for name, m in flat.module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return names, [name for name in names if name.rpartition(".")[0] in norms]
 
 
-def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
+def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
     """What the driver needs to know of the model that `build` gives; BadInputError where it cannot be trained."""
-    module = build(model, shape, classes, seed)
+    module, trial = build(model, shape, classes, seed, fingerprint), Trial("", ())
     if not model.is_known:
-        check(module, model, shape, classes)
+        again = build(model, shape, classes, seed, fingerprint)
+        check_fresh(module, again, model)
+        trial = try_out(again, model, shape, classes)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
-    names, norms = names_of(module)
     flat = FlatModel(module)
+    names, norms = names_of(flat)
     layouts = {"params": flat.layout, "buffers": flat.buffer_layout}
     places = {
         name: (kind, tuple(shape))
         for kind, layout in layouts.items()
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     }
-    kept, widest = measure(module, model, shape)
+    kept, widest = measure_activations(module, shape)
     return Blueprint(
         params=flat.params.numpy(),
         buffers=flat.buffers.numpy(),
@@ -112,6 +114,8 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
         norms=norms,
         kept_bytes=kept,
         widest_bytes=widest,
+        featureless=trial.featureless,
+        idle=trial.idle,
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
@@ -119,35 +123,6 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int) -> Blueprint:
             gpus=torch.cuda.device_count(),
         ),
     )
-
-
-def check(module: nn.Module, model: Model, shape: Shape, classes: int) -> None:
-    """Refuse a network of the user's that has nothing to train, or whose output is not [batch, classes]."""
-    tensors = [*module.named_parameters(remove_duplicate=False)]
-    if len({id(tensor) for _, tensor in tensors}) < len(tensors):
-        raise BadInputError(f"model.name = {model.name} gives a network with parameters that have two names")
-    if not any(tensor.requires_grad for _, tensor in tensors):
-        raise BadInputError(f"model.name = {model.name} gives a network without parameters to train")
-    try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            output = module.eval()(torch.zeros(2, *shape))
-    except Exception as error:
-        said = own_models.describe(error)
-        raise BadInputError(f"model.name = {model.name} fails for images {shape} ({said})") from error
-    found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-    if found != (2, classes):
-        raise BadInputError(f"model.name = {model.name} gives {found} for 2 images, not an output {(2, classes)}")
-
-
-def measure(module: nn.Module, model: Model, shape: Shape) -> tuple[int, int]:
-    """What measure_activations gives; BadInputError where a network of the user's fails in training mode."""
-    try:
-        return measure_activations(module, shape)
-    except Exception as error:
-        if model.is_known:
-            raise
-        said = own_models.describe(error)
-        raise BadInputError(f"model.name = {model.name} fails in training for images {shape} ({said})") from error
 
 
 def computes_in_bfloat16() -> bool:

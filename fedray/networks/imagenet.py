@@ -18,8 +18,8 @@ OLD_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
 """Names in files from before names of modules could not have dots; torchvision reads them in this way, too."""
 
 
-def make(model: Model, classes: int) -> nn.Module:
-    """The network that `model` names, for images of three channels."""
+def make(model: Model, classes: int, fingerprint: str = "") -> nn.Module:
+    """The network that `model` names, for images of three channels, from weights with that fingerprint, if given."""
     from torchvision import models
 
     settings: dict[str, Any] = {"num_classes": classes}
@@ -32,7 +32,13 @@ def make(model: Model, classes: int) -> nn.Module:
         nn.init.kaiming_normal_(module.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
         module.maxpool = nn.Identity()
     if model.pretrained:
-        load(module, model.name, weights.locate(model.name, KNOWN[model.name].weights))
+        path = weights.locate(model.name, KNOWN[model.name].weights)
+        if fingerprint and weights.fingerprint(path) != fingerprint:
+            raise BadInputError(
+                f"the weights of model.name = {model.name} in {path} are not those that this run is named by: they "
+                "were changed meanwhile, or this machine has others"
+            )
+        load(module, model.name, path)
     return module
 
 

@@ -32,18 +32,20 @@ def add_projection(module: nn.Module, width: int) -> None:
 
 def use_group_norm(module: nn.Module, groups: int) -> None:
     """Put GroupNorm (Wu, He 2018, arXiv 1803.08494) with so many groups in the place of every BatchNorm."""
-    for name, layer in list(module.named_modules()):
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
-            channels = layer.num_features
-            if channels % groups:
-                raise BadInputError(f"model.groups = {groups} does not divide the {channels} channels of layer {name}")
-            replace(module, name, nn.GroupNorm(groups, channels, layer.eps, layer.affine))
+    norms = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    if not norms:
+        raise BadInputError("model.norm = group takes the place of BatchNorm, and the model has none")
+    for name, layer in norms:
+        channels = layer.num_features
+        if channels % groups:
+            raise BadInputError(f"model.groups = {groups} does not divide the {channels} channels of layer {name}")
+        replace(module, name, nn.GroupNorm(groups, channels, layer.eps, layer.affine))
 
 
 def freeze_backbone(module: nn.Module, head: str) -> None:
-    """Leave nothing to train but what is under the name `head`."""
-    module.requires_grad_(False)
-    module.get_submodule(head).requires_grad_(True)
+    """Leave nothing to train but what is under the name `head`, and nothing else in training mode."""
+    module.requires_grad_(False).eval()
+    module.get_submodule(head).requires_grad_(True).train()
 
 
 def take_images(module: nn.Module, model: Model, shape: Shape) -> None:

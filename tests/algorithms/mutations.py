@@ -233,7 +233,7 @@ PERSONAL = [
     (AVG, "        return norms\n", "        return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
     (AVG, "if not norms:", "if False:", "FedBN takes any model"),
     (PER, "names[-1].rpartition", "names[0].rpartition", "the first layer is personal"),
-    (PER, 'return names[-1].rpartition(".")[0] + ".*"', "return names[-1]", "only the last layer's bias is personal"),
+    (PER, 'return f"{layer}.*" if layer else names[-1]', "return names[-1]", "only the last layer's bias is personal"),
     (PER, "if any(fnmatchcase(name, pattern) for pattern in patterns)]",
      "if not any(fnmatchcase(name, pattern) for pattern in patterns)]",
      "personal and shared are swapped"),
