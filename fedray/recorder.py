@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray.atomic import remove_stale, replacing, sync, writing
-from fedray.confusion import BestAndFinal
+from fedray.confusion import BestAndFinal, pack
 from fedray.errors import START_OVER, BadInputError, DamagedError
 from fedray.lock import hold
 from fedray.settings import section, setting
@@ -208,6 +208,7 @@ class Recorder:
             line["events"] = join_lines("events", [{"events": before}, line])
         for table in IN_JOURNAL:
             to_batch(table, line[table])  # a wrong value raises before anything is written
+        line["confusion"] = pack(line["confusion"])
         with writing(self._folder):
             self._append(encode_line(line))
             self._keep(line)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray import __version__
-from fedray.confusion import BestAndFinal
+from fedray.confusion import BestAndFinal, unpack
 from fedray.errors import BadInputError, DamagedError
 from fedray.tables import (
     BY_ROUND,
@@ -121,16 +121,15 @@ def read_journal(path: Path) -> Journal | None:
             raise ValueError("it lacks a table")
         if header["run"] != path.stem:
             raise ValueError(f"it is that of {str(header['run'])[:100]}")
-        parts = chain([("runs", header["runs"])], ((table, line[table]) for line in lines for table in IN_JOURNAL))
-        other = next(
-            ((list(part), list(OWN[table])) for table, part in parts if part.keys() != OWN[table].keys()), None
-        )
+        of_lines = ((names, line[table]) for line in lines for table, names in IN_JOURNAL.items())
+        parts = chain([(tuple(OWN["runs"]), header["runs"])], of_lines)
+        other = next(((list(part), names) for names, part in parts if part.keys() != set(names)), None)
         version = header["runs"].get("fedray_version", [None])[0]
         if not other:
             by_round = {check_line(line): line for line in lines}
             if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
                 raise ValueError(f"it lacks round {min(missing)}")
-            for table in IN_JOURNAL:
+            for table in BY_ROUND:
                 to_batch(table, join_lines(table, by_round.values()))
             if len(to_batch("runs", header["runs"])) != 1:
                 raise ValueError("its header has not one run")
@@ -154,6 +153,7 @@ def check_line(line: dict[str, Columns]) -> int:
         heights = {len(values) if isinstance(values, list) else -1 for values in line[table].values()}
         if len(heights) > 1 or -1 in heights or any(each != t for each in line[table]["round"]):
             raise ValueError(f"the columns of {table} in round {t} do not go together")
+    to_batch("confusion", unpack(line["confusion"]))
     return t
 
 

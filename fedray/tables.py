@@ -101,8 +101,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
 PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
 """The tables that hold what each round added to them."""
-IN_JOURNAL = (*BY_ROUND, "confusion")
-"""What a line of the journal holds of its round; the table `confusion` is of two rounds only."""
+IN_JOURNAL = {**{table: tuple(OWN[table]) for table in BY_ROUND}, "confusion": ("round", "split", "counts")}
+"""What a line of the journal holds of its round, and in which columns; `confusion`, as a table of two rounds only, is
+packed there (confusion.py)."""
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")

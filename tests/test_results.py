@@ -1,5 +1,6 @@
 """Results: what was recorded is on disk at once, survives a kill at any moment, and reads as plain tables."""
 
+import base64
 import json
 import math
 import random
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,7 +24,7 @@ from pandas.testing import assert_frame_equal
 from pydantic import ValidationError
 
 from fedray import __version__
-from fedray.confusion import confusion_columns
+from fedray.confusion import confusion_columns, pack, unpack
 from fedray.errors import BadInputError
 from fedray.recorder import Output, Recorder, check_writable
 from fedray.results import FINAL_STATUSES, DamagedResultsWarning, Results, check_version, load, status
@@ -194,6 +196,33 @@ def test_the_confusion_table_is_of_the_best_and_the_last_evaluation(tmp_path: Pa
         ]
     found = confusion_columns({"validation": np.array([[3, 0], [1, 0]])})
     assert list(found.values()) == [["validation", "validation"], [0, 1], [0, 0], [3, 1]]
+
+
+@pytest.mark.parametrize("classes", [1, 3, 100, 1000])
+def test_packed_counts_are_the_same_counts_in_a_tenth_of_the_bytes(classes: int) -> None:
+    chance = np.random.default_rng(classes)
+    columns: dict[str, list[Any]] = {"split": [], "label": [], "predicted": [], "count": []}
+    for split in ("test", "validation"):
+        cells = np.unique(chance.integers(0, classes**2, min(5000, classes**2)))
+        counts = chance.integers(1, [2, 2**40][classes == 3], len(cells), endpoint=True)
+        for name, values in zip(columns, ([split] * len(cells), *divmod(cells, classes), counts), strict=True):
+            columns[name] += list(values) if name == "split" else values.tolist()
+    whole = {"round": [7] * len(columns["split"]), **columns}
+    packed = pack(whole)
+    assert unpack(packed) == whole
+    assert packed["round"] == [7, 7] and packed["split"] == ["test", "validation"]
+    if classes >= 100:
+        assert len(json.dumps(packed)) < len(json.dumps(whole)) / 10
+    assert unpack(pack({name: [] for name in whole})) == {name: [] for name in whole}
+
+
+@pytest.mark.parametrize("numbers", [[], [3, 1], [0, 1, 1], [3, -1, 1], [2, 2**40, 1], [2**40, 1, 1]])
+def test_what_no_counts_were_packed_into_is_refused(numbers: list[int]) -> None:
+    shuffled = np.array(numbers, "<i8").view(np.uint8).reshape(-1, 8).T.tobytes()
+    text = base64.b64encode(zlib.compress(shuffled)).decode()
+    for each in (text, text[:-8], "?", "", 7):
+        with pytest.raises((ValueError, TypeError)):
+            unpack({"round": [1], "split": ["test"], "counts": [each]})
 
 
 def test_the_best_round_is_the_one_that_the_run_is_judged_by(tmp_path: Path) -> None:
