@@ -36,6 +36,6 @@ def test_a_round_of_every_model_on_every_shape(name, shape, classes):
     assert np.mean(done.state["params"] != state["params"]) > 0.2
     assert bool(state["buffers"].size) == KNOWN[name].norms
     assert (done.state["buffers"] != state["buffers"]).all()
-    loss, accuracy = population.evaluate(done.state)
-    assert np.isfinite(loss)
-    assert 0 <= accuracy <= 1
+    found = population.evaluate(done.state)
+    assert np.isfinite(found.loss)
+    assert 0 <= found.accuracy <= 1
