@@ -179,6 +179,7 @@ SETTINGS += ["--data.test_examples=60", "--model.name=logistic", "--cluster.back
 SETTINGS += ["--output.checkpoint_every=1", "--output.save_best=true"]
 
 
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize(("under", "step"), [("models", 4), pytest.param("", 1, marks=pytest.mark.slow)])
 def test_killed_before_any_file_operation_a_run_ends_with_the_same_models(tmp_path, under, step):
     """Each fourth operation on models, or every one on all that there is of the run."""
