@@ -545,6 +545,7 @@ def wait_for_rounds(path, count, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_sweep_killed_three_times_ends_in_the_tables_of_an_undisturbed_one(file):
     path = file(TWELVE)
     undisturbed = start(path, *LONG, "--output.name", "whole")

@@ -215,6 +215,7 @@ def test_with_too_few_survivors_a_round_is_repeated_and_then_the_run_stops(sessi
     population.close()
 
 
+@pytest.mark.slow
 def test_an_actor_that_hangs_before_it_has_answered_is_replaced(session, dataset, undisturbed, monkeypatch):
     """While it is being enrolled, and, in the second run, while it was idle between two runs."""
     original = RayPopulation.enrol

@@ -87,6 +87,7 @@ def test_an_existing_cluster_is_joined_when_asked_for_used_on_every_node_and_lef
     theirs = {"RAY_ADDRESS": cluster.address, "HOME": str(tmp_path)}
     lines = fedray("--output.name", "own", folder=tmp_path, **theirs).splitlines()
     known = ("data", "clients", "model", "run", "actors", "round", "status", "accuracy", "loss", "time", "results")
+    known += ("best", "classes")
     assert all(line.split()[0] in known for line in lines if line), lines  # nothing of Ray's, also in a new home
     joined, own = (results.load(name, tmp_path / "results") for name in ("joined", "own"))
     assert joined.population["node"].nunique() == 2
