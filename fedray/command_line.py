@@ -7,6 +7,7 @@ TOML is, by `compose`.
 import argparse
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> Any:
         raise BadInputError(message)
+
+
+class Formatter(argparse.HelpFormatter):
+    """argparse's, but for words with a hyphen, such as crop-flip, which stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
 
 
 @dataclass(frozen=True)
@@ -102,7 +110,7 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
         description=description,
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
-        formatter_class=lambda prog: argparse.HelpFormatter(prog, max_help_position=32, width=100),
+        formatter_class=lambda prog: Formatter(prog, max_help_position=32, width=100),
         usage=f"{program} [FILE.toml] [--SETTING VALUE ...]",
     )
     parser.add_argument(

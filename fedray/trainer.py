@@ -22,7 +22,7 @@ from fedray.errors import BadInputError, ClientError
 from fedray.fused import train_together
 from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
-from fedray.performance import Measured, performance
+from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import EVALUATION_BATCH, Recipe
 from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, num_bytes
@@ -198,8 +198,8 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))
             model = algorithm.own_model(here, received, remembered, lr)
-        found = performance([self.measure(model, *test)], test[1], self.recipe.classes)
-        return len(test[1]), found.loss, found.accuracy
+        found, count = self.measure(model, *test), len(test[1])
+        return count, math.fsum(found.losses) / count, int((found.predicted == test[1]).sum()) / count
 
     def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray, top_k: int | None = None) -> Measured:
         """What `evaluate` gives, for a model {"params", "buffers"}."""

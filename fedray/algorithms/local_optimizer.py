@@ -7,7 +7,6 @@ parameters in their own shapes and, as their gradients, what `correct` gives. to
 from __future__ import annotations
 
 import ast
-import difflib
 import inspect
 import math
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from fedray.errors import BadInputError
+from fedray.settings import nearest
 
 if TYPE_CHECKING:
     import torch
@@ -116,8 +116,3 @@ def check(wanted: LocalOptimizer, shapes: Sequence[tuple[int, ...]]) -> None:
         make(wanted, parameters, lr=0.1).step()
     except Exception as error:  # whatever torch, or Python on its behalf, finds wrong
         raise BadInputError(f"{wanted.said} cannot train this model: {error}") from None
-
-
-def nearest(word: str, words: Sequence[str]) -> str:
-    match = difflib.get_close_matches(word, words, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""

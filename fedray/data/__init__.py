@@ -40,7 +40,8 @@ class Data:
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
         "none",
         "How training images are varied: crop-flip pads by 4 pixels, crops at random and mirrors half of them; cutout "
-        "blanks a square at a random place to the data set's mean colour; crop-flip-cutout does one after the other.",
+        "blanks a square at a random place to the mean colour that images are normalised by; crop-flip-cutout does one "
+        "after the other.",
     )
     cutout: int = setting(
         CUTOUT, "Side of the square that cutout blanks; it may lie partly outside the image.", unit="pixels", ge=1

@@ -280,8 +280,8 @@ PERSONAL = [
     (TRAINER, "received, remembered, _ = self.receive(algorithm, message, memory)",
      "received, remembered, _ = self.receive(algorithm, message, {})",
      "evaluated without the memory"),
-    (TRAINER, "performance([self.measure(model, *test)], test[1], self",
-     "performance([self.measure(model, *shard)], shard[1], self",
+    (TRAINER, "found, count = self.measure(model, *test), len(test[1])",
+     "test = shard\n        found, count = self.measure(model, *test), len(test[1])",
      "evaluated on the shard"),
     (TRAINER, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
     (TRAINER, '        with torch.random.fork_rng(devices=[]):\n'
