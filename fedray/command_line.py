@@ -242,6 +242,7 @@ def report_errors(main: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue")
+        exec("")  # where an import was interrupted, `python -m` would end itself by SIGINT; now it has forgotten that
         return INTERRUPTED
 
 

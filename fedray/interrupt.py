@@ -122,19 +122,32 @@ def name_rounds(rounds: list[int]) -> str:
 
 
 @contextmanager
-def handlers_kept() -> Iterator[None]:
-    """Keep the program's handler of SIGTERM from a library that sets one of its own, as `ray.init` does.
+def deferred() -> Iterator[None]:
+    """Have a signal wait for the end of a `with` in which processes are forked; a second one stops at once.
 
-    A SIGTERM that comes meanwhile is a KeyboardInterrupt.
+    What a handler raises while Python forks is lost: it runs in one of the hooks around the fork, whose exceptions are
+    ignored. So it is told what came when all is done.
     """
-    before = signal.getsignal(signal.SIGTERM)
-    if not callable(before) or threading.current_thread() is not threading.main_thread():
+    if threading.current_thread() is not threading.main_thread():
         yield
         return
+    handlers = {number: signal.getsignal(number) for number in SIGNALS}
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        signal.alarm(0)  # by which Ray's handler of SIGTERM, below Python's, would abort the process in three seconds
+        came.append(number)
+        if len(came) > 1:
+            raise KeyboardInterrupt
+
+    for number, handler in handlers.items():
+        if callable(handler):
+            signal.signal(number, note)
     try:
         yield
-    except SystemExit:  # what Ray's handler raises
-        raise KeyboardInterrupt from None
     finally:
-        signal.alarm(0)  # Ray's own handler, below Python's, would have it abort the process in three seconds
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in handlers.items():
+            if callable(handler):
+                signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])

@@ -16,7 +16,7 @@ from test_run import assert_same_tables
 
 from fedray import results
 from fedray.__main__ import main
-from fedray.interrupt import Interrupt
+from fedray.interrupt import SIGNALS, Interrupt, deferred
 
 SMALL = ["--data.dataset", "synthetic", "--data.train_examples", "400", "--data.test_examples", "100", "--clients", "2"]
 SMALL += ["--cohort", "2", "--algorithm.batch_size", "4"]
@@ -207,6 +207,48 @@ def test_a_signal_before_the_first_round_stops_at_once_and_leaves_nothing(tmp_pa
     assert "finishing" not in rest
     assert not list(tmp_path.iterdir())
     assert_gone(family, process)
+
+
+INTERRUPTED_IMPORT = """
+import sys
+from fedray import command_line
+def main(words, interrupt):
+    exec("raise KeyboardInterrupt")  # as dataclasses do while a module is imported
+sys.exit(command_line.run_program(main))
+"""
+
+
+def test_an_interrupted_import_ends_the_program_with_130_too(tmp_path):
+    (tmp_path / "interrupted_import.py").write_text(INTERRUPTED_IMPORT)
+    with start(module="interrupted_import", env={**os.environ, "PYTHONPATH": f"{tmp_path}:{Path.cwd()}"}) as process:
+        assert process.stdout.read() == "interrupted; run the same command again to continue\n"
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_what_forks_and_a_second_does_not(number):
+    """What is raised around a fork is lost: a program is told afterwards, by its own handler."""
+    steps = []
+
+    def handle(number, frame):
+        steps.append("told")
+        raise KeyboardInterrupt
+
+    before = {n: signal.signal(n, handle) for n in SIGNALS}
+    try:
+        with pytest.raises(KeyboardInterrupt), deferred():
+            signal.raise_signal(number)
+            steps.append("forked")
+        assert steps == ["forked", "told"]
+        with pytest.raises(KeyboardInterrupt), deferred():
+            signal.raise_signal(number)
+            signal.raise_signal(signal.SIGINT)
+            steps.append("not reached")
+        assert steps == ["forked", "told"]
+        assert all(signal.getsignal(n) == handle for n in SIGNALS)
+    finally:
+        for n, handler in before.items():
+            signal.signal(n, handler)
 
 
 GRID = "[grid]\nseed = [0, 1, 2, 3, 4, 5]\n[cluster]\nclients_per_actor = 2\n[output]\ncheckpoint_every = 1000\n"

@@ -3,6 +3,8 @@
 import contextlib
 import logging
 import shutil
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -28,7 +30,7 @@ from fedray.cluster.resources import (
 )
 from fedray.cluster.versions import check_nodes
 from fedray.errors import BadInputError
-from fedray.interrupt import handlers_kept
+from fedray.interrupt import deferred
 
 NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
 
@@ -86,6 +88,21 @@ def reserved(pool: Pool, node: str) -> dict[str, float]:
 
 
 @contextlib.contextmanager
+def handlers_kept() -> Iterator[None]:
+    """Keep `ray.init` from handling SIGTERM in this process, in the way of which a program does."""
+    utils: Any = ray._private.utils
+    setter, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
+    utils.set_sigterm_handler = lambda handler: None
+    try:
+        yield
+    finally:
+        utils.set_sigterm_handler = setter
+        if callable(handler) and threading.current_thread() is threading.main_thread():
+            signal.alarm(0)  # Ray's other handler, below Python's, would have it abort the process in three seconds
+            signal.signal(signal.SIGTERM, handler)
+
+
+@contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Session]:
     """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running."""
     if ray.is_initialized():
@@ -108,7 +125,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     speaks, began = log.isEnabledFor(logging.DEBUG), time.perf_counter()
     guard = Guard(fork_server() if local and will_fork(cluster) else None, get_default_ray_temp_dir())
     try:
-        with handlers_kept():
+        with deferred() if local else contextlib.nullcontext(), handlers_kept():
             context: Any = ray.init(
                 address=address,
                 include_dashboard=False if local else None,
@@ -124,6 +141,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
         raise BadInputError(f"{what}: {first}") from error
     except BaseException:
+        ray.shutdown()  # it may be up already; if not, this does nothing
         guard.end()
         raise
     try:
