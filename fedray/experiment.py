@@ -23,7 +23,7 @@ from fedray.data.partitions import PARTITIONS, Iid, Partition
 from fedray.data.skew import Skew
 from fedray.errors import BadInputError
 from fedray.faults import Faults
-from fedray.models import FUSED_ON_CPU, Model
+from fedray.models import Model
 from fedray.randomness import MAX_SEED
 from fedray.recorder import Output
 from fedray.settings import Auto, Maybe, nearest, section, setting
@@ -95,7 +95,15 @@ class Experiment:
     engine: Auto[Literal["plain", "fused"]] = setting(
         None,
         "How clients train: plain, one after another, or fused, a block's clients as one batched program, which is "
-        "faster for small models and gives the same within rounding; auto: fused for logistic and mlp.",
+        "faster for small models, on a GPU for all, and gives the same within rounding, but trains no BatchNorm; auto: "
+        "fused for logistic and mlp.",
+    )
+    chunk_size: Auto[int] = setting(
+        None,
+        "Most clients of a block that engine = fused trains as one program; auto: what suits a processor's caches, or "
+        "8 GiB of a GPU's memory.",
+        unit="clients",
+        ge=1,
     )
     data: Data = Data()
     partition: InstanceOf[Partition] = Iid()
@@ -148,7 +156,7 @@ class Experiment:
 
     def resolved(self) -> "Experiment":
         """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
-        engine = self.engine or ("plain" if self.unfit_to_fuse else "fused")
+        engine = self.engine or ("fused" if self.model.is_written_out and not self.unfit_to_fuse else "plain")
         return dataclasses.replace(
             self,
             data=data.resolve(self.data),
@@ -161,14 +169,11 @@ class Experiment:
     @property
     def unfit_to_fuse(self) -> str:
         """What the fused engine cannot do of this, to follow its name in a sentence; empty if it can do all of it."""
-        if self.model.name not in FUSED_ON_CPU:
-            return f"can train {' and '.join(FUSED_ON_CPU)}, not model.name = {self.model.name}"
-        if self.model.projection:
-            return f"cannot train a model with a projection head, model.projection = {self.model.projection}"
-        if self.model.resize:
-            return f"takes images as they are, not with model.resize = {self.model.resize}"
-        if self.model.precision != "float32":
-            return f"computes in float32, not in model.precision = {self.model.precision}"
+        if self.model.has_batch_norm:
+            return (
+                f"trains no BatchNorm, which model.name = {self.model.name} has: its statistics would be those of many "
+                "clients' padded batches; set model.norm = group"
+            )
         if self.algorithm.unfusable:
             return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"
         return ""

@@ -224,6 +224,7 @@ class Job:
             augment=e.data.augment,
             seed=e.seed,
             engine=str(e.engine),
+            chunk_size=e.chunk_size,
             cutout=e.data.cutout,
             skew=e.skew,
             clients=e.clients,

@@ -59,8 +59,8 @@ KNOWN: dict[str, Facts] = {
 }
 """Every network that has a name. Those with `weights` are torchvision's, for images of three channels."""
 
-FUSED_ON_CPU = ("logistic", "mlp")
-"""The models that engine = fused can train, all of them stacks of Linear and ReLU: fused.py writes their gradients."""
+WRITTEN_OUT = ("logistic", "mlp")
+"""Stacks of Linear and ReLU, whose gradients fused/dense.py writes out, so that many clients at once are faster."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """What images are normalised by for weights that were trained on ImageNet (torchvision's documentation of them)."""
@@ -173,6 +173,16 @@ class Model:
     @property
     def is_torchvisions(self) -> bool:
         return self.is_known and bool(KNOWN[self.name].weights)
+
+    @property
+    def is_written_out(self) -> bool:
+        """Whether it is a stack of Linear and ReLU that computes in float32."""
+        return self.name in WRITTEN_OUT and not (self.projection or self.resize) and self.precision != "bfloat16"
+
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether it has BatchNorm layers that train; nobody knows of one of the user's own before it is built."""
+        return self.is_known and KNOWN[self.name].norms and self.norm == "own" and self.freeze == "none"
 
     @property
     def features_are_fixed(self) -> str:

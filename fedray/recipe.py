@@ -22,6 +22,8 @@ class Recipe:
     augment: str
     seed: int
     engine: str
+    chunk_size: int | None = None
+    """The most clients that are trained as one program; None: what suits the device."""
     cutout: int = 16
     """The side of the square that `augment` = cutout blanks, in pixels."""
     skew: Skew = Skew()  # noqa: RUF009  it is frozen

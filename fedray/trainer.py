@@ -19,7 +19,7 @@ from torch import nn
 from fedray.client import Client, epoch_steps
 from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
 from fedray.errors import BadInputError, ClientError
-from fedray.fused import train_together
+from fedray.fused import Together, Work
 from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
 from fedray.performance import Measured
@@ -55,6 +55,7 @@ class Trainer:
         self.flat = self.build()
         self.rivals: dict[str, FlatModel] = {}
         self.own_parts: dict[Any, OwnPart] = {}
+        self.together = Together(recipe, self.flat, device)
 
     def build(self) -> FlatModel:
         """The recipe's model at its initial parameters."""
@@ -309,11 +310,14 @@ def train_block(
         named = ", ".join(map(str, clients))
         blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
         initial = trainer.initial if algorithm.remembers else None
-        model = (trainer.recipe, trainer.flat.layout, trainer.device, initial)
+        shards = map(shard, clients)
         with blamed_on(f"{blamed} failed in round {t}"):
-            yield from train_together(*model, algorithm, clients, map(shard, clients), message, memories, t, lr)
+            for tensors, memory, report in trainer.together.train(
+                algorithm, clients, shards, message, memories, initial, t, lr, work
+            ):
+                yield trainer.arrays(tensors), memory, report
 
-    total, each, reports, remembered = Sum(), [], [], []
+    work, total, each, reports, remembered = Work(), Sum(), [], [], []
     for vectors, memory, report in together() if trainer.recipe.engine == "fused" else one_by_one():
         if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
             report = replace(report, status="non_finite")

@@ -14,7 +14,7 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fednova import FedNova
 from fedray.errors import ClientError
 from fedray.in_process import InProcessPopulation
-from fedray.models import FUSED_ON_CPU
+from fedray.models import WRITTEN_OUT
 from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
 from fedray.trainer import Trainer, train_block
@@ -106,7 +106,7 @@ CUTS = {
 
 
 @pytest.mark.parametrize("cut", CUTS)
-@pytest.mark.parametrize("model", FUSED_ON_CPU)
+@pytest.mark.parametrize("model", WRITTEN_OUT)
 def test_it_trains_as_the_plain_engine_does(dataset, model, cut):
     assert_agree(FedAvg(lr=0.005, momentum=0.8, weight_decay=0.1, **CUTS[cut]), dataset, model=model)
 
@@ -126,7 +126,7 @@ LOCAL = {
 
 
 @pytest.mark.parametrize("local", LOCAL)
-@pytest.mark.parametrize("model", FUSED_ON_CPU)
+@pytest.mark.parametrize("model", WRITTEN_OUT)
 def test_the_settings_of_local_training_are_the_plain_engines(dataset, model, local):
     settings = {"lr": 0.005, "batch_size": 8, "momentum": 0.5, **LOCAL[local]}
     assert_agree(FedAvg(**settings), dataset, model=model)
@@ -145,7 +145,7 @@ def test_hooks_written_once_serve_many_clients(dataset, algorithm):
 
 @pytest.mark.parametrize("batch_size", [8, 20, 0])
 @pytest.mark.parametrize("algorithm", [FedAvg, ControlVariates, Unusual])
-@pytest.mark.parametrize("model", FUSED_ON_CPU)
+@pytest.mark.parametrize("model", WRITTEN_OUT)
 def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkeypatch, model, algorithm, batch_size):
     """All together, in another order, in portions, and alone; in the second round with the memory of the first."""
     local = {"epochs": 3, "epochs_min": 1, "clip_norm": 4.0, "label_smoothing": 0.1}

@@ -1,0 +1,303 @@
+"""Local training of many clients as one batched program: the loop of client.py for params [C, P].
+
+Clients lie along a leading dimension of everything. How their gradients are computed is the program's: written out for
+stacks of Linear and ReLU (dense.py), torch.func.vmap of the module for all other models without BatchNorm (stacked.py);
+on a GPU either is captured in CUDA graphs (replayed.py). The loop around it, with the algorithms' hooks, is here.
+
+A client's batches are padded by its own shard's size, never by its neighbours', so that on a CPU the written-out
+program gives each client the same bits whoever is trained with it. In general they depend on who is, by rounding, and
+who that is depends on the settings alone: on the cohort, its blocks, and how many clients are trained at once.
+"""
+
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedray.fused.batches import Batches, Share, cut
+from fedray.fused.dense import Dense
+from fedray.fused.replayed import Program, Replayed
+from fedray.fused.stacked import Stacked
+from fedray.networks import build
+from fedray.networks.activations import measure_activations
+from fedray.recipe import Recipe
+from fedray.updates import Report, Vectors, num_bytes
+from fedray.vector import FlatModel, Tensors
+
+Results = dict[int, tuple[Tensors, Vectors, float, float]]  # by place: update, memory, mean loss, norm of the update
+
+PARAMS_AT_ONCE = 16 << 20  # bytes, on a CPU; beyond that clients push one another's params out of the cache
+SHARDS_AT_ONCE = 64 << 20  # bytes, on a CPU
+ON_GPU_AT_ONCE = 8 << 30  # bytes, as `bytes_of_client` counts them
+VECTORS = 8  # as long as the model: params, gradients twice, velocity, direction, update, memory, what is summed
+WINDOWS = 20  # a 3 x 3 kernel's of an input, and those of its gradient
+
+
+@dataclass
+class Work:
+    """What training as one program came to, besides the updates."""
+
+    images: int = 0
+    """How many images were computed, padding included."""
+    at_once: int | None = None
+    """How many clients at most are trained at once from now on, because more did not fit into the GPU's memory."""
+
+
+class Together:
+    """The clients of one trainer, trained many at a time."""
+
+    def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
+        self.recipe, self.flat, self.device = recipe, flat, device
+        self.on_gpu = torch.device(device).type == "cuda"
+        written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
+        program: Program = Dense(recipe, flat.layout) if written_out else Stacked(recipe, flat, device)
+        self.program: Program = Replayed(program) if self.on_gpu else program
+        self.room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.at_once: int | None = None
+
+    def train(
+        self,
+        algorithm: Any,
+        clients: Sequence[int],
+        shards: Iterable[tuple[np.ndarray, np.ndarray]],
+        message: Vectors,
+        memories: Sequence[Vectors],
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+        work: Work,
+    ) -> Iterator[tuple[Tensors, Vectors, Report]]:
+        """Each client's update, new memory and report, in the order of `clients`; what Trainer.train gives for one.
+
+        `initial` is the model that memories begin with. Clients that were trained together share the time it took in
+        proportion to their steps. What is true of them all is added to `work`.
+        """
+        width = wide if self.on_gpu else narrow
+        shares = (
+            cut(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
+            for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
+        )
+        received = {name: torch.from_numpy(vector).to(self.device) for name, vector in message.items()}
+        self.flat.load(received["params"], received["buffers"])
+        self.flat.train()
+        todo = deque(self.portions(shares))
+        while todo:
+            portion = todo.popleft()
+            began = time.perf_counter()
+            try:
+                results = self.train_portion(algorithm, portion, received, initial, t, lr, work)
+            except torch.OutOfMemoryError:
+                if len(portion) == 1:
+                    raise
+                self.at_once = work.at_once = -(-len(portion) // 2)
+                self.forget()
+                todo.appendleft(portion[self.at_once :])
+                todo.appendleft(portion[: self.at_once])
+                continue
+            seconds_a_step = (time.perf_counter() - began) / sum(share.steps for share in portion)
+            for share in portion:
+                update, memory, train_loss, update_norm = results[share.place]
+                report = Report(
+                    client=share.client,
+                    num_examples=len(share.labels),
+                    steps=share.steps,
+                    train_loss=train_loss,
+                    update_norm=update_norm,
+                    seconds=seconds_a_step * share.steps,
+                    bytes_down=num_bytes(message),
+                    bytes_up=sum(tensor.nbytes for tensor in update.values()),
+                )
+                yield update, memory, report
+
+    def portions(self, shares: Iterable[Share]) -> Iterator[list[Share]]:
+        """As many consecutive shares at a time as are to be trained at once, and at least one."""
+        portion: list[Share] = []
+        held = shards = 0
+        for share in shares:
+            needed = self.bytes_of_client(share.width)
+            if portion and (
+                len(portion) >= (self.at_once or self.recipe.chunk_size or len(portion) + 1)
+                or (self.recipe.chunk_size is None and self.is_full(held + needed, shards + share.images.nbytes))
+            ):
+                yield portion
+                portion, held, shards = [], 0, 0
+            portion.append(share)
+            held, shards = held + needed, shards + share.images.nbytes
+        if portion:
+            yield portion
+
+    def is_full(self, held: int, shards: int) -> bool:
+        """Whether so many bytes of clients, and of their images, are too many at once."""
+        return held > ON_GPU_AT_ONCE if self.on_gpu else held > PARAMS_AT_ONCE or shards > SHARDS_AT_ONCE
+
+    def bytes_of_client(self, width: int) -> int:
+        """What a client counts: its params on a CPU; on a GPU a share of all that is there at once, by a fixed rule.
+
+        The rule is VECTORS as long as the model, and for each image of a batch twice what a forward pass keeps, and as
+        many of the largest tensor as the windows of a convolution take.
+        """
+        params = 4 * self.flat.layout.size
+        if not self.on_gpu:
+            return params
+        kept, widest = self.activations
+        return VECTORS * params + width * (2 * kept + WINDOWS * widest)
+
+    @cached_property
+    def activations(self) -> tuple[int, int]:
+        """Bytes of an image, as measure_activations gives them."""
+        r = self.recipe
+        return measure_activations(build(r.model, r.shape, r.classes, r.seed, r.fingerprint), r.shape)
+
+    def train_portion(
+        self,
+        algorithm: Any,
+        portion: list[Share],
+        received: Tensors,
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+        work: Work,
+    ) -> Results:
+        """Train clients, those of one width at once."""
+        results: Results = {}
+        for _, group in groupby(sorted(portion, key=lambda s: (s.width, -s.steps)), key=attrgetter("width")):
+            results |= self.train_group(algorithm, list(group), received, initial, t, lr, work)
+        return results
+
+    @torch.no_grad()
+    def train_group(
+        self,
+        algorithm: Any,
+        shares: list[Share],
+        received: Tensors,
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+        work: Work,
+    ) -> Results:
+        """Train C clients of one width, those with the most steps first."""
+        count = len(shares)
+        start = received["params"].expand(count, -1)
+        remembered = stack_memories(algorithm, shares, initial, self.device)
+        batches = Batches(self.recipe, shares, t, self.device, self.places(count))
+        end, losses = self.descend(algorithm, batches, received, remembered, count, lr, work)
+        steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
+        update, remembered = algorithm.finish(start, end, steps, lr, received, remembered)
+        if update["params"].shape != end.shape:
+            found, wanted = tuple(update["params"].shape), tuple(end.shape)
+            raise ValueError(f'finish() gave updates "params" of shape {found}, not {wanted}')
+        norms = update["params"].square().sum(1).sqrt().tolist()
+        sizes = batches.sizes[:, :count]
+        # cumsum adds step after step; sum would take another order for one client than for many.
+        means = ((losses.cpu().numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)).tolist()
+        still = torch.zeros_like(received["buffers"])  # nothing here changes buffers
+        updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
+        memories = rows_of(remembered, count)
+        results: Results = {}
+        for i, share in enumerate(shares):
+            tensors = {name: rows[i] for name, rows in updates.items()}
+            memory = {name: rows[i].copy() for name, rows in memories.items()}  # kept for long, apart from the others'
+            results[share.place] = tensors, memory, means[i], norms[i]
+        return results
+
+    def descend(
+        self,
+        algorithm: Any,
+        batches: Batches,
+        received: Tensors,
+        remembered: Tensors,
+        count: int,
+        lr: float,
+        work: Work,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The SGD loop: all params [C, P] after their last step, and the mean losses [S, C] of the batches.
+
+        Who has steps left are always the first few, so that the others' params rest.
+        """
+        steps, places = batches.sizes.shape
+        params, grads = self.take_room(places, received["params"])
+        velocity = torch.empty_like(params[:count])
+        losses = torch.zeros(steps, count, device=params.device)
+        before = 0
+        for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
+            if active != before:
+                before, computed = active, self.places(count, active)
+                self.program.look_at(params[:computed], grads[:computed])
+                now, grad, speed = params[:active], grads[:active], velocity[:active]
+                memory = {name: tensor[:active] for name, tensor in remembered.items()}
+            losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
+            work.images += computed * batches.weights.shape[2]
+            algorithm.clip(grad)
+            direction = algorithm.correct(grad, now, received, memory, lr)
+            if algorithm.weight_decay:
+                direction = direction.add(now, alpha=algorithm.weight_decay)
+            if algorithm.momentum:
+                direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
+            now.add_(direction, alpha=-lr)
+        return params[:count], losses
+
+    def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Params [places, P], at `start`, and their gradients: in the same memory each time where graphs need that."""
+        if not self.on_gpu:
+            params = start.expand(places, -1).clone(memory_format=torch.contiguous_format)
+            return params, torch.empty_like(params)
+        if self.room is None or len(self.room[0]) < places:
+            self.forget()
+            self.room = start.new_empty(places, len(start)), start.new_empty(places, len(start))
+        params, grads = (whole[:places] for whole in self.room)
+        return params.copy_(start), grads
+
+    def places(self, count: int, active: int | None = None) -> int:
+        """How many clients the program computes of a group of `count`, of which so many have steps left.
+
+        On a GPU each number is a graph of its own, so that it is `count`, rounded up to one of eight between powers of
+        two, and halved as soon as that suffices.
+        """
+        if not self.on_gpu:
+            return active or count
+        step = max(1, 2 ** (count.bit_length() - 1) // 8)
+        places = -(-count // step) * step
+        while active and -(-places // 2) >= active and places > 1:
+            places = -(-places // 2)
+        return places
+
+    def forget(self) -> None:
+        """Give up what is kept for the next round."""
+        self.room = None
+        if isinstance(self.program, Replayed):
+            self.program.forget()
+
+
+def narrow(size: int, wanted: int) -> int:
+    """What batches of `size` are padded to on a CPU: those of a shard that is smaller than the algorithm's batches,
+    of `wanted` images, to a multiple of 8, so that few differ."""
+    return size if size == wanted else -(-size // 8) * 8
+
+
+def wide(size: int, wanted: int) -> int:
+    """What they are padded to on a GPU, where more clients at once are worth more than less padding; whole shards, of
+    any size, to a power of two."""
+    return wanted or 1 << (size - 1).bit_length()
+
+
+def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None, device: str) -> Tensors:
+    """The clients' memories as tensors [C, ...], new for those that have none."""
+    if initial is None:
+        return {}
+    blank: Vectors = {}
+    if not all(share.memory for share in shares):
+        blank = {name: tensor.cpu().numpy() for name, tensor in algorithm.init_memory(**initial).items()}
+    memories = [share.memory or blank for share in shares]
+    return {name: torch.from_numpy(np.stack([memory[name] for memory in memories])).to(device) for name in memories[0]}
+
+
+def rows_of(tensors: Tensors, count: int) -> Vectors:
+    """As arrays of `count` rows; what is the same for all clients is repeated."""
+    return {name: tensor.expand(count, -1).cpu().numpy() for name, tensor in tensors.items()}
