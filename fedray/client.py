@@ -41,6 +41,8 @@ class Client:
         self.epoch = first_epoch
         self.steps, self.train_loss = 0, math.nan
         """Of the first `descend`."""
+        self.seen = 0
+        """The images of all of them, each as often as it came."""
 
     def descend(
         self, start: Tensors, correct: Callable[..., torch.Tensor] | None, epochs: int | None = None
@@ -88,6 +90,7 @@ class Client:
                     )
                     direction = velocity
                 flat.params.add_(direction, alpha=-self.lr)
+        self.seen += seen
         if not self.steps:
             self.steps, self.train_loss = steps, float(losses) / seen
         return {"params": flat.params, "buffers": flat.buffers}, steps

@@ -22,8 +22,6 @@ class Recipe:
     augment: str
     seed: int
     engine: str
-    chunk_size: int | None = None
-    """The most clients that are trained as one program; None: what suits the device."""
     cutout: int = 16
     """The side of the square that `augment` = cutout blanks, in pixels."""
     skew: Skew = Skew()  # noqa: RUF009  it is frozen
@@ -31,6 +29,8 @@ class Recipe:
     """N, the size of the population."""
     fingerprint: str = ""
     """Of what the model is made from, as Model.fingerprint says; a model of anything else is not built."""
+    chunk_size: int | None = None
+    """The most clients that are trained as one program; None: what suits the device."""
 
     def seen_by(self, client: int, images: np.ndarray, drawn: int = SHARD) -> np.ndarray:
         """A client's images as feature skew lets it see them, or they themselves; `drawn` as in Skew.apply."""

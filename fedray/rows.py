@@ -14,6 +14,7 @@ from fedray.confusion import confusion_columns
 from fedray.data import Split
 from fedray.experiment import Experiment
 from fedray.server import Population, Round
+from fedray.tables import OWN
 from fedray.updates import Event, Report, mean_loss
 
 EVALUATED = (
@@ -84,6 +85,8 @@ def round_row(done: Round) -> dict[str, Any]:
         "answered": len(reports),
         **{column: counts[status] for status, column in ABSENCES.items()},
         "num_examples": sum(report.num_examples for report in reports),
+        "images": sum(report.images for report in reports),
+        "padding": sum(report.padding for report in reports),
         "update_norm": norm(done.mean["params"]),
         "bytes_down": sent * len(done.cohort),
         "bytes_up": sum(report.bytes_up for report in everyone),
@@ -94,7 +97,7 @@ def round_row(done: Round) -> dict[str, Any]:
 
 
 def client_columns(done: Round) -> dict[str, list[Any]]:
-    names = [field.name for field in dataclasses.fields(Report) if not field.name.startswith("bytes")]
+    names = [field.name for field in dataclasses.fields(Report) if field.name in OWN["clients"]]
     reports = sorted([*done.updates.reports, *done.absent], key=attrgetter("client"))
     return {name: [getattr(report, name) for report in reports] for name in names}
 

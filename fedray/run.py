@@ -30,7 +30,7 @@ from fedray.resume import Past, read_past, save
 from fedray.rows import PARTS, client_columns, evaluated, event_rows, metric_rows
 from fedray.saved_models import fingerprint, save_best, save_final
 from fedray.server import Population, play_rounds
-from fedray.updates import Event, Vectors
+from fedray.updates import Event, Report, Vectors
 from fedray.watch import Watch
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def play(
     recorder.start(rows, job.partition_columns(), actors=len(set(rows["actor"])), device=device)
     if past:
         past.drop_damaged()
-    saved = t
+    saved, squeezed = t, set[int]()
     judged = judged_by(e)
     try:
         status = outcome(e.evaluation, recorder.rounds, e.rounds, judged, e.faults)
@@ -257,6 +257,7 @@ def play(
             row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
             began = time.perf_counter()
             metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
+            events += fewer_at_once(done.updates.reports, squeezed, watch.notice)
             happened = event_rows([*events, *clients.events()])
             recorder.round(row, client_columns(done), metrics, **tables, events=happened)
             events.clear()
@@ -300,6 +301,21 @@ def play(
         return "interrupted"
     end(job, recorder, state, status)
     return status
+
+
+def fewer_at_once(reports: Sequence[Report], known: set[int], notice: Callable[[str], None]) -> list[Event]:
+    """Whether a GPU had no room for as many clients at once as the settings say, since `known`: an event for each."""
+    found = {report.squeezed: report for report in reports if report.squeezed not in (0, *known)}
+    known |= found.keys()
+    events = []
+    for at_once, report in sorted(found.items()):
+        said = (
+            f"the GPU's memory is full: engine = fused trains at most {at_once} of a block's clients at a time from "
+            f"now on, so that another run has the same bits only with chunk_size = {at_once}, if at all"
+        )
+        notice(said)
+        events.append(Event("squeezed", said, report.actor, report.node, report.pid))
+    return events
 
 
 def end(job: Job, recorder: Recorder, state: Vectors, status: str) -> None:

@@ -51,7 +51,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"), FLOAT),
         "train_loss": FLOAT,
         **dict.fromkeys(("cohort_size", "answered", "dropouts", "surplus", "lost", "non_finite"), INT),
-        "num_examples": LONG,
+        **dict.fromkeys(("num_examples", "images", "padding"), LONG),
         "update_norm": FLOAT,
         **dict.fromkeys(("bytes_down", "bytes_up"), LONG),
         "retries": INT,
@@ -62,7 +62,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     "clients": {
         **dict.fromkeys(("round", "client"), INT),
         "num_examples": LONG,
-        "steps": INT,
+        **dict.fromkeys(("steps", "images", "padding"), INT),
         **dict.fromkeys(("train_loss", "update_norm", "seconds"), FLOAT),
         **dict.fromkeys(("status", "actor", "node"), STRING),
         "pid": INT,

@@ -19,7 +19,7 @@ from torch import nn
 from fedray.client import Client, epoch_steps
 from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
 from fedray.errors import BadInputError, ClientError
-from fedray.fused import Together, Work
+from fedray.fused import Together
 from fedray.networks import build, names_of
 from fedray.own_part import OwnPart
 from fedray.performance import Measured
@@ -107,6 +107,7 @@ class Trainer:
             seconds=time.perf_counter() - began,
             bytes_down=num_bytes(message) - unsent,
             bytes_up=num_bytes(vectors) - unsent,
+            images=here.seen,
         )
         return vectors, new_memory, report
 
@@ -313,11 +314,11 @@ def train_block(
         shards = map(shard, clients)
         with blamed_on(f"{blamed} failed in round {t}"):
             for tensors, memory, report in trainer.together.train(
-                algorithm, clients, shards, message, memories, initial, t, lr, work
+                algorithm, clients, shards, message, memories, initial, t, lr
             ):
                 yield trainer.arrays(tensors), memory, report
 
-    work, total, each, reports, remembered = Work(), Sum(), [], [], []
+    total, each, reports, remembered = Sum(), [], [], []
     for vectors, memory, report in together() if trainer.recipe.engine == "fused" else one_by_one():
         if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
             report = replace(report, status="non_finite")

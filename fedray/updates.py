@@ -38,6 +38,12 @@ class Report:
     actor: str = ""
     node: str = ""
     pid: int = 0
+    images: int = 0
+    """On how many it was trained, each as often as it came."""
+    padding: int = 0
+    """How many were computed beside them for nothing, where many clients are trained as one program."""
+    squeezed: int = 0
+    """Where its GPU had no room for as many clients at once as there should have been: for how many it had."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ HAPPENED = {
     "object_lost": "object lost",
     "place_given_up": "actor not replaced",
     "went_back": "back to the last checkpoint",
+    "squeezed": "fewer clients at once",
 }
 """Each kind of Event in words, but for "actor_started", which is no news."""
 

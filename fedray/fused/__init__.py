@@ -31,8 +31,6 @@ from fedray.recipe import Recipe
 from fedray.updates import Report, Vectors, num_bytes
 from fedray.vector import FlatModel, Tensors
 
-Results = dict[int, tuple[Tensors, Vectors, float, float]]  # by place: update, memory, mean loss, norm of the update
-
 PARAMS_AT_ONCE = 16 << 20  # bytes, on a CPU; beyond that clients push one another's params out of the cache
 SHARDS_AT_ONCE = 64 << 20  # bytes, on a CPU
 ON_GPU_AT_ONCE = 8 << 30  # bytes, as `bytes_of_client` counts them
@@ -40,14 +38,19 @@ VECTORS = 8  # as long as the model: params, gradients twice, velocity, directio
 WINDOWS = 20  # a 3 x 3 kernel's of an input, and those of its gradient
 
 
-@dataclass
-class Work:
-    """What training as one program came to, besides the updates."""
+@dataclass(frozen=True)
+class Result:
+    """What became of a client: its update, new memory, mean loss, the norm of its update, and the images computed."""
 
-    images: int = 0
-    """How many images were computed, padding included."""
-    at_once: int | None = None
-    """How many clients at most are trained at once from now on, because more did not fit into the GPU's memory."""
+    update: Tensors
+    memory: Vectors
+    train_loss: float
+    update_norm: float
+    images: int
+    padding: int
+
+
+Results = dict[int, Result]  # by place
 
 
 class Together:
@@ -72,12 +75,11 @@ class Together:
         initial: Tensors | None,
         t: int,
         lr: float,
-        work: Work,
     ) -> Iterator[tuple[Tensors, Vectors, Report]]:
         """Each client's update, new memory and report, in the order of `clients`; what Trainer.train gives for one.
 
         `initial` is the model that memories begin with. Clients that were trained together share the time it took in
-        proportion to their steps. What is true of them all is added to `work`.
+        proportion to their steps.
         """
         width = wide if self.on_gpu else narrow
         shares = (
@@ -92,29 +94,32 @@ class Together:
             portion = todo.popleft()
             began = time.perf_counter()
             try:
-                results = self.train_portion(algorithm, portion, received, initial, t, lr, work)
+                results = self.train_portion(algorithm, portion, received, initial, t, lr)
             except torch.OutOfMemoryError:
                 if len(portion) == 1:
                     raise
-                self.at_once = work.at_once = -(-len(portion) // 2)
+                self.at_once = -(-len(portion) // 2)
                 self.forget()
                 todo.appendleft(portion[self.at_once :])
                 todo.appendleft(portion[: self.at_once])
                 continue
             seconds_a_step = (time.perf_counter() - began) / sum(share.steps for share in portion)
             for share in portion:
-                update, memory, train_loss, update_norm = results[share.place]
+                result = results[share.place]
                 report = Report(
                     client=share.client,
                     num_examples=len(share.labels),
                     steps=share.steps,
-                    train_loss=train_loss,
-                    update_norm=update_norm,
+                    train_loss=result.train_loss,
+                    update_norm=result.update_norm,
                     seconds=seconds_a_step * share.steps,
                     bytes_down=num_bytes(message),
-                    bytes_up=sum(tensor.nbytes for tensor in update.values()),
+                    bytes_up=sum(tensor.nbytes for tensor in result.update.values()),
+                    images=result.images,
+                    padding=result.padding,
+                    squeezed=self.at_once or 0,
                 )
-                yield update, memory, report
+                yield result.update, result.memory, report
 
     def portions(self, shares: Iterable[Share]) -> Iterator[list[Share]]:
         """As many consecutive shares at a time as are to be trained at once, and at least one."""
@@ -163,12 +168,11 @@ class Together:
         initial: Tensors | None,
         t: int,
         lr: float,
-        work: Work,
     ) -> Results:
         """Train clients, those of one width at once."""
         results: Results = {}
         for _, group in groupby(sorted(portion, key=lambda s: (s.width, -s.steps)), key=attrgetter("width")):
-            results |= self.train_group(algorithm, list(group), received, initial, t, lr, work)
+            results |= self.train_group(algorithm, list(group), received, initial, t, lr)
         return results
 
     @torch.no_grad()
@@ -180,14 +184,13 @@ class Together:
         initial: Tensors | None,
         t: int,
         lr: float,
-        work: Work,
     ) -> Results:
         """Train C clients of one width, those with the most steps first."""
         count = len(shares)
         start = received["params"].expand(count, -1)
         remembered = stack_memories(algorithm, shares, initial, self.device)
         batches = Batches(self.recipe, shares, t, self.device, self.places(count))
-        end, losses = self.descend(algorithm, batches, received, remembered, count, lr, work)
+        end, losses, computed = self.descend(algorithm, batches, received, remembered, count, lr)
         steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
         update, remembered = algorithm.finish(start, end, steps, lr, received, remembered)
         if update["params"].shape != end.shape:
@@ -197,6 +200,7 @@ class Together:
         sizes = batches.sizes[:, :count]
         # cumsum adds step after step; sum would take another order for one client than for many.
         means = ((losses.cpu().numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)).tolist()
+        images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
         still = torch.zeros_like(received["buffers"])  # nothing here changes buffers
         updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
         memories = rows_of(remembered, count)
@@ -204,7 +208,7 @@ class Together:
         for i, share in enumerate(shares):
             tensors = {name: rows[i] for name, rows in updates.items()}
             memory = {name: rows[i].copy() for name, rows in memories.items()}  # kept for long, apart from the others'
-            results[share.place] = tensors, memory, means[i], norms[i]
+            results[share.place] = Result(tensors, memory, means[i], norms[i], images[i], padding[i])
         return results
 
     def descend(
@@ -215,9 +219,9 @@ class Together:
         remembered: Tensors,
         count: int,
         lr: float,
-        work: Work,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The SGD loop: all params [C, P] after their last step, and the mean losses [S, C] of the batches.
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """The SGD loop: all params [C, P] after their last step, the mean losses [S, C] of the batches, and how many
+        clients' places [S] were computed.
 
         Who has steps left are always the first few, so that the others' params rest.
         """
@@ -225,6 +229,7 @@ class Together:
         params, grads = self.take_room(places, received["params"])
         velocity = torch.empty_like(params[:count])
         losses = torch.zeros(steps, count, device=params.device)
+        places_computed = np.zeros(steps, np.int64)
         before = 0
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
             if active != before:
@@ -233,7 +238,7 @@ class Together:
                 now, grad, speed = params[:active], grads[:active], velocity[:active]
                 memory = {name: tensor[:active] for name, tensor in remembered.items()}
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
-            work.images += computed * batches.weights.shape[2]
+            places_computed[step] = computed
             algorithm.clip(grad)
             direction = algorithm.correct(grad, now, received, memory, lr)
             if algorithm.weight_decay:
@@ -241,7 +246,7 @@ class Together:
             if algorithm.momentum:
                 direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
             now.add_(direction, alpha=-lr)
-        return params[:count], losses
+        return params[:count], losses, places_computed
 
     def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Params [places, P], at `start`, and their gradients: in the same memory each time where graphs need that."""
@@ -273,6 +278,16 @@ class Together:
         self.room = None
         if isinstance(self.program, Replayed):
             self.program.forget()
+
+
+def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
+    """How many images each client's places had besides its own, given how many places [S] were computed and the sizes
+    [S, C] of the batches; what there was beyond the last client is the first one's."""
+    count = sizes.shape[1]
+    there = np.arange(count) < computed[:, None]
+    found = (width * there - sizes).sum(0)
+    found[0] += width * np.maximum(computed - count, 0).sum()
+    return [int(number) for number in found]
 
 
 def narrow(size: int, wanted: int) -> int:
