@@ -62,7 +62,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     "clients": {
         **dict.fromkeys(("round", "client"), INT),
         "num_examples": LONG,
-        **dict.fromkeys(("steps", "images", "padding"), INT),
+        "steps": INT,
         **dict.fromkeys(("train_loss", "update_norm", "seconds"), FLOAT),
         **dict.fromkeys(("status", "actor", "node"), STRING),
         "pid": INT,
