@@ -151,6 +151,8 @@ class Job:
             )
         if (own := trained & kept) and own <= set(found.idle):
             raise BadInputError(f"{named} keeps {', '.join(sorted(own))} at the clients, which the model does not use")
+        if self.experiment.engine == "fused" and (why := found.unfit_to_fuse):
+            raise BadInputError(f"engine = fused cannot train model.name = {self.experiment.model.name}: {why}")
         if algorithm.compares and found.featureless:
             raise BadInputError(f"{named} compares what the last Linear layer is given, and {found.featureless}")
 

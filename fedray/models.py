@@ -268,6 +268,8 @@ class Blueprint:
     """Why a network of the user's own learns no features that its last Linear layer is given; empty if it does."""
     idle: tuple[str, ...] = ()
     """The parameters of a network of the user's own that its output does not depend on."""
+    unstackable: str = ""
+    """Why many clients' of a network of the user's own cannot be computed as one program; empty if they can."""
 
     def activation_bytes(self, batch: int, evaluated: int) -> int:
         """The most that batches of so many images, in training and in evaluation, take at once.
@@ -276,6 +278,13 @@ class Blueprint:
         evaluation only these do.
         """
         return int(AROUND * batch * self.kept_bytes) + WIDEST * (batch + evaluated) * self.widest_bytes
+
+    @property
+    def unfit_to_fuse(self) -> str:
+        """Why engine = fused cannot train it; empty if it can."""
+        if self.norms:
+            return f"its layer {self.norms[0].rpartition('.')[0]} is a BatchNorm, which that engine does not train"
+        return f"as many clients' at a time it fails ({self.unstackable})" if self.unstackable else ""
 
     @property
     def frozen_bytes(self) -> int:

@@ -4,9 +4,17 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_data import make_dataset, make_recipe
+import torch
+import torch.nn.functional as F
+from small_data import make_algorithm, make_dataset, make_recipe
 
+from fedray import fused
+from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
+from fedray.errors import ClientError
+from fedray.fused import stacked
+from fedray.fused.layers import AsProducts, AsTorchDoes, average_pool
+from fedray.fused.replayed import Captured, Replayed
 from fedray.in_process import InProcessPopulation
 from fedray.models import KNOWN
 from fedray.networks import build, initial_vectors
@@ -15,12 +23,13 @@ from fedray.server import play_rounds
 # A shard with a rest, one that is smaller than a batch, and one with more steps than the others.
 SHARDS = [np.arange(0, 6), np.arange(6, 9), np.arange(9, 18)]
 LARGE = {"alexnet", "vgg16", "vgg19"}
+DEEP = {"resnet50", "densenet121"}  # so that a step of usual length makes rounding a hundred times as large
 
 
 def play(engine, model, *, algorithm=None, shards=SHARDS, rounds=2, augment="crop-flip", chunk_size=None, **settings):
     """The state before, the state and the reports of each round."""
     dataset = make_dataset(train=18, test=6, validation=0)
-    algorithm = algorithm or FedAvg(lr=0.01, momentum=0.5, weight_decay=1e-3, clip_norm=5.0, batch_size=4)
+    algorithm = algorithm or FedAvg(lr=0.001, momentum=0.5, weight_decay=1e-3, clip_norm=5.0, batch_size=4)
     recipe = dataclasses.replace(make_recipe(dataset, model, augment, engine=engine, **settings), chunk_size=chunk_size)
     population = InProcessPopulation(dataset, shards, recipe, 1)
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
@@ -40,12 +49,216 @@ def assert_agree(model, tolerance=1e-3, **settings):
             assert report.update_norm == pytest.approx(other.update_norm, rel=tolerance)
 
 
+def without_batch_norm(name):
+    return {"norm": "group"} if KNOWN[name].norms else {}
+
+
 @pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
 def test_every_model_trains_as_in_the_plain_engine(name):
-    assert_agree(name, **({"norm": "group"} if KNOWN[name].norms else {}))
+    algorithm = None
+    if name in DEEP:
+        algorithm = FedAvg(lr=1e-4, momentum=0.5, weight_decay=1e-3, clip_norm=5.0, batch_size=4)
+    assert_agree(name, algorithm=algorithm, **without_batch_norm(name))
 
 
 @pytest.mark.parametrize("name", sorted(LARGE))
 def test_every_large_model_does(name):
     """Two clients of one and of two steps, because each of their vectors is some hundred megabytes."""
     assert_agree(name, shards=[np.arange(0, 2), np.arange(2, 6)], algorithm=FedAvg(lr=0.01, batch_size=2), rounds=2)
+
+
+VARIANTS = {
+    "bfloat16": ("cnn", {"precision": "bfloat16", "tolerance": 0.05}),
+    "channels_last": ("lenet5", {"channels_last": True}),
+    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "norm": "group"}),
+    "resized": ("lenet5", {"resize": 40}),
+    "a projection head": ("lenet5", {"projection": 16}),
+    "a projection head of an mlp": ("mlp", {"projection": 16}),
+    "a stem for small images": ("resnet18", {"stem": "cifar", "norm": "group"}),
+    "one group of channels": ("resnet20", {"norm": "group", "groups": 1}),
+    "cutout": ("lenet5", {"augment": "crop-flip-cutout"}),
+    "one client at a time": ("lenet5", {"chunk_size": 1}),
+    "two clients at a time": ("lenet5", {"chunk_size": 2}),
+}
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_changes_a_model_or_its_training_is_the_plain_engines(variant):
+    name, settings = VARIANTS[variant]
+    assert_agree(name, **settings)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cnn", "googlenet", "resnet18"])
+def test_convolutions_as_products_train_as_in_the_plain_engine(monkeypatch, name):
+    monkeypatch.setitem(stacked.FORMS, "cpu", AsProducts)
+    assert_agree(name, **without_batch_norm(name))
+
+
+@pytest.mark.parametrize("kind", ALGORITHMS.values(), ids=lambda kind: kind.__name__)
+def test_the_hooks_of_every_algorithm_serve_a_convolutional_network(kind):
+    algorithm = make_algorithm(kind, lr=0.001, momentum=0.5, batch_size=4, epochs=2)
+    if algorithm.server_optimizer == "adagrad":  # whose first step is as long as server_lr in every direction
+        algorithm = dataclasses.replace(algorithm, server_lr=0.001)
+    if not algorithm.unfusable:
+        assert_agree("lenet5", algorithm=algorithm, rounds=3)
+
+
+CONVOLUTIONS = {
+    "a plain one": ((8, 3, 3, 3), {}),
+    "with a bias": ((8, 3, 3, 3), {"bias": True}),
+    "stride and padding": ((8, 3, 3, 3), {"stride": 2, "padding": 1}),
+    "different in each direction": ((4, 3, 5, 2), {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)}),
+    "a single pixel": ((8, 3, 1, 1), {}),
+    "every other pixel": ((8, 3, 1, 1), {"stride": 2}),
+    "stride over the edge": ((8, 3, 2, 2), {"stride": 3}),
+    "as wide as the image": ((8, 3, 9, 11), {}),
+    "groups": ((6, 1, 3, 3), {"groups": 3}),
+    "padding by name": ((8, 3, 3, 3), {"padding": "same"}),
+}
+
+
+@pytest.mark.parametrize("form", [AsProducts, AsTorchDoes])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_a_convolution_of_each_client_is_its_own(case, form):
+    """Outputs and both gradients, against torch's convolution client by client in float64."""
+    shape, settings = CONVOLUTIONS[case]
+    settings = dict(settings)
+    rng = torch.Generator().manual_seed(0)
+    x = torch.randn(3, 2, 3, 9, 11, generator=rng, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(3, *shape, generator=rng, dtype=torch.float64, requires_grad=True)
+    bias = torch.randn(3, shape[0], generator=rng, dtype=torch.float64, requires_grad=True)
+    used = settings.pop("bias", False)
+    convolve = lambda x, w, b: F.conv2d(x, w, b if used else None, **settings)  # noqa: E731
+    with form():
+        found = torch.func.vmap(convolve)(x, weight, bias)
+    wanted = torch.stack([convolve(x[i], weight[i], bias[i]) for i in range(3)])
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    slope = torch.randn(wanted.shape, generator=rng, dtype=torch.float64)
+    inputs = (x, weight, bias) if used else (x, weight)
+    for mine, theirs in zip(
+        torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope), strict=True
+    ):
+        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_a_frozen_convolution_is_computed_once_for_all_clients():
+    x, weight = torch.randn(3, 2, 3, 9, 11), torch.randn(8, 3, 3, 3)
+    with AsProducts():
+        found = torch.func.vmap(lambda x: F.conv2d(x, weight, padding=1))(x)
+    assert torch.equal(found, F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (3, 2)))
+
+
+@pytest.mark.parametrize("size", [1, 7, (3, 4), (None, 2), (9, 11), 16])
+def test_average_pooling_is_torchs(size):
+    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
+    found, wanted = average_pool(x, size), F.adaptive_avg_pool2d(x, size)
+    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
+    slope = torch.randn(wanted.shape, dtype=torch.float64)
+    mine, theirs = (torch.autograd.grad(each, x, slope)[0] for each in (found, wanted))
+    assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
+
+
+# What is done on a GPU only, on the CPU.
+
+
+class EagerGraph:
+    """In the place of a CUDA graph: computes what was captured from the tensors that were captured, and nothing else."""
+
+    def __init__(self, program, places, algorithm, batch, losses):
+        self.program, self.places, self.algorithm, self.batch, self.losses = program, places, algorithm, batch, losses
+
+    def replay(self):
+        self.program.look_at(*self.places)
+        self.losses.copy_(self.program.differentiate(self.algorithm, self.batch))
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch):
+    """Together's ways on a GPU: places that are rounded up, room that stays, wide batches, and graphs, as above."""
+    made = []
+
+    def look_at(self, params, grads):
+        self.program.look_at(params, grads)
+        self.place, self.places = (params.data_ptr(), grads.data_ptr(), len(params)), (params, grads)
+
+    def capture(self, algorithm, batch):
+        own = type(batch)(batch.sizes, *(tensor.clone() for tensor in batch.tensors))
+        made.append((len(batch.targets), batch.targets.shape[1]))
+        losses = self.program.differentiate(algorithm, own)
+        return Captured(EagerGraph(self.program, self.places, algorithm, own, losses), own, losses)
+
+    real = fused.Together.__init__
+
+    def init(self, *args):
+        real(self, *args)
+        self.on_gpu, self.program = True, Replayed(self.program)
+
+    monkeypatch.setattr(Replayed, "look_at", look_at)
+    monkeypatch.setattr(Replayed, "capture", capture)
+    monkeypatch.setattr(fused.Together, "__init__", init)
+    return made
+
+
+@pytest.mark.parametrize("name", ["lenet5", "mlp"])
+def test_graphs_and_places_change_nothing(as_on_gpu, name):
+    """Ten shards from one example to eighteen: places empty one after another, and few graphs serve all rounds."""
+    shards = [np.arange(0, n) for n in (1, 2, 3, 4, 5, 6, 9, 12, 15, 18)]
+    for algorithm in (FedAvg(lr=0.01, batch_size=4), FedAvg(lr=0.01, batch_size=4, momentum=0.9, weight_decay=0.01)):
+        assert_agree(name, algorithm=algorithm, shards=shards, rounds=3)
+        # In the five steps 10, 6, 4, 2 and 1 of them have any left.
+        assert sorted(as_on_gpu) == [(1, 4), (2, 4), (5, 4), (10, 4)]
+        as_on_gpu.clear()
+
+
+def test_whole_shards_on_a_gpu_are_padded_to_powers_of_two(as_on_gpu):
+    shards = [np.arange(0, n) for n in (1, 3, 4, 11, 16)]
+    algorithm = FedAvg(lr=0.01, batch_size=0)
+    assert_agree("lenet5", algorithm=algorithm, shards=shards)
+    assert sorted(as_on_gpu) == [(1, 1), (2, 4), (2, 16)]
+    _, rounds = play("fused", "lenet5", algorithm=algorithm, shards=shards)
+    for _, reports in rounds:
+        found = {report.num_examples: (report.images, report.padding) for report in reports}
+        assert found == {1: (1, 0), 3: (3, 1), 4: (4, 0), 11: (11, 5), 16: (16, 0)}
+
+
+def test_what_is_computed_for_nothing_is_counted():
+    """Batches of 4: shards of 6, 3 and 9 fill 4 and 2, 3 (padded to 8), 4, 4 and 1; the fourth place is empty."""
+    _, rounds = play("fused", "lenet5")
+    for _, reports in rounds:
+        found = {report.num_examples: (report.images, report.padding) for report in reports}
+        assert found == {6: (6, 2), 3: (3, 5), 9: (9, 3)}
+    _, rounds = play("plain", "lenet5")
+    assert {report.num_examples: (report.images, report.padding) for report in rounds[0][1]} == {
+        6: (6, 0),
+        3: (3, 0),
+        9: (9, 0),
+    }
+
+
+class Greedy(FedAvg):
+    """As if a GPU had room for two clients, not for three."""
+
+    def correct(self, grad, params, message, memory, lr):
+        if params.dim() == 2 and len(params) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return grad
+
+
+def test_where_memory_does_not_suffice_half_as_many_are_trained_at_a_time():
+    shards = [np.arange(i, i + 8) for i in range(7)]
+    settings = {"shards": shards, "algorithm": Greedy(lr=0.01, batch_size=4)}
+    _, rounds = play("fused", "lenet5", **settings)
+    assert [{report.squeezed for report in reports} for _, reports in rounds] == [{2}, {2}]
+    _, wanted = play("fused", "lenet5", chunk_size=2, **settings)
+    assert [{report.squeezed for report in reports} for _, reports in wanted] == [{0}, {0}]
+    for (params, _), (expected, _) in zip(rounds, wanted, strict=True):
+        assert params.tobytes() == expected.tobytes()
+
+
+def test_one_client_without_room_is_an_error():
+    class Greedier(FedAvg):
+        def correct(self, grad, params, message, memory, lr):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(ClientError, match="out of memory"):
+        play("fused", "lenet5", algorithm=Greedier(lr=0.01, batch_size=4))

@@ -169,10 +169,12 @@ class Together:
         t: int,
         lr: float,
     ) -> Results:
-        """Train clients, those of one width at once."""
+        """Train clients, those of one width at once, the largest group first: it takes the most room."""
         results: Results = {}
-        for _, group in groupby(sorted(portion, key=lambda s: (s.width, -s.steps)), key=attrgetter("width")):
-            results |= self.train_group(algorithm, list(group), received, initial, t, lr)
+        ordered = sorted(portion, key=lambda share: (share.width, -share.steps))
+        groups = [list(group) for _, group in groupby(ordered, key=attrgetter("width"))]
+        for group in sorted(groups, key=len, reverse=True):
+            results |= self.train_group(algorithm, group, received, initial, t, lr)
         return results
 
     @torch.no_grad()

@@ -51,7 +51,7 @@ def average_pool(x: torch.Tensor, output_size: int | tuple[int | None, int | Non
 def averages(length: int, wanted: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The matrix [wanted, length] whose row i averages from element floor(i * length / wanted) to where the next begin
     or just after, as PyTorch's adaptive pooling does."""
-    matrix = torch.zeros(wanted, length)
+    matrix = torch.zeros(wanted, length, dtype=torch.float64)
     for i in range(wanted):
         first, last = i * length // wanted, -(-(i + 1) * length // wanted)
         matrix[i, first:last] = 1 / (last - first)

@@ -116,6 +116,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
         widest_bytes=widest,
         featureless=trial.featureless,
         idle=trial.idle,
+        unstackable=trial.unstackable,
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),

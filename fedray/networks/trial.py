@@ -5,11 +5,12 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.func import functional_call, vmap
 
 from fedray import own_models
 from fedray.errors import BadInputError
 from fedray.models import Model, Shape
-from fedray.vector import FlatModel
+from fedray.vector import FlatModel, Tensors
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,8 @@ class Trial:
     """Why nothing can be learned from the features that the last Linear layer is given; empty if it can."""
     idle: tuple[str, ...]
     """The parameters that are to be trained, but that the output does not depend on."""
+    unstackable: str = ""
+    """Why many clients' networks cannot be computed as one program; empty if they can."""
 
 
 def check_fresh(module: nn.Module, again: nn.Module, model: Model) -> None:
@@ -51,6 +54,7 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
         if headless and (model.freeze == "backbone" or model.projection):
             raise BadInputError(f"model.freeze and model.projection go by the last Linear layer, and {headless}")
         idle = unused(flat, model, output)
+        unstackable = try_stacked(flat, images)
         module.eval()
         answer(module, model, images, classes, "in evaluation")
     if moved := [name for name, buffer in module.named_buffers() if buffer is not buffers[name]]:
@@ -58,8 +62,24 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
             f"model.name = {model.name} puts another tensor in the place of its buffer {moved[0]}; it must write to it"
         )
     if features is not None and not features.requires_grad:
-        return Trial(f"nothing before that, {linear[-1][0]}, is trained", idle)
-    return Trial(headless, idle)
+        headless = f"nothing before that, {linear[-1][0]}, is trained"
+    return Trial(headless, idle, unstackable)
+
+
+def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
+    """Why torch.func.vmap cannot compute the network, in training, for two clients' parameters; empty if it can."""
+    params = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
+    buffers = flat.buffers.clone()
+
+    def output(params: Tensors, images: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(functional_call(flat.module, params, (images,)))
+
+    try:
+        vmap(output)(params, torch.stack([images, images]))
+    except Exception as error:
+        draws = "random" in str(error)  # torch's own sentence is about its flags
+        return "it draws random numbers, other than by nn.Dropout" if draws else own_models.describe(error)
+    return "" if torch.equal(buffers, flat.buffers) else "it changes its buffers in training"
 
 
 def check_tensors(module: nn.Module, model: Model) -> None:
