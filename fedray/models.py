@@ -258,6 +258,9 @@ class Blueprint:
     """Why a network of the user's own learns no features that its last Linear layer is given; empty if it does."""
     idle: tuple[str, ...] = ()
     """The parameters of a network of the user's own that its output does not depend on."""
+    draws: bool = False
+    """Whether a forward pass in training draws from torch's own generator, as all that is random does but nn.Dropout,
+    whose masks have addresses."""
 
     def activation_bytes(self, batch: int, evaluated: int) -> int:
         """The most that batches of so many images, in training and in evaluation, take at once.
