@@ -5,16 +5,19 @@ an address (seed, round, client), so the same client in the same round gives the
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
 
+from fedray.networks.dropout import dropout_keys, keyed
 from fedray.vector import Tensors
 
 if TYPE_CHECKING:
     from fedray.trainer import Trainer
+
+T = TypeVar("T")
 
 
 class Client:
@@ -38,7 +41,7 @@ class Client:
     ):
         self.trainer, self.algorithm, self.number = trainer, algorithm, number
         self.images, self.labels, self.message, self.memory, self.t, self.lr = images, labels, message, memory, t, lr
-        self.epoch = first_epoch
+        self.epoch = self.call = first_epoch  # the next of a round's passes over the shard, and of its descents
         self.steps, self.train_loss = 0, math.nan
         """Of the first `descend`."""
         self.seen = 0
@@ -105,12 +108,22 @@ class Client:
         return main, sum((self.trainer.recipe.model.aux_weight * other for other in others), start=main)
 
     def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of a `descend`; those of the next one are drawn anew."""
+        """The batches of a `descend`; those of the next one are drawn anew, and so are its dropout masks."""
         seed, first, per_epoch = self.trainer.recipe.seed, self.epoch, epoch_steps(self.algorithm, len(self.labels))
         drawn = self.algorithm.local_steps(seed, self.t, self.number, per_epoch)
         steps = epochs * per_epoch if epochs else drawn
         self.epoch += -(-steps // per_epoch)
-        return self.trainer.batches(self.algorithm, self.number, self.images, self.labels, self.t, first, steps)
+        shard = self.number, self.images, self.labels
+        return self.masked(self.trainer.batches(self.algorithm, *shard, self.t, first, steps), steps)
+
+    def masked(self, items: Iterable[T], steps: int) -> Iterator[T]:
+        """The same items, and the dropout masks of as many steps, each while its item is in use."""
+        trainer, layers, call = self.trainer, self.trainer.dropouts, self.call
+        self.call += 1
+        if not layers:
+            return iter(items)
+        keys = dropout_keys(trainer.recipe.seed, self.t, self.number, steps, len(layers), call)
+        return keyed(items, layers, torch.from_numpy(keys).to(trainer.device))
 
     def gradient(self, at: Tensors) -> torch.Tensor:
         """The gradient [P] of the mean loss over the whole shard at the model `at`, its images as they are.
@@ -123,7 +136,7 @@ class Client:
         flat.train()
         batches = -(-n // (self.algorithm.batch_size or n))
         total = torch.zeros_like(flat.params)
-        for i in range(batches):
+        for i in self.masked(range(batches), batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
             inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
             targets = torch.from_numpy(self.labels[batch]).to(trainer.device)

@@ -270,6 +270,9 @@ class Blueprint:
     """The parameters of a network of the user's own that its output does not depend on."""
     unstackable: str = ""
     """Why many clients' of a network of the user's own cannot be computed as one program; empty if they can."""
+    draws: bool = False
+    """Whether a forward pass in training draws from torch's own generator, as all that is random does but nn.Dropout,
+    whose masks have addresses."""
 
     def activation_bytes(self, batch: int, evaluated: int) -> int:
         """The most that batches of so many images, in training and in evaluation, take at once.
@@ -282,6 +285,8 @@ class Blueprint:
     @property
     def unfit_to_fuse(self) -> str:
         """Why engine = fused cannot train it; empty if it can."""
+        if self.draws:
+            return "it draws random numbers in training other than by nn.Dropout"
         if self.norms:
             return f"its layer {self.norms[0].rpartition('.')[0]} is a BatchNorm, which that engine does not train"
         return f"as many clients' at a time it fails ({self.unstackable})" if self.unstackable else ""

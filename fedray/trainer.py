@@ -21,6 +21,7 @@ from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
 from fedray.errors import BadInputError, ClientError
 from fedray.fused import Together
 from fedray.networks import build, names_of
+from fedray.networks.dropout import dropout_layers
 from fedray.own_part import OwnPart
 from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
@@ -53,6 +54,7 @@ class Trainer:
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
         self.flat = self.build()
+        self.dropouts = list(dropout_layers(self.flat.module).values())
         self.rivals: dict[str, FlatModel] = {}
         self.own_parts: dict[Any, OwnPart] = {}
         self.together = Together(recipe, self.flat, device)

@@ -11,6 +11,7 @@ from fedray.models import KNOWN, Model, blueprint
 from fedray.networks import build, initial_vectors
 from fedray.networks.activations import measure_activations
 from fedray.trainer import Trainer
+from fedray.vector import FlatModel
 
 SHAPE = (3, 8, 8)
 
@@ -21,12 +22,12 @@ def test_what_a_small_network_keeps_by_hand():
     network = nn.Sequential(
         nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(256, 2)
     )
-    assert measure_activations(network, SHAPE) == (4 * (192 + 256 + 256 + 4), 4 * 256)
+    assert measure_activations(FlatModel(network), SHAPE) == (4 * (192 + 256 + 256 + 4), 4 * 256, False)
 
 
 def test_of_a_frozen_network_nothing_is_kept_but_its_layers_have_their_size():
     network = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False), nn.Flatten(), nn.Linear(256, 2))
-    assert measure_activations(network, SHAPE) == (4 * 256, 4 * 256)
+    assert measure_activations(FlatModel(network), SHAPE) == (4 * 256, 4 * 256, False)
 
 
 @pytest.mark.parametrize("name", ["resnet20", "mcmahan_cnn"])
@@ -35,7 +36,7 @@ def test_measuring_leaves_everything_as_it_was(name):
     before, threads = torch.get_rng_state(), torch.get_num_threads()
     module = nn.Sequential(build(Model(name=name), (3, 32, 32), 10, 5), nn.Dropout())
     state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
-    measure_activations(module, (3, 32, 32))
+    assert measure_activations(FlatModel(module), (3, 32, 32))[2]  # it did draw
     assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
     assert torch.equal(before, torch.get_rng_state())
     assert torch.get_num_threads() == threads

@@ -27,6 +27,7 @@ from fedray.fused.replayed import Program, Replayed
 from fedray.fused.stacked import Stacked
 from fedray.networks import build
 from fedray.networks.activations import measure_activations
+from fedray.networks.dropout import dropout_layers
 from fedray.recipe import Recipe
 from fedray.updates import Report, Vectors, num_bytes
 from fedray.vector import FlatModel, Tensors
@@ -62,6 +63,7 @@ class Together:
         written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
         program: Program = Dense(recipe, flat.layout) if written_out else Stacked(recipe, flat, device)
         self.program: Program = Replayed(program) if self.on_gpu else program
+        self.dropouts = dropout_layers(flat.module)
         self.room: tuple[torch.Tensor, torch.Tensor] | None = None
         self.at_once: int | None = None
 
@@ -158,7 +160,9 @@ class Together:
     def activations(self) -> tuple[int, int]:
         """Bytes of an image, as measure_activations gives them."""
         r = self.recipe
-        return measure_activations(build(r.model, r.shape, r.classes, r.seed, r.fingerprint), r.shape)
+        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint))
+        kept, widest, _ = measure_activations(flat, r.shape)
+        return kept, widest
 
     def train_portion(
         self,
@@ -191,7 +195,7 @@ class Together:
         count = len(shares)
         start = received["params"].expand(count, -1)
         remembered = stack_memories(algorithm, shares, initial, self.device)
-        batches = Batches(self.recipe, shares, t, self.device, self.places(count))
+        batches = Batches(self.recipe, shares, t, self.device, self.places(count), len(self.dropouts))
         end, losses, computed = self.descend(algorithm, batches, received, remembered, count, lr)
         steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
         update, remembered = algorithm.finish(start, end, steps, lr, received, remembered)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
+from fedray.networks.dropout import dropout_keys
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
 from fedray.updates import Vectors
@@ -67,41 +68,47 @@ class Batch:
     """int64 [A, B]."""
     weights: torch.Tensor
     """float32 [A, B]: one over the number of examples in the batch, and 0 for padding."""
+    keys: torch.Tensor
+    """int32 [A, layers, 2]: those of the dropout layers."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
         """All but the sizes, in order."""
-        return self.pixels, self.targets, self.weights
+        return self.pixels, self.targets, self.weights, self.keys
 
 
 class Batches:
     """All batches of C clients, S steps of B rows. Where a batch has fewer examples, or a client fewer steps, the other
     rows are an image of the group's, and weigh nothing; so are all rows of `places` beyond the C clients."""
 
-    def __init__(self, recipe: Recipe, shares: list[Share], t: int, device: str, places: int = 0):
+    def __init__(self, recipe: Recipe, shares: list[Share], t: int, device: str, places: int, dropouts: int):
+        """`dropouts` is the number of layers that need keys."""
         self.recipe = recipe
-        count = max(places, len(shares))
         lengths = np.array([len(share.labels) for share in shares])
-        firsts = np.zeros(count, np.int64)
+        firsts = np.zeros(places, np.int64)
         firsts[: len(shares)] = lengths.cumsum() - lengths
         rows = draw_epochs(
-            shares, recipe.seed, "shuffle", t, count, lambda rng, share: rng.permutation(len(share.labels))
+            shares, recipe.seed, "shuffle", t, places, lambda rng, share: rng.permutation(len(share.labels))
         )
         rows += firsts[:, None]
         self.crops = self.holes = None
         if "crop-flip" in recipe.augment:
             self.crops = draw_epochs(
-                shares, recipe.seed, "augment", t, count, lambda rng, share: draw_crop_flip(rng, len(share.labels))
+                shares, recipe.seed, "augment", t, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
             )
         if "cutout" in recipe.augment:
             self.holes = draw_epochs(
-                shares, recipe.seed, "cutout", t, count, lambda rng, share: draw_cutout(rng, share.images.shape)
+                shares, recipe.seed, "cutout", t, places, lambda rng, share: draw_cutout(rng, share.images.shape)
             )
-        self.sizes = np.zeros((shares[0].steps, count), np.int64)
+        self.sizes = np.zeros((shares[0].steps, places), np.int64)
         self.sizes[:, : len(shares)] = batch_sizes(shares)
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         self.targets = torch.from_numpy(np.concatenate([share.labels for share in shares])[rows]).to(device)
+        keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
+        for i, share in enumerate(shares):
+            keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
+        self.keys = torch.from_numpy(keys).to(device)
         self.images = torch.from_numpy(np.concatenate([share.images for share in shares])).to(device)
         self.rows = torch.from_numpy(rows).to(device)
 
@@ -117,6 +124,7 @@ class Batches:
             pixels.view(count, self.rows.shape[2], *pixels.shape[1:]),
             self.targets[step, :count],
             self.weights[step, :count],
+            self.keys[step, :count],
         )
 
 

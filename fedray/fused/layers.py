@@ -5,7 +5,7 @@ the user's own.
 """
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def average_pool(x: torch.Tensor, output_size: int | tuple[int | None, int | Non
     return rows @ x @ columns.T
 
 
-@lru_cache(maxsize=64)
+@cache  # for good: a CUDA graph may read it
 def averages(length: int, wanted: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """The matrix [wanted, length] whose row i averages from element floor(i * length / wanted) to where the next begin
     or just after, as PyTorch's adaptive pooling does."""

@@ -18,6 +18,9 @@ WARM_UP = 3  # runs before a capture, in which libraries choose their ways and c
 class Program(Protocol):
     """What computes many clients' gradients."""
 
+    @property
+    def constants(self) -> list[torch.Tensor]: ...
+
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None: ...
 
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor: ...
@@ -25,11 +28,12 @@ class Program(Protocol):
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, the batch that it reads, and the losses [A] that it writes."""
+    """A graph, the batch that it reads, the losses [A] that it writes, and what else must not go while it is used."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
     losses: torch.Tensor
+    constants: list[torch.Tensor]
 
 
 class Replayed:
@@ -75,7 +79,7 @@ class Replayed:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
             losses = self.program.differentiate(algorithm, own)
-        return Captured(graph, own, losses)
+        return Captured(graph, own, losses, self.program.constants)
 
     def forget(self) -> None:
         """Give up all graphs and their memory."""

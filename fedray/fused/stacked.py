@@ -9,6 +9,7 @@ from fedray.data.augment import normalise
 from fedray.fused.batches import Batch
 from fedray.fused.layers import AsProducts, AsTorchDoes
 from fedray.fused.losses import losses_and_slopes
+from fedray.networks.dropout import dropout_layers
 from fedray.recipe import Recipe
 from fedray.vector import FlatModel, Tensors
 
@@ -23,6 +24,7 @@ class Stacked:
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
         self.recipe, self.flat, self.device = recipe, flat, device
         self.form = FORMS[torch.device(device).type]
+        self.dropouts = dropout_layers(flat.module)
         self.leaves: Tensors = {}
         self.slopes: list[torch.Tensor] = []
 
@@ -36,7 +38,7 @@ class Stacked:
         """The losses [A] of these batches, whose gradients are written."""
         leaves = list(self.leaves.values())
         with torch.enable_grad():
-            main, *others = self.outputs(self.leaves, self.inputs(batch.pixels))
+            main, *others = self.outputs(self.leaves, batch.keys, self.inputs(batch.pixels))
         loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
         slopes = [slope]
         for other in others:
@@ -53,16 +55,22 @@ class Stacked:
             return inputs
         return inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(inputs)
 
-    def outputs(self, params: Tensors, inputs: torch.Tensor) -> list[torch.Tensor]:
+    def outputs(self, params: Tensors, keys: torch.Tensor, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The models' float32 outputs [A, B, classes], and those of their auxiliary classifiers."""
         model, module = self.recipe.model, self.flat.module
 
-        def output(params: Tensors, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            made = functional_call(module, params, (inputs,))
+        def output(tensors: Tensors, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            made = functional_call(module, tensors, (inputs,))
             outputs = tuple(made) if isinstance(made, tuple) else (made,)
             return outputs if model.aux_weight else outputs[:1]
 
+        tensors = params | {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
         half = torch.autocast(self.device, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
         with half, self.form():
-            outputs = vmap(output)(params, inputs)
+            outputs = vmap(output)(tensors, inputs)
         return [output.float() for output in outputs]
+
+    @property
+    def constants(self) -> list[torch.Tensor]:
+        """What it reads besides its arguments and would make anew if it were gone."""
+        return [tensor for layer in self.dropouts.values() for tensor in layer.positions.values()]

@@ -12,6 +12,7 @@ from fedray.errors import BadInputError
 from fedray.models import Blueprint, Model, Shape, Torch
 from fedray.networks import imagenet
 from fedray.networks.activations import measure_activations
+from fedray.networks.dropout import use_keyed_dropout
 from fedray.networks.parts import add_projection, freeze_backbone, last_linear, take_images, use_group_norm
 from fedray.networks.resnets import resnet20, resnet56
 from fedray.networks.small import cnn, lenet5, logistic, mcmahan_cnn, mlp, vgg11
@@ -51,6 +52,7 @@ def build(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str 
             add_projection(module, model.projection)
     if head:
         freeze_backbone(module, head)
+    use_keyed_dropout(module)
     take_images(module, model, shape)
     return module
 
@@ -104,7 +106,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
         for kind, layout in layouts.items()
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     }
-    kept, widest = measure_activations(module, shape)
+    kept, widest, draws = measure_activations(flat, shape)
     return Blueprint(
         params=flat.params.numpy(),
         buffers=flat.buffers.numpy(),
@@ -117,6 +119,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
         featureless=trial.featureless,
         idle=trial.idle,
         unstackable=trial.unstackable,
+        draws=draws,
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),

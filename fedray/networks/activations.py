@@ -1,17 +1,21 @@
-"""What a forward pass in training keeps of its images, measured on two of them."""
+"""What a forward pass in training keeps of its images, measured on two of them, and whether it draws."""
 
 import torch
 from torch import nn
 
 from fedray.models import Shape
+from fedray.networks.dropout import dropout_layers, keyed
+from fedray.vector import FlatModel
 
 
-def measure_activations(module: nn.Module, shape: Shape) -> tuple[int, int]:
-    """The bytes that are kept for the backward pass, and those of the largest tensor that a layer gives, of one image.
+def measure_activations(flat: FlatModel, shape: Shape) -> tuple[int, int, bool]:
+    """The bytes that are kept for the backward pass, and those of the largest tensor that a layer gives, of one image;
+    and whether anything is drawn from torch's own generator, as nn.Dropout does not that has keys.
 
     Parameters and buffers are not counted. Buffers, and torch's own generator, are left as they were. Two images,
     because BatchNorm fails on one; one thread, because more would be in the way of all else that starts just now.
     """
+    module, layers = flat.module, dropout_layers(flat.module).values()
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     own = {place_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
     kept: dict[int, torch.Tensor] = {}  # held until the end, so that nothing takes another's place
@@ -30,9 +34,12 @@ def measure_activations(module: nn.Module, shape: Shape) -> tuple[int, int]:
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
-        module.train()
+        flat.train()
         with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            module(torch.zeros(2, *shape))
+            before = torch.get_rng_state()
+            for images in keyed([torch.zeros(2, *shape)], layers, torch.ones(1, len(layers), 2, dtype=torch.int32)):
+                module(images)
+            draws = not torch.equal(torch.get_rng_state(), before)
     finally:
         torch.set_num_threads(threads)
         for handle in handles:
@@ -41,7 +48,7 @@ def measure_activations(module: nn.Module, shape: Shape) -> tuple[int, int]:
             for buffer, before in buffers:
                 buffer.copy_(before)
     sizes = [tensor.untyped_storage().nbytes() for place, tensor in kept.items() if place not in own]
-    return sum(sizes) // 2, max([*given, *sizes], default=0) // 2
+    return sum(sizes) // 2, max([*given, *sizes], default=0) // 2, draws
 
 
 def place_of(tensor: torch.Tensor) -> int:

@@ -10,6 +10,7 @@ from torch.func import functional_call, vmap
 from fedray import own_models
 from fedray.errors import BadInputError
 from fedray.models import Model, Shape
+from fedray.networks.dropout import dropout_layers
 from fedray.vector import FlatModel, Tensors
 
 
@@ -68,17 +69,17 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
 
 def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
     """Why torch.func.vmap cannot compute the network, in training, for two clients' parameters; empty if it can."""
-    params = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
+    tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
+    tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
     buffers = flat.buffers.clone()
 
-    def output(params: Tensors, images: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(functional_call(flat.module, params, (images,)))
+    def output(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(functional_call(flat.module, tensors, (images,)))
 
     try:
-        vmap(output)(params, torch.stack([images, images]))
+        vmap(output, randomness="different")(tensors, torch.stack([images, images]))
     except Exception as error:
-        draws = "random" in str(error)  # torch's own sentence is about its flags
-        return "it draws random numbers, other than by nn.Dropout" if draws else own_models.describe(error)
+        return own_models.describe(error)
     return "" if torch.equal(buffers, flat.buffers) else "it changes its buffers in training"
 
 

@@ -21,6 +21,7 @@ RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py",
 ROWS, ENDING = "rows.py", "ending.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
+DROPOUT = "networks/dropout.py"
 
 GLOBAL = [
     # (file in fedray/, what stands there once, what to put in its place, the mistake)
@@ -45,7 +46,7 @@ GLOBAL = [
      "corrected at w_t, not at w"),
     (CLIENT, 'flat.load(at["params"], at["buffers"])\n', "\n", "option I: the gradient at y, not at x"),
     (CLIENT, "alpha=len(targets) / n", "alpha=1.0", "option I: a sum over batches, not their mean"),
-    (CLIENT, "for i in range(batches):", "for i in range(1):", "option I: one batch"),
+    (CLIENT, "self.masked(range(batches), batches)", "self.masked(range(1), 1)", "option I: one batch"),
     (TRAINER, "self.rivals[name].module.eval()", "self.rivals[name].module.train()", "references in training mode"),
     (TRAINER, 'self.rivals[name].load(model["params"], model["buffers"])',
      'self.rivals[name].load(model["params"], self.flat.buffers)',
@@ -469,6 +470,40 @@ LOCAL_TRAINING = [
     (AUGMENT, "covered(centre // width, side", "covered(centre % width, side", "squares on the diagonal"),
 ]  # fmt: skip
 
+MASKS = [
+    (CLIENT, "        self.call += 1\n", "", "a client that descends again has the same masks"),
+    (
+        CLIENT,
+        "self.number, steps, len(layers), call)",
+        "0, steps, len(layers), call)",
+        "all clients have the same masks",
+    ),
+    (CLIENT, "self.masked(range(batches), batches)", "range(batches)", "a full gradient's masks are not keyed"),
+    (
+        DROPOUT,
+        "client=client, epoch=call + 1",
+        "client=client, epoch=call",
+        "keys are what torch's generator is seeded by",
+    ),
+    (DROPOUT, "keys[..., 0] |= 1\n", "pass\n", "even multipliers"),
+    (DROPOUT, "        if self.calls:", "        if False:", "a layer that is used twice has one mask"),
+    (DROPOUT, "        layer.calls = 0\n", "        pass\n", "the next pass is another use"),
+    (DROPOUT, "        self.calls += 1\n", "", "uses are not counted"),
+    (DROPOUT, ".bitwise_xor_(words >> 16)", "", "a word's high half does not reach the low one"),
+    (DROPOUT, ".add_(summand)", "", "half a key"),
+    (DROPOUT, "* (1 / (1 - self.p))", "* 1.0", "what is kept is not scaled"),
+    (DROPOUT, "round((1 - p)", "round(p", "p is what is kept"),
+    (DROPOUT, "or len(found) < rows", "", "positions of the first batch only"),
+    (DROPOUT, "permute(*np.argsort(order).tolist())", "permute(*order)", "positions as they lie in memory"),
+    (DROPOUT, "with torch._C._DisableFuncTorch():", "if True:", "positions that do not outlive a transform"),
+    (DROPOUT, "                self.positions.clear()\n", "                pass\n", "positions for ever more shapes"),
+    (DROPOUT, ".train(layer.training)", "", "a layer in evaluation mode is put into training mode"),
+    (DROPOUT, "type(layer) is nn.Dropout and", "isinstance(layer, nn.Dropout) and", "derived classes are replaced"),
+    (DROPOUT, "            if layer not in made:\n                made", "            made", "two layers out of one"),
+    (DROPOUT, "layers:\n        layer.key = None", "layers:\n        pass", "keys that outlive their steps"),
+    ("networks/activations.py", "        flat.train()\n", "        module.train()\n", "frozen layers draw"),
+]
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
@@ -476,6 +511,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["test_client_evaluation.py"], EVALUATION),
     (["cluster/test_evaluate_clients.py"], ON_RAY),
     (["algorithms/test_local_training.py", "data/test_augment.py", "test_fused.py"], LOCAL_TRAINING),
+    (["test_dropout.py"], MASKS),
     (["test_faults.py"], WITH_FAULTS),
     (["cluster/test_lost_actors.py"], LOST),
 ]
