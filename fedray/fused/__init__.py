@@ -62,7 +62,7 @@ class Together:
         self.on_gpu = torch.device(device).type == "cuda"
         written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
         program: Program = Dense(recipe, flat.layout) if written_out else Stacked(recipe, flat, device)
-        self.program: Program = Replayed(program) if self.on_gpu else program
+        self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
         self.room: tuple[torch.Tensor, torch.Tensor] | None = None
         self.at_once: int | None = None
