@@ -31,7 +31,7 @@ class KeyedDropout(nn.Dropout):
         super().__init__(p, inplace)
         self.register_buffer("key", None, persistent=False)
         self.calls = 0
-        """How often it was used in this forward pass of the network, so that a layer that is used twice draws two masks."""
+        """In this forward pass of the network so far, so that a layer that is used twice draws two masks."""
         self.positions: dict[tuple[object, ...], torch.Tensor] = {}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  as nn.Dropout
