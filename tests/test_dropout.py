@@ -1,5 +1,6 @@
 """Dropout with addressed masks: what they are to the bit, that they are as good as random, and whose they are."""
 
+import copy
 import itertools
 import math
 
@@ -234,6 +235,7 @@ def test_under_vmap_each_client_has_its_own_mask_to_the_bit(channels_last):
     together = torch.func.vmap(alone)(KEYS[:5], x)
     shared = torch.func.vmap(alone, in_dims=(0, None))(KEYS[:5], x[0])
     assert layer.key is None
+    assert copy.deepcopy(layer).positions.keys() == layer.positions.keys()  # no transform still has them
     for i, key in enumerate(KEYS[:5]):
         assert torch.equal(together[i], drop(x[i], key, 0.25))
         assert torch.equal(slopes[i], drop(torch.ones(x[i].shape), key, 0.25))

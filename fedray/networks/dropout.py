@@ -68,7 +68,7 @@ class KeyedDropout(nn.Dropout):
         if found is None or len(found) < rows:
             if len(self.positions) == SHAPES:
                 self.positions.clear()
-            with torch._C._DisableFuncTorch():  # what is made under a transform of torch.func cannot outlive it
+            with torch._C._DisableFuncTorch():  # or what is kept would stay wrapped for a transform
                 found = scramble(torch.arange(x.shape.numel(), dtype=torch.int32, device=x.device)).view(x.shape)
                 found = found.permute(order).contiguous().permute(*np.argsort(order).tolist())
             self.positions[place] = found
