@@ -31,7 +31,7 @@ class KeyedDropout(nn.Dropout):
         super().__init__(p, inplace)
         self.register_buffer("key", None, persistent=False)
         self.calls = 0
-        """How often it was used in this pass of the network, so that a layer that is used twice draws two masks."""
+        """In this forward pass of the network so far, so that a layer that is used twice draws two masks."""
         self.positions: dict[tuple[object, ...], torch.Tensor] = {}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  as nn.Dropout
@@ -68,7 +68,7 @@ class KeyedDropout(nn.Dropout):
         if found is None or len(found) < rows:
             if len(self.positions) == SHAPES:
                 self.positions.clear()
-            with torch._C._DisableFuncTorch():  # what is made under a transform of torch.func cannot outlive it
+            with torch._C._DisableFuncTorch():  # or what is kept would stay wrapped for a transform
                 found = scramble(torch.arange(x.shape.numel(), dtype=torch.int32, device=x.device)).view(x.shape)
                 found = found.permute(order).contiguous().permute(*np.argsort(order).tolist())
             self.positions[place] = found
