@@ -31,7 +31,7 @@ def beside_the_program(monkeypatch):
 def play(*words):
     command = [sys.executable, SPEED / "gpu.py", *words]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(SPEED.parent.parent)}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=580)
 
 
 def test_without_a_gpu_it_says_so_and_stops():
@@ -40,7 +40,7 @@ def test_without_a_gpu_it_says_so_and_stops():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(420)
+@pytest.mark.timeout(600)
 def test_a_dry_run_says_a_line_for_all_that_it_measures(tmp_path):
     done = play("--device", "cpu", "--small", "--out", tmp_path / "figures.jsonl")
     assert (done.returncode, done.stderr) == (0, "")

@@ -36,7 +36,7 @@ FORMS = ("grouped", "channels_last", "unfold", "vmap")
 def measure_convolutions(bench: Bench) -> None:
     torch.backends.cudnn.deterministic = True
     for conv in CONVS:
-        conv = replace(conv, batch=2) if bench.small else conv
+        conv = replace(conv, batch=2, side=4) if bench.small else conv
         for count in (2,) if bench.small else (10, 50):
             for precision in PRECISIONS:
                 found: Figures = {}

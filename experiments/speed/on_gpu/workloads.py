@@ -23,7 +23,7 @@ RESNET: dict[str, Any] = {
     "algorithm": {"lr": 0.01, "batch_size": 20},
     "data": {"dataset": "synthetic", "test_examples": 100, "augment": "crop-flip"},
 }
-SMALL: dict[str, Any] = {"clients": 4, "cohort": 2, "algorithm.batch_size": 4, "data.train_examples": 32}
+SMALL: dict[str, Any] = {"clients": 4, "cohort": 2, "algorithm.batch_size": 2, "data.train_examples": 16}
 
 TO_REACH = {"cnn": {"eager": "to reach: 20", "graph": "aim: 5"}, "resnet": {"eager": "to reach: 3"}}
 """How many times their rounds the fused engine's are to be."""
