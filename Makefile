@@ -1,6 +1,6 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-all readme check bench bench-peers soak clean
+.PHONY: help setup data run test test-all readme check bench bench-gpu bench-peers soak clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -48,6 +48,9 @@ check: $(INSTALLED)  ## lint, formatting and types
 bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine with nothing else to do
 	@for program in rounds start actors population large balance precision sweeping loading; do \
 		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
+
+bench-gpu: $(INSTALLED)  ## measure what a GPU gives: under eight minutes; without a GPU it only says so
+	@$(VENV)/bin/python experiments/speed/gpu.py
 
 soak: $(INSTALLED)  ## 2,000 rounds with random kills: nothing may grow or get lost (minutes)
 	@$(VENV)/bin/python experiments/speed/soak.py
