@@ -14,6 +14,7 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.errors import ClientError
 from fedray.fused import stacked
 from fedray.fused.layers import AsProducts, AsTorchDoes, average_pool
+from fedray.fused.losses import add_at
 from fedray.fused.replayed import Captured, Replayed
 from fedray.in_process import InProcessPopulation
 from fedray.models import KNOWN
@@ -159,6 +160,15 @@ def test_average_pooling_is_torchs(size):
 
 
 # What is done on a GPU only, on the CPU.
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_labels_are_subtracted_alike_on_every_device(classes):
+    slope, targets = torch.rand(3, 7, 7), torch.randint(0, 7, (3, 7)).unsqueeze(classes)
+    values = torch.rand(3, 7).unsqueeze(classes)
+    found = [add_at(slope.clone(), targets, values, classes, compare) for compare in (False, True)]
+    assert torch.equal(*found)
+    assert not torch.equal(found[0], slope)
 
 
 class EagerGraph:

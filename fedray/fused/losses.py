@@ -35,8 +35,21 @@ def cross_entropy(
     if smoothing:
         likelihood = (1 - smoothing) * likelihood + smoothing * logs.mean(classes, keepdim=True)
     loss = likelihood.mul_(weights).sum((1, 2)).neg_()
-    slope = logs.exp_().mul_(weights).scatter_add_(classes, targets, (smoothing - 1) * weights)
+    slope = add_at(logs.exp_().mul_(weights), targets, (smoothing - 1) * weights, classes, output.is_cuda)
     return loss, slope.sub_(smoothing / output.shape[classes] * weights) if smoothing else slope
+
+
+def add_at(
+    slope: torch.Tensor, targets: torch.Tensor, values: torch.Tensor, classes: int, compare: bool
+) -> torch.Tensor:
+    """The slope, to which `values` were added at the targets' classes.
+
+    scatter_add_ takes half the time of comparing every class on a CPU, and is not held for deterministic on a GPU.
+    """
+    if not compare:
+        return slope.scatter_add_(classes, targets, values)
+    labels = torch.arange(slope.shape[classes], device=slope.device)
+    return slope.add_((labels.unsqueeze(-1) if classes == 1 else labels).eq(targets) * values)
 
 
 def loss_of_hook(

@@ -43,6 +43,7 @@ class Replayed:
         self.program = program
         self.captured: dict[Any, Captured] = {}
         self.pool: Any = None
+        self.stream: Any = None
         self.place: tuple[int, ...] = ()
 
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
@@ -64,20 +65,20 @@ class Replayed:
         return captured.losses
 
     def capture(self, algorithm: Any, batch: Batch) -> Captured:
-        """Run the program for such batches on a stream of its own, then capture it (PyTorch, "CUDA semantics": whole-
-        network capture)."""
+        """Run the program for such batches on a stream beside the current one, then capture it there, as PyTorch's
+        notes on CUDA semantics say of whole networks."""
         if len(self.captured) == MOST_GRAPHS:
             self.forget()
         own = Batch(batch.sizes, *(given.clone() for given in batch.tensors))
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        self.stream = self.stream or torch.cuda.Stream()  # one for all, since autograd keeps to the stream of a leaf
+        self.stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self.stream):
             for _ in range(WARM_UP):
                 self.program.differentiate(algorithm, own)
-        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             losses = self.program.differentiate(algorithm, own)
         return Captured(graph, own, losses, self.program.constants)
 

@@ -11,7 +11,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-AVG, SERVER, FUSED = "algorithms/fedavg.py", "server.py", "fused.py"
+AVG, SERVER, FUSED = "algorithms/fedavg.py", "server.py", "fused/__init__.py"
+LOSSES, BATCHES, STACKED = "fused/losses.py", "fused/batches.py", "fused/stacked.py"
 CLIENT, TRAINER, PART = "client.py", "trainer.py", "own_part.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
@@ -443,12 +444,12 @@ LOCAL_TRAINING = [
     (FUSED, "direction = algorithm.correct(grad, now, received, memory, lr)",
      "direction = algorithm.clip(algorithm.correct(grad, now, received, memory, lr))",
      "fused: clipped after it was corrected, too"),
-    (FUSED, "weights, algorithm.label_smoothing)", "weights, 0.0)", "fused: no label smoothing"),
-    (FUSED, "(smoothing - 1) * weights)", "-weights)", "fused: the gradient is not smoothed"),
-    (FUSED, "smoothing / output.shape[1] * weights", "smoothing * weights", "fused: smoothing for each class"),
-    (FUSED, "local_steps(seed, t, client, per_epoch)", "local_steps(seed, t, place, per_epoch)", "fused: drawn by place"),
-    (FUSED, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "fused: squares of 16"),
-    (FUSED, '"cutout", t, lambda', '"augment", t, lambda', "fused: cutout draws crop-flip's numbers"),
+    (LOSSES, "batch.weights, algorithm.label_smoothing", "batch.weights, 0.0", "fused: no label smoothing"),
+    (LOSSES, "(smoothing - 1) * weights", "-weights", "fused: the gradient is not smoothed"),
+    (LOSSES, "smoothing / output.shape[classes] * weights", "smoothing * weights", "fused: smoothing for each class"),
+    (BATCHES, "local_steps(seed, t, client, per_epoch)", "local_steps(seed, t, place, per_epoch)", "fused: drawn by place"),
+    (BATCHES, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "fused: squares of 16"),
+    (BATCHES, '"cutout", t, places, lambda', '"augment", t, places, lambda', "fused: cutout draws crop-flip's numbers"),
     (STEPS, '"local-work", t=t, client=client', '"local-work", t=t', "all clients draw the same"),
     (STEPS, '"local-work", t=t, client=client', '"local-work", client=client', "all rounds draw the same"),
     (STEPS, 'generator(seed, "local-work"', 'generator(0, "local-work"', "the seed is ignored"),
