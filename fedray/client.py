@@ -8,19 +8,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from fedray.vector import Tensors
 
 if TYPE_CHECKING:
     from fedray.trainer import Trainer
+    from fedray.transfer import Array
 
 
 class Client:
     """One client in one round, as the hooks that replace its local training, or follow it, see it.
 
-    The tensors that it gives are overwritten by its next call.
+    The tensors that it gives are overwritten by its next call. `images` and `labels` are NumPy arrays, or, on a GPU,
+    tensors that are there.
     """
 
     def __init__(
@@ -28,8 +29,8 @@ class Client:
         trainer: "Trainer",
         algorithm: Any,
         number: int,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: "Array",
+        labels: "Array",
         message: Tensors,
         memory: Tensors,
         t: int,
@@ -39,8 +40,9 @@ class Client:
         self.trainer, self.algorithm, self.number = trainer, algorithm, number
         self.images, self.labels, self.message, self.memory, self.t, self.lr = images, labels, message, memory, t, lr
         self.epoch = first_epoch
-        self.steps, self.train_loss = 0, math.nan
-        """Of the first `descend`."""
+        self.steps = 0
+        self.train_loss: torch.Tensor | float = math.nan
+        """Of the first `descend`, as is `steps`; not read from the device yet."""
 
     def descend(
         self, start: Tensors, correct: Callable[..., torch.Tensor] | None, epochs: int | None = None
@@ -89,7 +91,7 @@ class Client:
                     direction = velocity
                 flat.params.add_(direction, alpha=-self.lr)
         if not self.steps:
-            self.steps, self.train_loss = steps, float(losses) / seen
+            self.steps, self.train_loss = steps, losses / seen
         return {"params": flat.params, "buffers": flat.buffers}, steps
 
     def losses(self, outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,8 +124,8 @@ class Client:
         total = torch.zeros_like(flat.params)
         for i in range(batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
-            inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
-            targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
+            inputs = trainer.inputs(torch.as_tensor(self.images[batch]))
+            targets = torch.as_tensor(self.labels[batch]).to(trainer.device)
             _, loss = self.losses(trainer.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total

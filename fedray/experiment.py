@@ -167,7 +167,7 @@ class Experiment:
             return f"cannot train a model with a projection head, model.projection = {self.model.projection}"
         if self.model.resize:
             return f"takes images as they are, not with model.resize = {self.model.resize}"
-        if self.model.precision != "float32":
+        if self.model.precision == "bfloat16":
             return f"computes in float32, not in model.precision = {self.model.precision}"
         if self.algorithm.unfusable:
             return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"

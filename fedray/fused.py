@@ -23,6 +23,7 @@ import torch
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
+from fedray.transfer import Array, Examples
 from fedray.updates import Report, Vectors, num_bytes
 from fedray.vector import Layout, Tensors
 
@@ -39,8 +40,8 @@ class Share:
 
     place: int
     client: int
-    images: np.ndarray
-    labels: np.ndarray
+    images: Array
+    labels: Array
     memory: Vectors
     size: int
     used: int
@@ -57,7 +58,7 @@ def train_together(
     initial: Tensors | None,
     algorithm: Any,
     clients: Sequence[int],
-    shards: Iterable[tuple[np.ndarray, np.ndarray]],
+    shards: Iterable[Examples],
     message: Vectors,
     memories: Sequence[Vectors],
     t: int,
@@ -94,7 +95,7 @@ def train_together(
 
 
 def cut(
-    algorithm: Any, seed: int, t: int, place: int, client: int, images: np.ndarray, labels: np.ndarray, memory: Vectors
+    algorithm: Any, seed: int, t: int, place: int, client: int, images: Array, labels: Array, memory: Vectors
 ) -> Share:
     """A client's Share: batches, epochs and steps as Trainer.batches makes them."""
     n = len(labels)
@@ -215,19 +216,21 @@ class Batches:
         rows += firsts[:, None]
         self.crops = self.holes = None
         if "crop-flip" in recipe.augment:
-            self.crops = draw_epochs(
+            crops = draw_epochs(
                 shares, recipe.seed, "augment", t, lambda rng, share: draw_crop_flip(rng, len(share.labels))
             )
+            self.crops = torch.from_numpy(crops).to(device)
         if "cutout" in recipe.augment:
-            self.holes = draw_epochs(
+            holes = draw_epochs(
                 shares, recipe.seed, "cutout", t, lambda rng, share: draw_cutout(rng, share.images.shape)
             )
+            self.holes = torch.from_numpy(holes).to(device)
         self.sizes = batch_sizes(shares)
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
-        self.targets = torch.from_numpy(np.concatenate([share.labels for share in shares])[rows]).to(device)
-        self.images = torch.from_numpy(np.concatenate([share.images for share in shares])).to(device)
         self.rows = torch.from_numpy(rows).to(device)
+        self.targets = join([share.labels for share in shares], device)[self.rows]
+        self.images = join([share.images for share in shares], device)
 
     def inputs(self, step: int, active: int) -> torch.Tensor:
         """A step's images for the first clients, normalised and flat [active, features, B]."""
@@ -237,6 +240,12 @@ class Batches:
         if self.holes is not None:
             images = cutout(images, self.holes[step, :active].ravel(), self.recipe.cutout, self.recipe.mean)
         return normalise(images, self.recipe.mean, self.recipe.std).view(active, self.rows.shape[2], -1).transpose(1, 2)
+
+
+def join(parts: list[Array], device: str) -> torch.Tensor:
+    """Arrays of the host, or tensors of the device, one after another on the device."""
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    return torch.cat(tensors) if tensors else torch.from_numpy(np.concatenate(parts)).to(device)
 
 
 def draw_epochs(

@@ -32,7 +32,7 @@ def crop_flip_as_drawn(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
 
     No shape in here depends on what was drawn, and nothing is read back, so that a GPU need not be waited for.
     """
-    n, channels, height, width = images.shape
+    _, channels, height, width = images.shape
     drawn = torch.as_tensor(drawn, device=images.device)[:, None]
     across = torch.arange(width, device=images.device)
     rows = drawn // (2 * SHIFTS) + torch.arange(height, device=images.device)

@@ -267,7 +267,7 @@ PERSONAL = [
      "**(own.of(received) if own else {})",
      "the own part begins as the round's message"),
     (TRAINER, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
-    (TRAINER, "bytes_up=num_bytes(vectors) - unsent", "bytes_up=num_bytes(vectors)", "bytes up with the own part"),
+    (TRAINER, "bytes_up=num_bytes(update) - unsent", "bytes_up=num_bytes(update)", "bytes up with the own part"),
     (PART, "for places in self.places.values())",
      'for places in [self.places["params"]])',
      "buffers are not counted among the own bytes"),
