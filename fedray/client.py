@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from fedray.vector import Tensors
+from fedray.vector import Array, Tensors, tensor_of
 
 if TYPE_CHECKING:
     from fedray.trainer import Trainer
-    from fedray.transfer import Array
 
 
 class Client:
@@ -29,8 +28,8 @@ class Client:
         trainer: "Trainer",
         algorithm: Any,
         number: int,
-        images: "Array",
-        labels: "Array",
+        images: Array,
+        labels: Array,
         message: Tensors,
         memory: Tensors,
         t: int,
@@ -124,8 +123,8 @@ class Client:
         total = torch.zeros_like(flat.params)
         for i in range(batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
-            inputs = trainer.inputs(torch.as_tensor(self.images[batch]))
-            targets = torch.as_tensor(self.labels[batch]).to(trainer.device)
+            inputs = trainer.inputs(tensor_of(self.images[batch]))
+            targets = tensor_of(self.labels[batch]).to(trainer.device)
             _, loss = self.losses(trainer.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total

@@ -23,9 +23,9 @@ import torch
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
-from fedray.transfer import Array, Examples
+from fedray.transfer import Examples
 from fedray.updates import Report, Vectors, num_bytes
-from fedray.vector import Layout, Tensors
+from fedray.vector import Array, Layout, Tensors
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]  # the weights [C, out, in] and biases [C, out] of each Linear
 Results = dict[int, tuple[Vectors, Vectors, float, float]]  # by place: update, memory, mean loss, norm of the update

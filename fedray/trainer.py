@@ -24,9 +24,9 @@ from fedray.own_part import OwnPart
 from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import Recipe, evaluation_batch
-from fedray.transfer import LARGEST_KEPT, Array, Done, Examples, SumThere, numbers_to, to_host
+from fedray.transfer import LARGEST_KEPT, Done, Examples, SumThere, numbers_to, to_host
 from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, num_bytes
-from fedray.vector import FlatModel, Tensors
+from fedray.vector import Array, FlatModel, Tensors, tensor_of
 
 
 def settle_in() -> None:
@@ -114,25 +114,27 @@ class Trainer:
         found, wanted = tuple(update["params"].shape), tuple(message["params"].shape)
         if found != wanted:
             raise ValueError(f'finish() gave an update "params" of shape {found}, not {wanted}')
-        norm = torch.linalg.vector_norm(update["params"])
+        loss: torch.Tensor | float = here.train_loss
+        norm: torch.Tensor | float = torch.linalg.vector_norm(update["params"])
+        if not self.apart:
+            loss, norm = float(loss), float(norm)
         unsent = own.num_bytes if own else 0
         report = Report(
             client=client,
             num_examples=len(labels),
             steps=here.steps,
-            train_loss=None,
-            update_norm=None,
+            train_loss=loss if isinstance(loss, float) else None,
+            update_norm=norm if isinstance(norm, float) else None,
             seconds=time.perf_counter() - began,
             bytes_down=num_bytes(message) - unsent,
             bytes_up=num_bytes(update) - unsent,
         )
-        return Done(update, new_memory, report, here.train_loss, norm)
+        return Done(update, new_memory, report, loss, norm)
 
     def read(self, done: Done) -> tuple[Vectors, Vectors, Report]:
         """What `train` gives; on a device it is waited for, and that is part of the client's seconds."""
         if not self.apart:
-            loss, norm = float(done.train_loss), float(done.update_norm)
-            return self.arrays(done.update), done.memory, replace(done.report, train_loss=loss, update_norm=norm)
+            return self.arrays(done.update), done.memory, done.report
         began = time.perf_counter()
         *vectors, last_loss, last_norm = to_host([*done.update.values(), *done.numbers])
         loss, norm = last_loss.item(), last_norm.item()
@@ -144,7 +146,7 @@ class Trainer:
         """Images and labels where they are worked on: on the device, but for those that are too large for that."""
         if isinstance(images, torch.Tensor) or not self.apart or images.nbytes > LARGEST_KEPT:
             return images, labels
-        return torch.from_numpy(images).to(self.device), torch.as_tensor(labels).to(self.device)
+        return torch.from_numpy(images).to(self.device), tensor_of(labels).to(self.device)
 
     def received(self, message: Vectors) -> Tensors:
         """A message on the device, copied once for all that is done with it one after another.
@@ -223,7 +225,7 @@ class Trainer:
                 drawn["holes"] = draw_cutout(holes, images.shape)
             if isinstance(images, torch.Tensor):
                 drawn = dict(zip(drawn, numbers_to(self.device, *drawn.values()), strict=True))
-            pixels, targets = torch.as_tensor(images[drawn["order"]]), torch.as_tensor(labels[drawn["order"]])
+            pixels, targets = tensor_of(images[drawn["order"]]), tensor_of(labels[drawn["order"]])
             if "crops" in drawn:
                 pixels = crop_flip_as_drawn(pixels, drawn["crops"])
             if "holes" in drawn:
@@ -277,8 +279,8 @@ class Trainer:
             self.flat.module.eval()
             for first in range(0, len(labels), size):
                 batch = slice(first, first + size)
-                output, *_ = self.outputs(self.flat.module, self.inputs(torch.as_tensor(images[batch])))
-                targets = torch.as_tensor(labels[batch]).to(self.device)
+                output, *_ = self.outputs(self.flat.module, self.inputs(tensor_of(images[batch])))
+                targets = tensor_of(labels[batch]).to(self.device)
                 losses.append(F.cross_entropy(output, targets, reduction="none").double().sum())
                 predicted.append(output.argmax(1))
                 if top_k:
@@ -287,8 +289,9 @@ class Trainer:
                     above, labels_before = ~(output <= right), torch.arange(output.shape[1], device=self.device)
                     above |= (output == right) & (labels_before < targets[:, None])  # of equals argmax takes the first
                     among += (above.sum(1) < top_k).sum()
-            found = to_host([torch.stack(losses), torch.cat(predicted).to(torch.int16), among])
-        return Measured(found[0].tolist(), found[1], int(found[2]) if top_k else None)
+            numbers = torch.stack(losses), torch.cat(predicted).to(torch.int16), among
+            sums, labels_found, hits = to_host(numbers) if self.apart else [each.numpy() for each in numbers]
+        return Measured(sums.tolist(), labels_found, int(hits) if top_k else None)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 images as the model's normalised float32 input, on the device."""
@@ -348,12 +351,16 @@ class Trainer:
         """As NumPy arrays that share no memory with the model, which the next client overwrites."""
         if self.apart:
             return dict(zip(tensors, to_host(list(tensors.values())), strict=True))
-        flat = (self.flat.params, self.flat.grads, self.flat.buffers)
-        mine = {vector.untyped_storage().data_ptr() for vector in flat}
         return {
-            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in mine else tensor).cpu().numpy()
+            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in self.overwritten else tensor).numpy()
             for name, tensor in tensors.items()
         }
+
+    @cached_property
+    def overwritten(self) -> set[int]:
+        """Where the vectors lie that the model trains in."""
+        flat = (self.flat.params, self.flat.grads, self.flat.buffers)
+        return {vector.untyped_storage().data_ptr() for vector in flat}
 
 
 @contextmanager

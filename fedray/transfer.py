@@ -15,12 +15,11 @@ import torch
 
 from fedray.data.skew import SHARD
 from fedray.updates import Report, Sum, Vectors
-from fedray.vector import Tensors
+from fedray.vector import Array, Tensors
 
 if TYPE_CHECKING:
     from fedray.trainer import Trainer
 
-Array = np.ndarray | torch.Tensor
 Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
 
 LARGEST_KEPT = 2**30
@@ -87,7 +86,7 @@ class Done(NamedTuple):
     update: Tensors
     memory: Vectors
     report: Report
-    """With its own seconds, but without its loss and its norm."""
+    """On a device without its loss and its norm, and with the seconds of telling the device what to do."""
     train_loss: torch.Tensor | float
     update_norm: torch.Tensor | float
 
@@ -95,7 +94,10 @@ class Done(NamedTuple):
     def numbers(self) -> list[torch.Tensor]:
         """The loss and the norm, where the update is."""
         device = self.update["params"].device
-        return [torch.as_tensor(number, device=device) for number in (self.train_loss, self.update_norm)]
+        return [
+            number if isinstance(number, torch.Tensor) else torch.tensor(number, dtype=torch.float64, device=device)
+            for number in (self.train_loss, self.update_norm)
+        ]
 
 
 class SumThere:

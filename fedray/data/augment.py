@@ -7,9 +7,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fedray.vector import Array, tensor_of
+
 PAD = 4
 SHIFTS = 2 * PAD + 1
-Drawn = np.ndarray | torch.Tensor  # int64 [n]; on the images' device, or copied there
 
 
 def crop_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
@@ -27,13 +28,13 @@ def draw_crop_flip(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.integers(0, SHIFTS * SHIFTS * 2, size=n)
 
 
-def crop_flip_as_drawn(images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+def crop_flip_as_drawn(images: torch.Tensor, drawn: Array) -> torch.Tensor:
     """crop_flip of images whose numbers were drawn before [n].
 
     No shape in here depends on what was drawn, and nothing is read back, so that a GPU need not be waited for.
     """
     _, channels, height, width = images.shape
-    drawn = torch.as_tensor(drawn, device=images.device)[:, None]
+    drawn = tensor_of(drawn).to(images.device)[:, None]
     across = torch.arange(width, device=images.device)
     rows = drawn // (2 * SHIFTS) + torch.arange(height, device=images.device)
     columns = drawn // 2 % SHIFTS + torch.where(drawn % 2 == 1, width - 1 - across, across)
@@ -48,7 +49,7 @@ def draw_cutout(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return rng.integers(0, height * width, size=n)
 
 
-def cutout(images: torch.Tensor, drawn: Drawn, side: int, mean: tuple[float, ...]) -> torch.Tensor:
+def cutout(images: torch.Tensor, drawn: Array, side: int, mean: tuple[float, ...]) -> torch.Tensor:
     """Each image with a square of `side` pixels blanked, whose centre is any pixel, so that it may reach over the edge.
 
     DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv 1708.04552,
@@ -56,7 +57,7 @@ def cutout(images: torch.Tensor, drawn: Drawn, side: int, mean: tuple[float, ...
     `images` is uint8 [n, c, h, w] on any device and is left as it was; `drawn` [n] is what draw_cutout gave for them.
     """
     _, _, height, width = images.shape
-    centre = torch.as_tensor(drawn, device=images.device)
+    centre = tensor_of(drawn).to(images.device)
     rows, columns = covered(centre // width, side, height), covered(centre % width, side, width)
     return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], blank(mean, images.device), images)
 
