@@ -8,11 +8,10 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 
 from fedray.networks.dropout import dropout_keys, keyed
-from fedray.vector import Tensors
+from fedray.vector import Array, Tensors, tensor_of
 
 if TYPE_CHECKING:
     from fedray.trainer import Trainer
@@ -23,7 +22,8 @@ T = TypeVar("T")
 class Client:
     """One client in one round, as the hooks that replace its local training, or follow it, see it.
 
-    The tensors that it gives are overwritten by its next call.
+    The tensors that it gives are overwritten by its next call. `images` and `labels` are NumPy arrays, or, on a GPU,
+    tensors that are there.
     """
 
     def __init__(
@@ -31,8 +31,8 @@ class Client:
         trainer: "Trainer",
         algorithm: Any,
         number: int,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: Array,
+        labels: Array,
         message: Tensors,
         memory: Tensors,
         t: int,
@@ -42,8 +42,9 @@ class Client:
         self.trainer, self.algorithm, self.number = trainer, algorithm, number
         self.images, self.labels, self.message, self.memory, self.t, self.lr = images, labels, message, memory, t, lr
         self.epoch = self.call = first_epoch  # the next of a round's passes over the shard, and of its descents
-        self.steps, self.train_loss = 0, math.nan
-        """Of the first `descend`."""
+        self.steps = 0
+        self.train_loss: torch.Tensor | float = math.nan
+        """Of the first `descend`, as is `steps`; not read from the device yet."""
         self.seen = 0
         """The images of all of them, each as often as it came."""
 
@@ -95,7 +96,7 @@ class Client:
                 flat.params.add_(direction, alpha=-self.lr)
         self.seen += seen
         if not self.steps:
-            self.steps, self.train_loss = steps, float(losses) / seen
+            self.steps, self.train_loss = steps, losses / seen
         return {"params": flat.params, "buffers": flat.buffers}, steps
 
     def losses(self, outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -138,8 +139,8 @@ class Client:
         total = torch.zeros_like(flat.params)
         for i in self.masked(range(batches), batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
-            inputs = trainer.inputs(torch.from_numpy(self.images[batch]))
-            targets = torch.from_numpy(self.labels[batch]).to(trainer.device)
+            inputs = trainer.inputs(tensor_of(self.images[batch]))
+            targets = tensor_of(self.labels[batch]).to(trainer.device)
             _, loss = self.losses(trainer.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total

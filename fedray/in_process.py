@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from fedray.data.skew import TEST
 from fedray.performance import Performance, performance
 from fedray.recipe import Recipe
 from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
+from fedray.transfer import Examples, Kept, keep
 from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, remembered
 
 
@@ -27,11 +29,13 @@ class InProcessPopulation:
         recipe: Recipe,
         blocks: int,
         own_tests: list[np.ndarray] | None = None,
+        device: str = "cpu",
     ):
         """`own_tests` are the rows of the test set on which each client is evaluated."""
         settle_in()
         self.dataset, self.shards, self.blocks, self.own_tests = dataset, shards, blocks, own_tests or []
-        self.trainer = Trainer(recipe)
+        self.trainer = Trainer(recipe, device)
+        self.splits: dict[Split, Examples] = {}
         self.remembered: dict[int, Vectors] = {}
         self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and what it changed
         self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
@@ -66,19 +70,34 @@ class InProcessPopulation:
         train = sum(report.seconds or 0.0 for report in (*updates.reports, *updates.missing))
         return replace(updates, seconds=Seconds(train=train, aggregate=time.perf_counter() - began - train))
 
-    def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+    @cached_property
+    def kept(self) -> Kept | None:
+        """All shards on the trainer's device; None where they stay on the host."""
+        return keep(self.trainer, self.dataset.train_images, self.dataset.train_labels, self.shards)
+
+    @cached_property
+    def kept_tests(self) -> Kept | None:
+        return keep(self.trainer, self.dataset.test_images, self.dataset.test_labels, self.own_tests, TEST)
+
+    def shard(self, client: int) -> Examples:
+        if self.kept:
+            return self.kept.of(client)
         rows = self.shards[client]
         images, labels = self.dataset.train_images[rows], self.dataset.train_labels[rows]
         return self.trainer.recipe.seen_by(client, images), labels
 
-    def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+    def test(self, client: int) -> Examples:
+        if self.kept_tests:
+            return self.kept_tests.of(client)
         rows = self.own_tests[client]
         images, labels = self.dataset.test_images[rows], self.dataset.test_labels[rows]
         return self.trainer.recipe.seen_by(client, images, TEST), labels
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
-        images, labels = self.dataset.examples(split)
-        return performance([self.trainer.evaluate(state, images, labels, top_k)], labels, self.trainer.recipe.classes)
+        if split not in self.splits:
+            self.splits[split] = self.trainer.place(*self.dataset.examples(split))
+        measured = self.trainer.evaluate(state, *self.splits[split], top_k)
+        return performance([measured], self.dataset.examples(split)[1], self.trainer.recipe.classes)
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
         memories = dict(self.memories(t))

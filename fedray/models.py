@@ -120,10 +120,12 @@ class Model:
         ge=0,
         le=1e6,
     )
-    precision: Literal["float32", "bfloat16"] = setting(
+    precision: Literal["float32", "tf32", "bfloat16"] = setting(
         "float32",
-        "Arithmetic of the forward and backward pass. bfloat16 is autocast: parameters and updates stay float32; it is "
-        "faster for large convolutions where the processor has it (AVX512-BF16, AMX).",
+        "Arithmetic of the forward and backward pass. tf32 is TensorFloat-32 for matrix products and convolutions on "
+        "GPUs that have it, and float32 elsewhere; float32 uses it for neither, as torch does for convolutions unless "
+        "told not to. bfloat16 is autocast: parameters and updates stay float32; it is faster for large convolutions "
+        "where the processor has it (AVX512-BF16, AMX).",
     )
     channels_last: Auto[bool] = setting(
         None,

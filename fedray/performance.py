@@ -12,7 +12,7 @@ class Measured:
     """What a model gave for some images, in their order."""
 
     losses: list[float]
-    """The sum of the cross-entropies of each batch of EVALUATION_BATCH."""
+    """The sum of the cross-entropies of each batch, of recipe.evaluation_batch images."""
     predicted: np.ndarray
     """The label of the highest score of each image, of equals the first: int16 [n]."""
     among_top: int | None = None

@@ -5,19 +5,18 @@ import math
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from fedray.client import Client, epoch_steps
-from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
+from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
 from fedray.errors import BadInputError, ClientError
 from fedray.fused import Together
 from fedray.networks import build, names_of
@@ -25,9 +24,10 @@ from fedray.networks.dropout import dropout_layers
 from fedray.own_part import OwnPart
 from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
-from fedray.recipe import EVALUATION_BATCH, Recipe
+from fedray.recipe import Recipe, evaluation_batch
+from fedray.transfer import LARGEST_KEPT, Done, Examples, SumThere, numbers_to, to_host
 from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, num_bytes
-from fedray.vector import FlatModel, Tensors
+from fedray.vector import Array, FlatModel, Tensors, tensor_of
 
 
 def settle_in() -> None:
@@ -53,8 +53,11 @@ class Trainer:
 
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
+        self.apart = device != "cpu"
+        """Whether the device has a memory of its own and works on its own; tests call one that has not "cpu:0"."""
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
+        self.last_received: tuple[Vectors, Any, Tensors] | None = None
         self.rivals: dict[str, FlatModel] = {}
         self.own_parts: dict[Any, OwnPart] = {}
         self.together = Together(recipe, self.flat, device)
@@ -74,8 +77,8 @@ class Trainer:
         self,
         algorithm: Any,
         client: int,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: Array,
+        labels: Array,
         message: Vectors,
         memory: Vectors,
         t: int,
@@ -85,7 +88,23 @@ class Trainer:
 
         `images` is uint8 [n, c, h, w], `labels` int64 [n]; nothing given is changed.
         """
+        with self.arithmetic():
+            return self.read(self.work(algorithm, client, images, labels, message, memory, t, lr))
+
+    def work(
+        self,
+        algorithm: Any,
+        client: int,
+        images: Array,
+        labels: Array,
+        message: Vectors | Tensors,
+        memory: Vectors,
+        t: int,
+        lr: float,
+    ) -> Done:
+        """What `train` gives, as it is on the device; the next client's round overwrites it."""
         began = time.perf_counter()
+        images, labels = self.place(images, labels)
         received, remembered, own = self.receive(algorithm, message, memory)
         here = Client(self, algorithm, client, images, labels, received, remembered, t, lr)
         with torch.random.fork_rng(devices=[]):
@@ -94,26 +113,63 @@ class Trainer:
         if own:
             update, kept = own.split(received, update)
             remembered = {**remembered, **kept}
-        vectors, new_memory = self.arrays(update), self.arrays(remembered)
-        if vectors["params"].shape != message["params"].shape:
-            raise ValueError(
-                f'finish() gave an update "params" of shape {vectors["params"].shape}, not {message["params"].shape}'
-            )
+        new_memory = self.arrays(remembered)
+        found, wanted = tuple(update["params"].shape), tuple(message["params"].shape)
+        if found != wanted:
+            raise ValueError(f'finish() gave an update "params" of shape {found}, not {wanted}')
+        loss: torch.Tensor | float = here.train_loss
+        norm: torch.Tensor | float = torch.dot(update["params"], update["params"]).sqrt()
+        if not self.apart:
+            loss, norm = float(loss), float(norm)
         unsent = own.num_bytes if own else 0
         report = Report(
             client=client,
             num_examples=len(labels),
             steps=here.steps,
-            train_loss=here.train_loss,
-            update_norm=float(torch.linalg.vector_norm(update["params"])),
+            train_loss=loss if isinstance(loss, float) else None,
+            update_norm=norm if isinstance(norm, float) else None,
             seconds=time.perf_counter() - began,
             bytes_down=num_bytes(message) - unsent,
-            bytes_up=num_bytes(vectors) - unsent,
+            bytes_up=num_bytes(update) - unsent,
             images=here.seen,
         )
-        return vectors, new_memory, report
+        return Done(update, new_memory, report, loss, norm)
 
-    def receive(self, algorithm: Any, message: Vectors, memory: Vectors) -> tuple[Tensors, Tensors, OwnPart | None]:
+    def read(self, done: Done) -> tuple[Vectors, Vectors, Report]:
+        """What `train` gives; on a device it is waited for, and that is part of the client's seconds."""
+        if not self.apart:
+            return self.arrays(done.update), done.memory, done.report
+        began = time.perf_counter()
+        *vectors, last_loss, last_norm = to_host([*done.update.values(), *done.numbers])
+        loss, norm = last_loss.item(), last_norm.item()
+        seconds = (done.report.seconds or 0.0) + time.perf_counter() - began
+        report = replace(done.report, train_loss=loss, update_norm=norm, seconds=seconds)
+        return dict(zip(done.update, vectors, strict=True)), done.memory, report
+
+    def place(self, images: Array, labels: Array) -> Examples:
+        """Images and labels where they are worked on: on the device, but for those that are too large for that."""
+        if isinstance(images, torch.Tensor) or not self.apart or images.nbytes > LARGEST_KEPT:
+            return images, labels
+        return torch.from_numpy(images).to(self.device), tensor_of(labels).to(self.device)
+
+    def received(self, message: Vectors) -> Tensors:
+        """A message on the device, copied once for all that is done with it one after another.
+
+        That is known of arrays that cannot be written to, as of all from Ray's object store: the last ones are held, so
+        that others in the same place are the same.
+        """
+        if not self.apart:
+            return self.tensors(message)
+        places: Any = {name: vector.__array_interface__ if vector.size else 0 for name, vector in message.items()}
+        if any(vector.flags.writeable for vector in message.values() if vector.size):
+            places = None
+        if self.last_received is None or places is None or places != self.last_received[1]:
+            self.last_received = message, places, self.tensors(message)
+        return self.last_received[2]
+
+    def receive(
+        self, algorithm: Any, message: Vectors | Tensors, memory: Vectors
+    ) -> tuple[Tensors, Tensors, OwnPart | None]:
         """A message and a memory as tensors: the client's own part in place, and the memory made, if it has none."""
         received, remembered = self.tensors(message), self.tensors(memory)
         own = self.own_part(algorithm)
@@ -151,8 +207,8 @@ class Trainer:
         self,
         algorithm: Any,
         client: int,
-        images: np.ndarray,
-        labels: np.ndarray,
+        images: Array,
+        labels: Array,
         t: int,
         first_epoch: int = 0,
         steps: int | None = None,
@@ -164,31 +220,39 @@ class Trainer:
         remaining = steps or algorithm.local_steps(seed, t, client, epoch_steps(algorithm, n))
         epoch = first_epoch
         while remaining:
-            order = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
-            pixels, targets = torch.from_numpy(images[order]), torch.from_numpy(labels[order])
+            drawn: dict[str, Any] = {}
+            drawn["order"] = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
             if "crop-flip" in self.recipe.augment:
-                pixels = crop_flip(pixels, generator(seed, "augment", t=t, client=client, epoch=epoch))
+                drawn["crops"] = draw_crop_flip(generator(seed, "augment", t=t, client=client, epoch=epoch), n)
             if "cutout" in self.recipe.augment:
-                drawn = draw_cutout(generator(seed, "cutout", t=t, client=client, epoch=epoch), pixels.shape)
-                pixels = cutout(pixels, drawn, self.recipe.cutout, self.recipe.mean)
+                holes = generator(seed, "cutout", t=t, client=client, epoch=epoch)
+                drawn["holes"] = draw_cutout(holes, images.shape)
+            if isinstance(images, torch.Tensor):
+                drawn = dict(zip(drawn, numbers_to(self.device, *drawn.values()), strict=True))
+            pixels, targets = tensor_of(images[drawn["order"]]), tensor_of(labels[drawn["order"]])
+            if "crops" in drawn:
+                pixels = crop_flip_as_drawn(pixels, drawn["crops"])
+            if "holes" in drawn:
+                pixels = cutout(pixels, drawn["holes"], self.recipe.cutout, self.recipe.mean)
             for first in list(range(0, ends, size))[:remaining]:
                 batch = slice(first, min(first + size, ends))
                 yield self.inputs(pixels[batch]), targets[batch].to(self.device)
                 remaining -= 1
             epoch += 1
 
-    def evaluate(self, message: Vectors, images: np.ndarray, labels: np.ndarray, top_k: int | None = None) -> Measured:
-        """What the message's model gives for these images, in batches of EVALUATION_BATCH."""
-        with blamed_on("evaluation failed"):
-            return self.measure(self.tensors(message), images, labels, top_k)
+    def evaluate(self, message: Vectors, images: Array, labels: Array, top_k: int | None = None) -> Measured:
+        """What the message's model gives for these images, in batches of recipe.evaluation_batch."""
+        with blamed_on("evaluation failed"), self.arithmetic():
+            model = self.received({name: message[name] for name in ("params", "buffers")})
+            return self.measure(model, images, labels, top_k)
 
     def evaluate_client(
         self,
         algorithm: Any,
         client: int,
-        shard: tuple[np.ndarray, np.ndarray],
-        test: tuple[np.ndarray, np.ndarray],
-        message: Vectors,
+        shard: Examples,
+        test: Examples,
+        message: Vectors | Tensors,
         memory: Vectors,
         t: int,
         lr: float,
@@ -198,36 +262,40 @@ class Trainer:
         `message` is the broadcast of the state after round t.
         """
         received, remembered, _ = self.receive(algorithm, message, memory)
+        shard = self.place(*shard)
         here = Client(self, algorithm, client, *shard, received, remembered, t, lr, first_epoch=FINE_TUNING)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))
             model = algorithm.own_model(here, received, remembered, lr)
         found, count = self.measure(model, *test), len(test[1])
-        return count, math.fsum(found.losses) / count, int((found.predicted == test[1]).sum()) / count
+        labels = test[1].cpu().numpy() if isinstance(test[1], torch.Tensor) else test[1]
+        return count, math.fsum(found.losses) / count, int((found.predicted == labels).sum()) / count
 
-    def measure(self, model: Tensors, images: np.ndarray, labels: np.ndarray, top_k: int | None = None) -> Measured:
-        """What `evaluate` gives, for a model {"params", "buffers"}."""
-        losses: list[float] = []
+    def measure(self, model: Tensors, images: Array, labels: Array, top_k: int | None = None) -> Measured:
+        """What `evaluate` gives, for a model {"params", "buffers"}; read from the device once."""
+        images, labels = self.place(images, labels)
+        losses: list[torch.Tensor] = []
         predicted: list[torch.Tensor] = []
-        among = 0
+        among = torch.zeros((), dtype=torch.int64, device=self.device)
+        size = evaluation_batch(self.device)
         with torch.inference_mode():
             self.flat.load(model["params"], model["buffers"])
             self.flat.module.eval()
-            for first in range(0, len(labels), EVALUATION_BATCH):
-                batch = slice(first, first + EVALUATION_BATCH)
-                output, *_ = self.outputs(self.flat.module, self.inputs(torch.from_numpy(images[batch])))
-                targets = torch.from_numpy(labels[batch]).to(self.device)
-                loss = F.cross_entropy(output, targets, reduction="none").double().sum()
-                losses.append(float(loss))
+            for first in range(0, len(labels), size):
+                batch = slice(first, first + size)
+                output, *_ = self.outputs(self.flat.module, self.inputs(tensor_of(images[batch])))
+                targets = tensor_of(labels[batch]).to(self.device)
+                losses.append(F.cross_entropy(output, targets, reduction="none").double().sum())
                 predicted.append(output.argmax(1))
                 if top_k:
                     right = output.gather(1, targets[:, None])
                     # Not `output > right`: a score that is not a number is not above any, and would make no mistakes.
                     above, labels_before = ~(output <= right), torch.arange(output.shape[1], device=self.device)
                     above |= (output == right) & (labels_before < targets[:, None])  # of equals argmax takes the first
-                    among += int((above.sum(1) < top_k).sum())
-        found = torch.cat(predicted).to(torch.int16).cpu().numpy()
-        return Measured(losses, found, among if top_k else None)
+                    among += (above.sum(1) < top_k).sum()
+            numbers = torch.stack(losses), torch.cat(predicted).to(torch.int16), among
+            sums, labels_found, hits = to_host(numbers) if self.apart else [each.numpy() for each in numbers]
+        return Measured(sums.tolist(), labels_found, int(hits) if top_k else None)
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
         """uint8 images as the model's normalised float32 input, on the device."""
@@ -237,11 +305,11 @@ class Trainer:
     def outputs(self, module: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The model's float32 output [batch, classes], and in training those of its auxiliary classifiers."""
         model = self.recipe.model
-        if model.precision == "float32":
-            made = module(inputs)
-        else:
-            with torch.autocast(self.device, torch.bfloat16):
+        if model.precision == "bfloat16":
+            with torch.autocast(torch.device(self.device).type, torch.bfloat16):
                 made = module(inputs)
+        else:
+            made = module(inputs)
         outputs = made if isinstance(made, tuple) else (made,)
         return [output.float() for output in (outputs if model.aux_weight else outputs[:1])]
 
@@ -259,17 +327,44 @@ class Trainer:
     def features(self, module: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         return self.outputs_and_features(module, inputs)[1]
 
-    def tensors(self, vectors: Vectors) -> Tensors:
-        return {name: torch.from_numpy(vector).to(self.device) for name, vector in vectors.items()}
+    @contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """For the length of a `with`, TensorFloat-32 on a GPU where the settings say so, whatever it was before.
+
+        With the names of torch 2.9, beside which those of before must not be used.
+        """
+        cudnn: Any = torch.backends.cudnn
+        flags = [torch.backends.cuda.matmul, cudnn.conv, cudnn.rnn] if self.apart else []  # a CPU heeds none of them
+        before = [flag.fp32_precision for flag in flags]
+        try:
+            for flag in flags:
+                flag.fp32_precision = "tf32" if self.recipe.model.precision == "tf32" else "ieee"
+            yield
+        finally:
+            for flag, precision in zip(flags, before, strict=True):
+                flag.fp32_precision = precision
+
+    def tensors(self, vectors: Vectors | Tensors) -> Tensors:
+        """Vectors on the device; those that are tensors are there."""
+        return {
+            name: vector if isinstance(vector, torch.Tensor) else torch.from_numpy(vector).to(self.device)
+            for name, vector in vectors.items()
+        }
 
     def arrays(self, tensors: Tensors) -> Vectors:
         """As NumPy arrays that share no memory with the model, which the next client overwrites."""
-        flat = (self.flat.params, self.flat.grads, self.flat.buffers)
-        mine = {vector.untyped_storage().data_ptr() for vector in flat}
+        if self.apart:
+            return dict(zip(tensors, to_host(list(tensors.values())), strict=True))
         return {
-            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in mine else tensor).cpu().numpy()
+            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in self.overwritten else tensor).numpy()
             for name, tensor in tensors.items()
         }
+
+    @cached_property
+    def overwritten(self) -> set[int]:
+        """Where the vectors lie that the model trains in."""
+        flat = (self.flat.params, self.flat.grads, self.flat.buffers)
+        return {vector.untyped_storage().data_ptr() for vector in flat}
 
 
 @contextmanager
@@ -290,7 +385,7 @@ def train_block(
     trainer: Trainer,
     algorithm: Any,
     clients: Sequence[int],
-    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    shard: Callable[[int], Examples],
     message: Vectors,
     memories: Sequence[Vectors],
     t: int,
@@ -303,25 +398,47 @@ def train_block(
     client's code raises comes out as a ClientError.
     """
 
-    def one_by_one() -> Iterator[tuple[Vectors, Vectors, Report]]:
+    def one_by_one() -> Iterator[Done]:
+        received = trainer.received(message)
         for client, memory in zip(clients, memories, strict=True):
             with blamed_on(f"client {client} failed in round {t}"):
-                trained = trainer.train(algorithm, client, *shard(client), message, memory, t, lr)
-            yield trained
+                done = trainer.work(algorithm, client, *shard(client), received, memory, t, lr)
+            yield done
 
-    def together() -> Iterator[tuple[Vectors, Vectors, Report]]:
+    def together() -> Iterator[Done]:
         named = ", ".join(map(str, clients))
         blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
         initial = trainer.initial if algorithm.remembers else None
-        shards = map(shard, clients)
+        shards, received = map(shard, clients), trainer.received(message)
         with blamed_on(f"{blamed} failed in round {t}"):
-            for tensors, memory, report in trainer.together.train(
-                algorithm, clients, shards, message, memories, initial, t, lr
-            ):
-                yield trainer.arrays(tensors), memory, report
+            yield from trainer.together.train(algorithm, clients, shards, received, memories, initial, t, lr)
 
+    with trainer.arithmetic():
+        rounds = together() if trainer.recipe.engine == "fused" else one_by_one()
+        if trainer.apart and summed:
+            return sum_there(algorithm, rounds, t)
+        return collect(trainer, algorithm, rounds, t, summed)
+
+
+def sum_there(algorithm: Any, rounds: Iterable[Done], t: int) -> tuple[Trained, list[Vectors]]:
+    """The sum of the clients' updates, made on the device."""
+    there, remembered = SumThere(), []
+    for done in rounds:
+        with blamed_on(f"client {done.report.client} failed in round {t}"):
+            there.add(done, algorithm.weight(done.report.num_examples))
+        remembered.append(done.memory)
+    total, reports = there.read()
+    return Trained(reports, sum=total), remembered
+
+
+def collect(
+    trainer: Trainer, algorithm: Any, rounds: Iterable[Done], t: int, summed: bool
+) -> tuple[Trained, list[Vectors]]:
+    """The clients' updates on the host, or the sum of them, made there."""
     total, each, reports, remembered = Sum(), [], [], []
-    for vectors, memory, report in together() if trainer.recipe.engine == "fused" else one_by_one():
+    for done in rounds:
+        with blamed_on(f"client {done.report.client} failed in round {t}"):
+            vectors, memory, report = trainer.read(done)
         if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
             report = replace(report, status="non_finite")
         reports.append(report)
@@ -339,18 +456,19 @@ def evaluate_block(
     trainer: Trainer,
     algorithm: Any,
     clients: Sequence[int],
-    shard: Callable[[int], tuple[np.ndarray, np.ndarray]],
-    test: Callable[[int], tuple[np.ndarray, np.ndarray]],
+    shard: Callable[[int], Examples],
+    test: Callable[[int], Examples],
     message: Vectors,
     memories: Sequence[Vectors],
     t: int,
     lr: float,
 ) -> list[Scores]:
     """Evaluate clients, each on images and labels that `test` gives."""
-    results = []
-    for client, memory in zip(clients, memories, strict=True):
-        with blamed_on(f"client {client} failed in its evaluation after round {t}"):
-            results.append(
-                trainer.evaluate_client(algorithm, client, shard(client), test(client), message, memory, t, lr)
-            )
+    results, received = [], trainer.received(message)
+    with trainer.arithmetic():
+        for client, memory in zip(clients, memories, strict=True):
+            with blamed_on(f"client {client} failed in its evaluation after round {t}"):
+                results.append(
+                    trainer.evaluate_client(algorithm, client, shard(client), test(client), received, memory, t, lr)
+                )
     return results

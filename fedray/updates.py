@@ -7,7 +7,7 @@ the same float32 operations happen in the same order, so the bits are the same.
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -186,8 +186,8 @@ def cut(cohort: list[int], blocks: int) -> list[list[int]]:
     return [cohort[len(cohort) * i // count : len(cohort) * (i + 1) // count] for i in range(count)]
 
 
-def num_bytes(vectors: Vectors) -> int:
-    """The size of named vectors as they would travel."""
+def num_bytes(vectors: Mapping[str, Any]) -> int:
+    """The size of named vectors, arrays or tensors, as they would travel."""
     return sum(v.nbytes for v in vectors.values())
 
 

@@ -16,6 +16,12 @@ import torch
 from torch import nn
 
 Tensors = dict[str, torch.Tensor]
+Array = np.ndarray | torch.Tensor
+
+
+def tensor_of(array: Array) -> torch.Tensor:
+    """The same memory as a tensor."""
+    return array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
 
 
 @dataclass(frozen=True)

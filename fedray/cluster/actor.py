@@ -8,7 +8,8 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -19,6 +20,9 @@ from fedray.errors import ClientError
 from fedray.performance import Measured
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
+
+if TYPE_CHECKING:
+    from fedray.transfer import Examples, Kept
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,10 @@ class Rows:
     def of(self, place: int) -> np.ndarray:
         return self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]
 
+    @property
+    def each(self) -> list[np.ndarray]:
+        return np.split(self.rows, self.ends[:-1])
+
 
 def join_rows(parts: list[np.ndarray]) -> Rows:
     """As Rows, in this order."""
@@ -55,27 +63,75 @@ def join_rows(parts: list[np.ndarray]) -> Rows:
 
 
 class Enrolment:
-    """What an actor holds for one run: a trainer, the node's data, and its own clients' shards or everybody's rows."""
+    """What an actor holds for one run: a trainer, the node's data, and its own clients' shards or everybody's rows.
+
+    Where it has a GPU, the images that it works on are there, copied once.
+    """
 
     def __init__(self, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None, device: str):
         from fedray.trainer import Trainer
+        from fedray.transfer import keep
 
         self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
-        self.own: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self.kept = keep(self.trainer, data.train_images, data.train_labels, shards.each) if shards else None
+        self.own: dict[int, Examples] = {}
         self.own_test: dict[int, np.ndarray | None] = {}
+        self.own_test_kept: dict[int, Examples] = {}
+        self.splits: dict[str, Examples] = {}
+        self.last_orders: tuple[bytes, tuple[Any, Vectors]] | None = None
+
+    @cached_property
+    def kept_tests(self) -> "Kept | None":
+        """What all clients are evaluated on, copied when the first one is."""
+        from fedray.transfer import keep
+
+        data, rows = self.data, self.own_tests
+        return keep(self.trainer, data.test_images, data.test_labels, rows.each, TEST) if rows else None
 
     def copy(self, client: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, labels = self.data.train_images[rows], self.data.train_labels[rows]
         return self.trainer.recipe.seen_by(client, images), labels
 
-    def shard(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+    def shard(self, client: int) -> "Examples":
+        if self.kept:
+            return self.kept.of(client)
         return self.copy(client, self.shards.of(client)) if self.shards else self.own[client]
 
-    def test(self, client: int) -> tuple[np.ndarray, np.ndarray]:
+    def test(self, client: int) -> "Examples":
+        if self.kept_tests:
+            return self.kept_tests.of(client)
+        if client in self.own_test_kept:
+            return self.own_test_kept[client]
         rows = self.own_tests.of(client) if self.own_tests else self.own_test[client]
         assert rows is not None
         images, labels = self.data.test_images[rows], self.data.test_labels[rows]
-        return self.trainer.recipe.seen_by(client, images, TEST), labels
+        found = self.trainer.recipe.seen_by(client, images, TEST), labels
+        if self.trainer.apart and not self.own_tests:
+            return self.own_test_kept.setdefault(client, self.trainer.place(*found))
+        return found
+
+    def examples(self, split: str) -> "Examples":
+        """The test or the validation split, on a GPU copied when it is first asked for."""
+        if split not in self.splits:
+            data = self.data
+            found = data.test_images, data.test_labels
+            if split == "validation":
+                found = data.validation_images, data.validation_labels
+            self.splits[split] = self.trainer.place(*found)
+        return self.splits[split]
+
+    def read(self, orders: bytes | tuple[Any, Vectors]) -> tuple[Any, Vectors]:
+        """The algorithm and the message; on a GPU the same ones for the same bytes, so that they are copied once."""
+        if not isinstance(orders, bytes):
+            return orders
+        if not self.trainer.apart:
+            return pickle.loads(orders)
+        if self.last_orders is None or self.last_orders[0] != orders:
+            algorithm, message = pickle.loads(orders)
+            for vector in message.values():
+                vector.flags.writeable = False  # so that Trainer.received knows them again
+            self.last_orders = orders, (algorithm, message)
+        return self.last_orders[1]
 
 
 class ClientActor:
@@ -135,7 +191,8 @@ class ClientActor:
         """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
         enrolment = self.enrolment(run)
         if client not in enrolment.own:
-            enrolment.own[client], enrolment.own_test[client] = enrolment.copy(client, rows), own_test
+            enrolment.own[client] = enrolment.trainer.place(*enrolment.copy(client, rows))
+            enrolment.own_test[client] = own_test
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)
@@ -165,7 +222,7 @@ class ClientActor:
 
         began = time.perf_counter()
         enrolment = self.enrolment(run)
-        algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders
+        algorithm, message = enrolment.read(orders)
         trained, new = train_block(
             enrolment.trainer,
             algorithm,
@@ -186,11 +243,8 @@ class ClientActor:
     def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
         """What the state's model gives for the images first..last of the test or the validation split."""
         enrolment = self.enrolment(run)
-        trainer, data = enrolment.trainer, enrolment.data
-        if split == "test":
-            return trainer.evaluate(state, data.test_images[first:last], data.test_labels[first:last], top_k)
-        images, labels = data.validation_images[first:last], data.validation_labels[first:last]
-        return trainer.evaluate(state, images, labels, top_k)
+        images, labels = enrolment.examples(split)
+        return enrolment.trainer.evaluate(state, images[first:last], labels[first:last], top_k)
 
     def evaluate_clients(
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
@@ -199,7 +253,7 @@ class ClientActor:
         from fedray.trainer import evaluate_block
 
         enrolment = self.enrolment(run)
-        algorithm, message = pickle.loads(orders) if isinstance(orders, bytes) else orders
+        algorithm, message = enrolment.read(orders)
         known: Sequence[Vectors] = memories or [{}] * len(clients)
         shard, test = enrolment.shard, enrolment.test
         return evaluate_block(enrolment.trainer, algorithm, clients, shard, test, message, known, t, lr)

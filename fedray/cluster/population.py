@@ -20,7 +20,7 @@ from fedray.data import Dataset, Split
 from fedray.errors import LostActorError, LostStateError
 from fedray.faults import absentee
 from fedray.performance import Performance, performance
-from fedray.recipe import EVALUATION_BATCH, Recipe
+from fedray.recipe import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
 from fedray.updates import (
     HAPPENED,
     Event,
@@ -35,7 +35,8 @@ from fedray.updates import (
     remembered,
 )
 
-EVALUATION_CALL = 4 * EVALUATION_BATCH  # images a call
+EVALUATION_CALL, EVALUATION_CALL_ON_GPU = 4 * EVALUATION_BATCH, 4 * EVALUATION_BATCH_ON_GPU
+"""Images a call, the second where GPUs are reserved; both are whole batches on a CPU, so that its bits are the same."""
 
 
 class RayPopulation:
@@ -220,13 +221,14 @@ class RayPopulation:
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
         sent, labels = ray.put(state), self.labels[split]
+        size = EVALUATION_CALL_ON_GPU if self.plan.num_gpus else EVALUATION_CALL
 
         def ticket(first: int) -> Ticket:
-            last = min(first + EVALUATION_CALL, len(labels))
+            last = min(first + size, len(labels))
             call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last, top_k)]  # noqa: E731
             return Ticket(call, self.slots, self.traffic, "evaluate", float(last - first))
 
-        tickets = [ticket(first) for first in range(0, len(labels), EVALUATION_CALL)]
+        tickets = [ticket(first) for first in range(0, len(labels), size)]
         self.dispatcher.submit(tickets)
         parts = [self.wait(ticket) for ticket in tickets]
         self.traffic.learn()

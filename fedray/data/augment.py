@@ -5,6 +5,9 @@ from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
+
+from fedray.vector import Array, tensor_of
 
 PAD = 4
 SHIFTS = 2 * PAD + 1
@@ -25,20 +28,19 @@ def draw_crop_flip(rng: np.random.Generator, n: int) -> np.ndarray:
     return rng.integers(0, SHIFTS * SHIFTS * 2, size=n)
 
 
-def crop_flip_as_drawn(images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
-    """crop_flip of images whose numbers were drawn before [n]."""
-    n, channels, height, width = images.shape
-    place, mirrored = np.divmod(drawn, 2)
-    top, left = np.divmod(place, SHIFTS)
-    padded = images.new_zeros(n, channels, height + 2 * PAD, width + 2 * PAD)
-    padded[:, :, PAD : PAD + height, PAD : PAD + width] = images
-    # unfold makes every crop of every image a view; only the chosen ones are copied.
-    crops = padded.unfold(2, height, 1).unfold(3, width, 1)
-    where = [torch.from_numpy(index).to(images.device) for index in (np.arange(n), top, left)]
-    chosen = crops[where[0], :, where[1], where[2]]
-    flips = torch.from_numpy(np.flatnonzero(mirrored)).to(images.device)
-    chosen[flips] = chosen[flips].flip(-1)
-    return chosen
+def crop_flip_as_drawn(images: torch.Tensor, drawn: Array) -> torch.Tensor:
+    """crop_flip of images whose numbers were drawn before [n].
+
+    No shape in here depends on what was drawn, and nothing is read back, so that a GPU need not be waited for.
+    """
+    _, channels, height, width = images.shape
+    drawn = tensor_of(drawn).to(images.device)[:, None]
+    across = torch.arange(width, device=images.device)
+    rows = drawn // (2 * SHIFTS) + torch.arange(height, device=images.device)
+    columns = drawn // 2 % SHIFTS + torch.where(drawn % 2 == 1, width - 1 - across, across)
+    places = (rows * (width + 2 * PAD))[:, :, None] + columns[:, None]  # of each pixel in its padded image [n, h, w]
+    padded = F.pad(images, (PAD, PAD, PAD, PAD)).flatten(2)
+    return padded.gather(2, places.flatten(1)[:, None].expand(-1, channels, -1)).view(images.shape)
 
 
 def draw_cutout(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
@@ -47,7 +49,7 @@ def draw_cutout(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
     return rng.integers(0, height * width, size=n)
 
 
-def cutout(images: torch.Tensor, drawn: np.ndarray, side: int, mean: tuple[float, ...]) -> torch.Tensor:
+def cutout(images: torch.Tensor, drawn: Array, side: int, mean: tuple[float, ...]) -> torch.Tensor:
     """Each image with a square of `side` pixels blanked, whose centre is any pixel, so that it may reach over the edge.
 
     DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv 1708.04552,
@@ -55,10 +57,15 @@ def cutout(images: torch.Tensor, drawn: np.ndarray, side: int, mean: tuple[float
     `images` is uint8 [n, c, h, w] on any device and is left as it was; `drawn` [n] is what draw_cutout gave for them.
     """
     _, _, height, width = images.shape
-    centre = torch.from_numpy(drawn).to(images.device)
+    centre = tensor_of(drawn).to(images.device)
     rows, columns = covered(centre // width, side, height), covered(centre % width, side, width)
-    fill = torch.tensor([round(255 * channel) for channel in mean], dtype=torch.uint8, device=images.device)
-    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], fill[:, None, None], images)
+    return torch.where((rows[:, :, None] & columns[:, None, :])[:, None], blank(mean, images.device), images)
+
+
+@cache
+def blank(mean: tuple[float, ...], device: torch.device) -> torch.Tensor:
+    """Each channel's mean as a whole intensity, uint8 [c, 1, 1]; made once, since a GPU would be waited for."""
+    return torch.tensor([round(255 * channel) for channel in mean], dtype=torch.uint8, device=device)[:, None, None]
 
 
 def covered(centre: torch.Tensor, side: int, length: int) -> torch.Tensor:

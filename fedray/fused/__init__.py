@@ -10,7 +10,6 @@ who that is depends on the settings alone: on the cohort, its blocks, and how ma
 """
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +28,7 @@ from fedray.networks import build
 from fedray.networks.activations import measure_activations
 from fedray.networks.dropout import dropout_layers
 from fedray.recipe import Recipe
+from fedray.transfer import Done, Examples, to_host
 from fedray.updates import Report, Vectors, num_bytes
 from fedray.vector import FlatModel, Tensors
 
@@ -45,8 +45,10 @@ class Result:
 
     update: Tensors
     memory: Vectors
-    train_loss: float
-    update_norm: float
+    train_loss: torch.Tensor | float
+    update_norm: torch.Tensor | float
+    counts: torch.Tensor | None
+    """On a device, whether all of it is finite, as a tensor."""
     images: int
     padding: int
 
@@ -59,6 +61,7 @@ class Together:
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
         self.recipe, self.flat, self.device = recipe, flat, device
+        self.apart = device != "cpu"
         self.on_gpu = torch.device(device).type == "cuda"
         written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
         program: Program = Dense(recipe, flat.layout) if written_out else Stacked(recipe, flat, device)
@@ -71,57 +74,61 @@ class Together:
         self,
         algorithm: Any,
         clients: Sequence[int],
-        shards: Iterable[tuple[np.ndarray, np.ndarray]],
-        message: Vectors,
+        shards: Iterable[Examples],
+        received: Tensors,
         memories: Sequence[Vectors],
         initial: Tensors | None,
         t: int,
         lr: float,
-    ) -> Iterator[tuple[Tensors, Vectors, Report]]:
-        """Each client's update, new memory and report, in the order of `clients`; what Trainer.train gives for one.
+    ) -> Iterator[Done]:
+        """What became of each client, in the order of `clients`; what Trainer.work gives for one.
 
-        `initial` is the model that memories begin with. Clients that were trained together share the time it took in
-        proportion to their steps.
+        `received` is the message on the device, `initial` the model that memories begin with. Clients that were trained
+        together share the time it took in proportion to their steps.
         """
         width = wide if self.on_gpu else narrow
         shares = (
             cut(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
             for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
         )
-        received = {name: torch.from_numpy(vector).to(self.device) for name, vector in message.items()}
         self.flat.load(received["params"], received["buffers"])
         self.flat.train()
-        todo = deque(self.portions(shares))
-        while todo:
-            portion = todo.popleft()
-            began = time.perf_counter()
-            try:
-                results = self.train_portion(algorithm, portion, received, initial, t, lr)
-            except torch.OutOfMemoryError:
-                if len(portion) == 1:
-                    raise
-                self.at_once = -(-len(portion) // 2)
-                self.forget()
-                todo.appendleft(portion[self.at_once :])
-                todo.appendleft(portion[: self.at_once])
-                continue
-            seconds_a_step = (time.perf_counter() - began) / sum(share.steps for share in portion)
-            for share in portion:
-                result = results[share.place]
-                report = Report(
-                    client=share.client,
-                    num_examples=len(share.labels),
-                    steps=share.steps,
-                    train_loss=result.train_loss,
-                    update_norm=result.update_norm,
-                    seconds=seconds_a_step * share.steps,
-                    bytes_down=num_bytes(message),
-                    bytes_up=sum(tensor.nbytes for tensor in result.update.values()),
-                    images=result.images,
-                    padding=result.padding,
-                    squeezed=self.at_once or 0,
-                )
-                yield result.update, result.memory, report
+        for portion in self.portions(shares):
+            todo = [portion]
+            while todo:
+                part = todo.pop()
+                began = time.perf_counter()
+                try:
+                    results = self.train_portion(algorithm, part, received, initial, t, lr)
+                except torch.OutOfMemoryError:
+                    if len(part) == 1:
+                        raise
+                    self.at_once = -(-len(part) // 2)
+                    self.forget()
+                    todo += [part[self.at_once :], part[: self.at_once]]
+                    continue
+                yield from self.report(part, results, num_bytes(received), time.perf_counter() - began)
+
+    def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
+        """The results with their reports, in the order of `part`."""
+        seconds_a_step = seconds / sum(share.steps for share in part)
+        for share in part:
+            result = results[share.place]
+            loss, norm = result.train_loss, result.update_norm
+            report = Report(
+                client=share.client,
+                num_examples=len(share.labels),
+                steps=share.steps,
+                train_loss=loss if isinstance(loss, float) else None,
+                update_norm=norm if isinstance(norm, float) else None,
+                seconds=seconds_a_step * share.steps,
+                bytes_down=bytes_down,
+                bytes_up=num_bytes(result.update),
+                images=result.images,
+                padding=result.padding,
+                squeezed=self.at_once or 0,
+            )
+            yield Done(result.update, result.memory, report, loss, norm, result.counts)
 
     def portions(self, shares: Iterable[Share]) -> Iterator[list[Share]]:
         """As many consecutive shares at a time as are to be trained at once, and at least one."""
@@ -202,20 +209,33 @@ class Together:
         if update["params"].shape != end.shape:
             found, wanted = tuple(update["params"].shape), tuple(end.shape)
             raise ValueError(f'finish() gave updates "params" of shape {found}, not {wanted}')
-        norms = update["params"].square().sum(1).sqrt().tolist()
         sizes = batches.sizes[:, :count]
-        # cumsum adds step after step; sum would take another order for one client than for many.
-        means = ((losses.cpu().numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)).tolist()
         images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
         still = torch.zeros_like(received["buffers"])  # nothing here changes buffers
         updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
+        means, norms, counts = self.figures(updates, losses, sizes)
         memories = rows_of(remembered, count)
         results: Results = {}
         for i, share in enumerate(shares):
             tensors = {name: rows[i] for name, rows in updates.items()}
             memory = {name: rows[i].copy() for name, rows in memories.items()}  # kept for long, apart from the others'
-            results[share.place] = Result(tensors, memory, means[i], norms[i], images[i], padding[i])
+            results[share.place] = Result(tensors, memory, means[i], norms[i], counts[i], images[i], padding[i])
         return results
+
+    def figures(self, updates: Tensors, losses: torch.Tensor, sizes: np.ndarray) -> tuple[Any, Any, Any]:
+        """Each client's mean loss, the norm of its update, and whether all of it is finite: on a device, tensors [C]
+        that nobody waited for; on the host the last is None, since it is looked at where the updates are summed."""
+        norms = updates["params"].square().sum(1).sqrt()
+        if self.apart:
+            by_size = torch.from_numpy(sizes).to(losses.device)
+            means = (losses.double() * by_size).sum(0) / by_size.sum(0)
+            counts = means.isfinite()
+            for rows in updates.values():
+                counts = counts & rows.isfinite().all(1)
+            return means, norms, counts
+        # cumsum adds step after step; sum would take another order for one client than for many.
+        found = (losses.numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)
+        return found.tolist(), norms.tolist(), [None] * len(norms)
 
     def descend(
         self,
@@ -252,7 +272,8 @@ class Together:
             if algorithm.momentum:
                 direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
             now.add_(direction, alpha=-lr)
-        return params[:count], losses, places_computed
+        end = params[:count]
+        return end.clone() if self.on_gpu else end, losses, places_computed  # the next group is trained in there
 
     def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Params [places, P], at `start`, and their gradients: in the same memory each time where graphs need that."""
@@ -321,4 +342,6 @@ def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None,
 
 def rows_of(tensors: Tensors, count: int) -> Vectors:
     """As arrays of `count` rows; what is the same for all clients is repeated."""
-    return {name: tensor.expand(count, -1).cpu().numpy() for name, tensor in tensors.items()}
+    rows = [tensor.expand(count, -1) for tensor in tensors.values()]
+    on_host = all(tensor.device.type == "cpu" for tensor in rows)
+    return dict(zip(tensors, [tensor.numpy() for tensor in rows] if on_host else to_host(rows), strict=True))

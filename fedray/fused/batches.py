@@ -12,6 +12,7 @@ from fedray.networks.dropout import dropout_keys
 from fedray.randomness import Generators
 from fedray.recipe import Recipe
 from fedray.updates import Vectors
+from fedray.vector import Array
 
 
 @dataclass(frozen=True)
@@ -20,8 +21,8 @@ class Share:
 
     place: int
     client: int
-    images: np.ndarray
-    labels: np.ndarray
+    images: Array
+    labels: Array
     memory: Vectors
     size: int
     used: int
@@ -37,8 +38,8 @@ def cut(
     t: int,
     place: int,
     client: int,
-    images: np.ndarray,
-    labels: np.ndarray,
+    images: Array,
+    labels: Array,
     memory: Vectors,
     width: Callable[[int, int], int],
 ) -> Share:
@@ -93,32 +94,34 @@ class Batches:
         rows += firsts[:, None]
         self.crops = self.holes = None
         if "crop-flip" in recipe.augment:
-            self.crops = draw_epochs(
+            crops = draw_epochs(
                 shares, recipe.seed, "augment", t, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
             )
+            self.crops = torch.from_numpy(crops).to(device)
         if "cutout" in recipe.augment:
-            self.holes = draw_epochs(
+            holes = draw_epochs(
                 shares, recipe.seed, "cutout", t, places, lambda rng, share: draw_cutout(rng, share.images.shape)
             )
+            self.holes = torch.from_numpy(holes).to(device)
         self.sizes = np.zeros((shares[0].steps, places), np.int64)
         self.sizes[:, : len(shares)] = batch_sizes(shares)
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
-        self.targets = torch.from_numpy(np.concatenate([share.labels for share in shares])[rows]).to(device)
         keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
         for i, share in enumerate(shares):
             keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
         self.keys = torch.from_numpy(keys).to(device)
-        self.images = torch.from_numpy(np.concatenate([share.images for share in shares])).to(device)
         self.rows = torch.from_numpy(rows).to(device)
+        self.targets = join([share.labels for share in shares], device)[self.rows]
+        self.images = join([share.images for share in shares], device)
 
     def at(self, step: int, count: int) -> Batch:
         """A step's batches of the first so many clients."""
         pixels = self.images.index_select(0, self.rows[step, :count].flatten())
         if self.crops is not None:
-            pixels = crop_flip_as_drawn(pixels, self.crops[step, :count].ravel())
+            pixels = crop_flip_as_drawn(pixels, self.crops[step, :count].flatten())
         if self.holes is not None:
-            pixels = cutout(pixels, self.holes[step, :count].ravel(), self.recipe.cutout, self.recipe.mean)
+            pixels = cutout(pixels, self.holes[step, :count].flatten(), self.recipe.cutout, self.recipe.mean)
         return Batch(
             self.sizes[step, :count],
             pixels.view(count, self.rows.shape[2], *pixels.shape[1:]),
@@ -126,6 +129,12 @@ class Batches:
             self.weights[step, :count],
             self.keys[step, :count],
         )
+
+
+def join(parts: list[Array], device: str) -> torch.Tensor:
+    """Arrays of the host, or tensors of the device, one after another on the device."""
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    return torch.cat(tensors) if tensors else torch.from_numpy(np.concatenate(parts)).to(device)
 
 
 def draw_epochs(

@@ -269,7 +269,7 @@ PERSONAL = [
      "**(own.of(received) if own else {})",
      "the own part begins as the round's message"),
     (TRAINER, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
-    (TRAINER, "bytes_up=num_bytes(vectors) - unsent", "bytes_up=num_bytes(vectors)", "bytes up with the own part"),
+    (TRAINER, "bytes_up=num_bytes(update) - unsent", "bytes_up=num_bytes(update)", "bytes up with the own part"),
     (PART, "for places in self.places.values())",
      'for places in [self.places["params"]])',
      "buffers are not counted among the own bytes"),
@@ -500,6 +500,31 @@ MASKS = [
     ("networks/activations.py", "        flat.train()\n", "        module.train()\n", "frozen layers draw"),
 ]
 
+
+TRANSFER, RECIPE = "transfer.py", "recipe.py"
+
+ON_A_DEVICE = [
+    (TRANSFER, "float(np.float32(weight))", "1.0", "the device sums without weights"),
+    (TRANSFER, ".masked_fill_(leave_out, -0.0)", ".masked_fill_(leave_out, 0.0)", "a zero loses its sign"),
+    (TRANSFER, ".masked_fill_(leave_out, -0.0)", "", "the device sums what is not finite"),
+    (TRANSFER, "counts = torch.isfinite(loss)\n", "counts = torch.isfinite(norm)\n", "a loss may be infinite there"),
+    (TRANSFER, "counts = counts & torch.isfinite(vector).all()", "counts = torch.isfinite(vector).all()",
+     "only the last vector need be finite"),
+    (TRANSFER, "zip(self.weights, counts, strict=True) if ok", "zip(self.weights, counts, strict=True)",
+     "what is left out has a weight"),
+    (TRANSFER, "trainer.recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
+    (TRANSFER, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
+    (TRANSFER, "self.ends[client - 1] if client else 0", "0", "a client's images begin with the first one's"),
+    (TRANSFER, "dtype=torch.float64, device=device", "device=device", "a loss is rounded on its way"),
+    (TRAINER, "if vector.size):\n            places = None", "if vector.size):\n            pass",
+     "a message that was written to is taken for itself"),
+    (TRAINER, "vector.__array_interface__ if vector.size else 0", "vector.shape", "one message is taken for another"),
+    (TRAINER, 'if self.recipe.model.precision == "tf32" else "ieee"', 'if True else "ieee"', "TF32 is always on"),
+    (TRAINER, "                flag.fp32_precision = precision\n", "                pass\n", "TF32 is left on"),
+    (ACTOR, "self.last_orders[0] != orders:", "False:", "the first message is taken for all"),
+    (RECIPE, 'if device.startswith("cpu")', "if True", "GPUs evaluate as few images as a CPU"),
+]  # fmt: skip
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
@@ -509,6 +534,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["algorithms/test_local_training.py", "data/test_augment.py", "test_fused.py"], LOCAL_TRAINING),
     (["test_dropout.py"], MASKS),
     (["test_faults.py"], WITH_FAULTS),
+    (["test_transfer.py"], ON_A_DEVICE),
     (["cluster/test_lost_actors.py"], LOST),
 ]
 ROOT = Path(__file__).parents[2]

@@ -7,6 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
+import ray
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.ditto import Ditto
@@ -14,12 +15,13 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedper import FedPer
 from fedray.algorithms.finetune import FineTune
 from fedray.cluster.actor import BY_VALUE
-from fedray.cluster.population import RayPopulation
+from fedray.cluster.population import RayPopulation, as_sent
 from fedray.cluster.resources import Cluster, Needs, plan
 from fedray.errors import ClientError
 from fedray.in_process import InProcessPopulation
 from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds, sample_cohort
+from fedray.trainer import Trainer
 
 SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 60), np.arange(60, 85), np.arange(85, 96)]
 OWN_TESTS = [np.arange(0, 40, 3), np.arange(5, 9), np.arange(0, 40, 2), np.arange(30, 40), np.arange(7, 8)]
@@ -54,6 +56,30 @@ def evaluated_here(name, model):
 def on_ray(session, recipe, clients_per_actor):
     planned = plan(Cluster(clients_per_actor=clients_per_actor), len(SHARDS), session.capacity, Needs(250_000))
     return RayPopulation(session.pool, planned, DATASET, SHARDS, recipe, 2, OWN_TESTS)
+
+
+def test_what_is_sent_in_many_calls_is_copied_to_a_device_once(session):
+    """A message in the object store is known again by its place, one without buffers too; the device is the CPU."""
+
+    @ray.remote(num_cpus=0.1)
+    class Receiver:
+        def __init__(self, recipe):
+            self.trainer = Trainer(recipe, "cpu:0")
+
+        def receives_anew(self, orders):
+            before, received = self.trainer.last_received, self.trainer.received(orders[1])
+            assert received["params"].numpy().tobytes() == orders[1]["params"].tobytes()
+            return self.trainer.last_received is not before
+
+    recipe = MODELS["mlp"]
+    params, buffers = initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed))
+    messages = [{"params": params + each, "buffers": buffers} for each in (0, 1)]
+    assert not buffers.size
+    one, other = (as_sent(ALGORITHMS["fedavg"], message) for message in messages)
+    receiver = Receiver.remote(recipe)
+    calls = [ray.get(receiver.receives_anew.remote(sent)) for sent in (one, one, one, other, other, one)]
+    ray.kill(receiver)
+    assert calls == [True, False, False, True, False, True]
 
 
 def test_what_is_compared_is_worth_it():
