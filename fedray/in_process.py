@@ -27,11 +27,12 @@ class InProcessPopulation:
         recipe: Recipe,
         blocks: int,
         own_tests: list[np.ndarray] | None = None,
+        device: str = "cpu",
     ):
         """`own_tests` are the rows of the test set on which each client is evaluated."""
         settle_in()
         self.dataset, self.shards, self.blocks, self.own_tests = dataset, shards, blocks, own_tests or []
-        self.trainer = Trainer(recipe)
+        self.trainer = Trainer(recipe, device)
         self.remembered: dict[int, Vectors] = {}
         self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and what it changed
         self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
