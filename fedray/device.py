@@ -17,7 +17,7 @@ WORKSPACE_BYTES = 8 * 4096 * 2**10
 
 
 def choose_device(wanted: bool) -> str:
-    """ "cuda" where a GPU, or a share of one, is to be used and torch finds one; "cpu" otherwise.
+    """Say "cuda" where a GPU, or a share of one, is to be used and torch finds one, and "cpu" otherwise.
 
     Ray may well have reserved what is not there: it is told how many GPUs a machine has.
     """

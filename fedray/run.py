@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedray import results
 from fedray.aside import begun, move_aside, next_folder
 from fedray.cluster.resources import Cluster, Plan, plan
@@ -88,7 +90,7 @@ def run(
                             watch.notice(f"what there was of run {job.run} is in {old}/ now")
                         watch.begin(job, where)
                         warn_of_bfloat16(job, device, watch)
-                        warn_of_gpus(job, session, device, watch)
+                        warn_of_gpus(job, clients, device, watch)
                     if past:
                         watch.notice(past.notice)
                     elif before:
@@ -134,15 +136,14 @@ def warn_of_bfloat16(job: Job, device: str, watch: Watch) -> None:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
 
 
-def warn_of_gpus(job: Job, session: "Session | None", device: str, watch: Watch) -> None:
+def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
     """Say so where GPUs are reserved, or were to be, and clients train on the CPU all the same."""
-    cluster, capacity = job.experiment.cluster, session.capacity if session else None
-    if device != "cpu" or cluster.gpus_per_client == 0:
+    if device != "cpu":
         return
-    if capacity and capacity.gpus:
+    if np.any(clients.rows()["num_gpus"]):
         watch.notice("torch finds no GPU where the actors have a share of one reserved, so clients train on the CPU")
-    elif cluster.gpus_per_client:
-        asked = f"cluster.gpus_per_client = {cluster.gpus_per_client:g}"
+    elif share := job.experiment.cluster.gpus_per_client:
+        asked = f"cluster.gpus_per_client = {share:g}"
         watch.notice(f"there is no GPU here, so {asked} reserves nothing, and clients train on the CPU")
 
 

@@ -74,7 +74,7 @@ def test_a_seventh_client_has_them_packed_and_trained(session, dataset):
 
 def test_packed_actors_reserve_their_clients_shares(session, dataset):
     with populated(session, dataset, 4, gpus_per_client=0.25, clients_per_actor=2) as population:
-        assert sorted(at_each(population, reserved)) == [(0.5, "0"), (0.5, "0")]
+        assert [share for share, _ in at_each(population, reserved)] == [0.5, 0.5]  # on the GPU that is free first
     with populated(session, dataset, 4, clients_per_actor=2) as population:  # a core each, and so a GPU each
         assert sorted(at_each(population, reserved)) == [(1.0, "0"), (1.0, "1")]
 
@@ -165,9 +165,7 @@ def test_the_line_of_actors_says_why_they_are_packed(session, tmp_path):
 
 def test_what_a_gpu_cannot_hold_is_refused_before_anything_is_on_disk(session, tmp_path):
     for settings in ({"gpu_memory": 500}, {"gpu_memory": 1000, "clients_per_actor": 1}):
-        with pytest.raises(
-            BadInputError, match="a process needs 538 there, 500 for its CUDA context, 32 for cuBLAS"
-        ):
+        with pytest.raises(BadInputError, match="a process needs 538 there, 500 for its CUDA context, 32 for cuBLAS"):
             run(experiment(tmp_path, **settings), session=session)
     assert not list(tmp_path.iterdir())
 
@@ -222,6 +220,8 @@ def test_the_memory_that_nvidia_smi_reports_is_what_actors_have_to_fit(tmp_path)
     asked = ("--cluster.gpus", "1", "--cluster.clients_per_actor", "1")
     done = command(tmp_path, *asked, PATH=path)
     assert done.returncode == 2
-    assert "fedray: 3 actors x 0.3333 GPU: of a GPU's 1500 MiB each has 499, but a process needs 538 there" in done.stderr
+    assert (
+        "fedray: 3 actors x 0.3333 GPU: of a GPU's 1500 MiB each has 499, but a process needs 538 there" in done.stderr
+    )
     assert done.stderr.count("\n") == 1
     assert sorted(file.name for file in tmp_path.iterdir()) == ["bin"]
