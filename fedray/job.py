@@ -200,9 +200,20 @@ class Job:
         remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
         store = object_store_bytes(shared, model, e.cohort) + remembered
         largest = max(map(len, self.shards), default=0)
+        largest_shard = largest * train // len(d.train_labels)
         images = self.blueprint.activation_bytes(min(e.algorithm.batch_size or largest, largest), EVALUATION_BATCH)
         frozen = self.blueprint.frozen_bytes * copies_held(e.algorithm, e.model)
-        return Needs(model, shards, store, vectors_held(e.algorithm), frozen, images)
+        return Needs(
+            model=model,
+            shards=shards,
+            object_store=store,
+            vectors=vectors_held(e.algorithm),
+            frozen=frozen,
+            activations=images,
+            largest_shard=largest_shard,
+            evaluated=evaluated,
+            at_once=1,
+        )
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""

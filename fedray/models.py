@@ -313,13 +313,12 @@ class Blueprint:
 
 @dataclass(frozen=True)
 class Torch:
-    """The torch that the clients run on: its version and build, the processor's abilities, the number of GPUs."""
+    """The torch that the clients run on: its version and build, and the processor's abilities."""
 
     version: str
     cpu_capability: str
     bfloat16: bool
     """Whether the processor computes in bfloat16, rather than emulate it."""
-    gpus: int
 
 
 def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:

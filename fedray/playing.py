@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from fedray import results
 from fedray.aside import begun, move_aside, next_folder
-from fedray.cluster.resources import Plan, local_capacity, plan, runs_at_once
+from fedray.cluster.gpus import runs_on_share
+from fedray.cluster.resources import Plan, plan, runs_at_once
 from fedray.errors import BadInputError, BusyError, RunError, StorageError
 from fedray.halving import configuration, score, worse_half
 from fedray.in_flight import play_all
@@ -73,7 +74,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
             ]
             if alive and not plans:
                 session = stack.enter_context(shared_session(sweep.jobs[0].experiment.cluster))
-                plans = check_all(sweep.left, most, sweep.fresh)
+                plans = check_all(sweep.left, session, most, sweep.fresh)
                 if sweep.fresh:
                     move_all_aside(sweep.jobs, watch)
                     sweep = replace(sweep, fresh=False)
@@ -182,7 +183,7 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     return {job.run for job in stopped}
 
 
-def check_all(jobs: Sequence[Job], most: int | None, fresh: bool) -> Plans:
+def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, fresh: bool) -> Plans:
     """`check` for each run; a model is built once, though other seeds begin with other parameters."""
     blueprints: dict[Any, Blueprint] = {}
     found = {}
@@ -191,27 +192,33 @@ def check_all(jobs: Sequence[Job], most: int | None, fresh: bool) -> Plans:
         key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
         if key in blueprints:
             own.blueprint = blueprints[key]
-        found[job.run] = check(own, most, fresh)
+        found[job.run] = check(own, session, most, fresh)
         blueprints[key] = own.blueprint
     return found
 
 
-def check(job: Job, most: int | None, fresh: bool) -> tuple[Plan | None, int]:
+def check(job: Job, session: "Session | None", most: int | None, fresh: bool) -> tuple[Plan | None, int]:
     """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
 
-    Returns its reservations, where they can be known before its Ray is there, and how many such runs may be in flight.
+    Returns its reservations, where nobody else can change what there is to reserve, and how many such runs may be in
+    flight.
     """
     experiment = job.experiment
     job.check_shards()
     open_past(job, fresh)
     if fresh:
         next_folder(job.folder)
-    if experiment.cluster.backend == "in-process":
+    if session is None:
         if most and most > 1:
             raise BadInputError(f"--max-concurrent {most} needs Ray; cluster.backend = in-process has one process")
         return None, 1
     if experiment.cluster.address != "local":
         return None, most or 2
-    capacity = local_capacity(experiment.cluster, job.blueprint.torch.gpus)
-    planned = plan(experiment.cluster, experiment.clients, capacity, job.needs)
-    return planned, most or runs_at_once(planned, job.needs, capacity)
+    planned = plan(experiment.cluster, experiment.clients, session.capacity, job.needs)
+    held = runs_on_share(planned.gpu_bytes, job.needs, planned.packed)
+    if most and most > held:
+        raise BadInputError(
+            f"--max-concurrent {most}: the share of a GPU that each actor has, {(planned.gpu_bytes or 0) // 2**20} "
+            f"MiB, holds {held:g} such run{'s' * (held != 1)} at a time"
+        )
+    return planned, most or runs_at_once(planned, job.needs, session.capacity)

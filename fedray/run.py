@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedray import results
 from fedray.aside import begun, move_aside, next_folder
 from fedray.cluster.resources import Cluster, Plan, plan
@@ -88,6 +90,7 @@ def run(
                             watch.notice(f"what there was of run {job.run} is in {old}/ now")
                         watch.begin(job, where)
                         warn_of_bfloat16(job, device, watch)
+                        warn_of_gpus(job, clients, device, watch)
                     if past:
                         watch.notice(past.notice)
                     elif before:
@@ -131,6 +134,17 @@ MOST_ATTEMPTS = 5  # at a run whose clients' memories are lost again and again
 def warn_of_bfloat16(job: Job, device: str, watch: Watch) -> None:
     if job.experiment.model.precision == "bfloat16" and device == "cpu" and not job.blueprint.torch.bfloat16:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
+
+
+def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
+    """Say so where GPUs are reserved, or were to be, and clients train on the CPU all the same."""
+    if device != "cpu":
+        return
+    if np.any(clients.rows()["num_gpus"]):
+        watch.notice("torch finds no GPU where the actors have a share of one reserved, so clients train on the CPU")
+    elif share := job.experiment.cluster.gpus_per_client:
+        asked = f"cluster.gpus_per_client = {share:g}"
+        watch.notice(f"there is no GPU here, so {asked} reserves nothing, and clients train on the CPU")
 
 
 def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
@@ -183,13 +197,13 @@ def population(
     """
     e = job.experiment
     if session is None:
+        from fedray.device import choose_device, settle_on
         from fedray.in_process import InProcessPopulation
 
-        yield (
-            InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests),
-            "this process, no Ray",
-            "cpu",
-        )
+        device = choose_device(e.cluster.gpus != 0 and e.cluster.gpus_per_client != 0)
+        settle_on(device)
+        here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests, device)
+        yield here, "this process, no Ray" + (", on a GPU" if device == "cuda" else ""), device
         return
     from fedray.cluster.population import RayPopulation
     from fedray.cluster.tickets import Patience
@@ -206,16 +220,21 @@ def population(
     with timed(f"starting {planned.actors} actors"):
         clients = RayPopulation(session.pool, planned, *parts, patience, notice)
     try:
-        yield clients, describe(planned, e.clients, session), clients.device
+        yield clients, describe(planned, e.clients, session, clients.device), clients.device
     finally:
         clients.close()
 
 
-def describe(planned: Plan, clients: int, session: "Session") -> str:
+def describe(planned: Plan, clients: int, session: "Session", device: str) -> str:
     kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
-    gpu = f"{planned.num_gpus:g} GPU" if session.capacity.gpus else "no GPU here"
-    plain = f"; {session.pool.plainly}" if session.pool.plainly else ""
-    return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each{plain}"
+    memory = f" ({planned.gpu_bytes // 2**20} MiB)" if planned.gpu_bytes else ""
+    gpu = f"{planned.num_gpus:g} GPU{memory}"
+    if not planned.num_gpus and not session.capacity.gpus:
+        gpu = "no GPU free" if session.capacity.held_gpus else "no GPU here"
+    rest = f"; {planned.why}" if planned.why else ""
+    rest += "; clients train on the CPU" if planned.num_gpus and device == "cpu" else ""
+    rest += f"; {session.pool.plainly}" if session.pool.plainly else ""
+    return f"{planned.actors} Ray actors, {kind}, {planned.num_cpus:g} CPU and {gpu} each{rest}"
 
 
 def play(

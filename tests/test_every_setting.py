@@ -206,6 +206,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "cluster.gpus": LOCAL_RAY,
     "cluster.cpus_per_actor": LOCAL_RAY,
     "cluster.gpus_per_client": LOCAL_RAY,
+    "cluster.gpu_memory": LOCAL_RAY,
     "cluster.forked": LOCAL_RAY,
     "cluster.object_store": LOCAL_RAY,
     "cluster.start_timeout": LOCAL_RAY,
@@ -415,7 +416,7 @@ def test_a_ray_of_its_own_and_a_population_have_what_the_settings_say(tmp_path, 
     monkeypatch.chdir(tmp_path)
     own = Cluster(
         cpus=3, gpus=2, object_store=90, start_timeout=77.0, forked=False, clients_per_actor=2, cpus_per_actor=0.5,
-        gpus_per_client=0.25, deadline_factor=7.0, deadline_seconds=8.0,
+        gpus_per_client=0.25, gpu_memory=9000, deadline_factor=7.0, deadline_seconds=8.0,
     )  # fmt: skip
     assert all(
         value != getattr(Cluster(), name) for name, value in vars(own).items() if name not in ("backend", "address")
@@ -429,7 +430,7 @@ def test_a_ray_of_its_own_and_a_population_have_what_the_settings_say(tmp_path, 
         assert session.pool.start_timeout == 77
         assert session.pool.nursery is None
         with population(job, session, print) as (clients, where, _):
-            assert where.startswith("2 Ray actors, 4 clients packed into them, 0.5 CPU and 0.5 GPU each")
+            assert where.startswith("2 Ray actors, 4 clients packed into them, 0.5 CPU and 0.5 GPU (4500 MiB) each")
             assert clients.traffic.patience == Patience(7.0, 8.0)
             rows = clients.rows()
             assert len(set(rows["actor"])) == 2

@@ -144,8 +144,7 @@ class ClientActor:
         """
         if wanted and (different := differences(software(), wanted)):
             raise RuntimeError(f"this node has {different}")
-        import torch
-
+        from fedray.device import choose_device, settle_on
         from fedray.trainer import settle_in
 
         sys.path += [folder for folder in path if folder not in sys.path]
@@ -153,8 +152,11 @@ class ClientActor:
         # Arrays from the object store are read-only, and nothing here writes to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         context = ray.get_runtime_context()
-        gpus = ray.get_gpu_ids()
-        self.device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
+        share = context.get_assigned_resources().get("GPU", 0.0)
+        # Ray has said which GPU is this process's since it was forked, and this is the first call into CUDA: only where
+        # a parent had made one would torch take none from its children (poison_fork in its torch/csrc/cuda/Module.cpp).
+        self.device = choose_device(share > 0)
+        settle_on(self.device, share)
         self.place: dict[str, Any] = {
             "actor": context.get_actor_id(),
             "node": context.get_node_id(),

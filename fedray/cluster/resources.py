@@ -6,19 +6,21 @@ import re
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from fedray.cluster.gpus import check_gpu_memory, least_share, mib, needed, runs_on_share
+from fedray.cluster.shares import SMALLEST_SHARE, room, room_on_gpus, round_down, share, single
 from fedray.errors import BadInputError
 from fedray.settings import Auto, section, setting
 
 PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
 FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
 MOST_AUTOMATIC = 100  # clients that get an actor each unasked: starting one takes 0.4 s
-GPU_CONTEXT_BYTES = 500 * 2**20  # a CUDA context in host memory, of which each process needs its own
+HOST_CONTEXT_BYTES = 500 * 2**20  # what a CUDA context takes of the machine's memory, in each process
+MOST_ON_A_GPU = 4  # packed actors, unasked: a few processes keep it busy, and each costs a context
 STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may take
-SMALLEST_SHARE = 0.0001  # of a CPU or GPU, the least that Ray counts
 
 
 @section
@@ -35,16 +37,30 @@ class Cluster:
     )
     clients_per_actor: Auto[int] = setting(
         None,
-        "1: an actor for each client; more: clients packed into actors; auto: 1 for up to 100 that fit in memory.",
+        "1: an actor for each client; more: clients packed into actors; auto: 1 for up to 100 that fit, in memory and "
+        "on the GPUs.",
         ge=1,
     )
     cpus: Auto[int] = setting(None, "CPUs of the local Ray; auto: the cores of this machine.", unit="cores", ge=1)
-    gpus: Auto[int] = setting(None, "GPUs of the local Ray; auto: those of this machine.", unit="GPUs", ge=0)
+    gpus: Auto[int] = setting(
+        None, "GPUs of the local Ray; 0: train on the CPU; auto: those of this machine.", unit="GPUs", ge=0
+    )
     cpus_per_actor: Auto[float] = setting(
         None, "CPU share that each actor reserves; auto: one, or what makes them fit.", unit="cores", ge=SMALLEST_SHARE
     )
     gpus_per_client: Auto[float] = setting(
-        None, "GPU share reserved for each client; auto: what makes the actors fit, 0 without a GPU.", unit="GPUs", ge=0
+        None,
+        "Share of a GPU reserved for each client: 0.25 has four at a time on a GPU; 0: train on the CPU; auto: what "
+        "makes the actors fit. Without a GPU nothing is reserved, and clients train on the CPU.",
+        unit="GPUs",
+        ge=0,
+    )
+    gpu_memory: Auto[int] = setting(
+        None,
+        "Memory of each GPU, in which the actors that share it have to fit; auto: the least that nvidia-smi reports of "
+        "this machine's, with a Ray of the run's own; otherwise unknown, and only the shares are checked.",
+        unit="MiB",
+        ge=1,
     )
     forked: Auto[bool] = setting(
         None,
@@ -68,6 +84,11 @@ class Cluster:
     def __post_init__(self) -> None:
         if self.address not in ("local", "auto") and not re.fullmatch(r"[^\s/]+:[0-9]{1,5}", self.address):
             raise BadInputError(f"cluster.address {self.address!r} is none of local, auto and HOST:PORT")
+        asked = self.gpus_per_client or 0.0
+        if 0 < asked < SMALLEST_SHARE:
+            raise BadInputError(f"cluster.gpus_per_client = {asked:g}: a share of a GPU is at least {SMALLEST_SHARE:g}")
+        if asked > 1 and asked != int(asked):
+            raise BadInputError(f"cluster.gpus_per_client = {asked:g}: more than one GPU is a whole number of them")
 
 
 @dataclass(frozen=True)
@@ -75,7 +96,7 @@ class Capacity:
     """What is free to be reserved: the CPUs of each node, GPUs in all, and bytes of memory to spare.
 
     `node_gpus` are the GPUs of each node, the last of which may be a part, where there are several nodes. `held_cpus`
-    and `held_gpus` are those that other jobs hold.
+    and `held_gpus` are those that other jobs hold. `gpu_memory` is the bytes of each GPU, where that is known.
     """
 
     cpus: tuple[float, ...]
@@ -84,6 +105,21 @@ class Capacity:
     node_gpus: tuple[float, ...] = ()
     held_cpus: float = 0.0
     held_gpus: float = 0.0
+    gpu_memory: int | None = None
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether there are any, were they all held by other jobs."""
+        return self.gpus + self.held_gpus > 0
+
+    @property
+    def single_gpus(self) -> list[float]:
+        """The free GPUs beside CPUs, one by one, the last of each node perhaps a part."""
+        return [part for cpus, gpus in self.nodes if cpus for part in single(gpus)]
+
+    def places(self, num_gpus: float) -> list[int]:
+        """How many actors with such a share of GPUs each node has room for."""
+        return [room_on_gpus(gpus, num_gpus) if cpus else 0 for cpus, gpus in self.nodes]
 
     @property
     def nodes(self) -> list[tuple[float, float]]:
@@ -109,7 +145,9 @@ class Plan:
     """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all.
 
     `room` is how many such actors would fit, for other runs' sake, and `most` how many could be of use, were there
-    room. At most `most_lanes` work at a time: more than there are cores would only be in each other's way.
+    room. At most `most_lanes` work at a time: more than there are cores would only be in each other's way. `gpu_bytes`
+    is what an actor's share has of its GPU's memory, where that is known; `why` says what of the GPUs had the settings
+    that are on auto come out otherwise than usual.
     """
 
     actors: int
@@ -119,6 +157,8 @@ class Plan:
     room: int
     most_lanes: int
     most: int = 0
+    gpu_bytes: int | None = None
+    why: str = ""
 
     @property
     def lanes(self) -> int:
@@ -134,8 +174,9 @@ class Plan:
 class Needs:
     """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store.
 
-    A process that trains holds so many `vectors` as long as the model, `frozen` bytes that no vector has, and, where
-    the model is not on a GPU, `activations` for a batch of images.
+    A process that trains holds so many `vectors` as long as the model, `frozen` bytes that no vector has, and
+    `activations` for a batch of images. On a GPU it also holds images: shards, of which the `largest_shard` has so many
+    bytes, and those that are `evaluated`; and it has vectors and activations for as many clients as train `at_once`.
     """
 
     model: int
@@ -144,6 +185,9 @@ class Needs:
     vectors: int = 4
     frozen: int = 0
     activations: int = 0
+    largest_shard: int = 0
+    evaluated: int = 0
+    at_once: int = 1
 
 
 def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
@@ -151,36 +195,91 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     if not any(capacity.cpus):
         held = f"all of its {capacity.held_cpus:g} are held by other jobs" if capacity.held_cpus else "it has none"
         raise BadInputError(f"the cluster offers no CPUs ({held}), and every actor reserves a share of one")
-    cpus, gpus = capacity.cpus, [part for node in capacity.nodes if node[0] for part in single(node[1])]
-    per_actor = cluster.clients_per_actor
-    if per_actor is None:
-        need = clients * process_bytes(cluster, needs, bool(gpus))
-        fits = clients <= MOST_AUTOMATIC and need + needs.shards + needs.object_store <= 0.8 * capacity.memory
-        per_actor = 1 if fits else -(-clients // max(1, int(sum(cpus))))
+    memory = cluster.gpu_memory * 2**20 if cluster.gpu_memory else capacity.gpu_memory
+    capacity = replace(capacity, gpu_memory=memory)
+    if not capacity.has_gpus:
+        cluster = replace(cluster, gpus_per_client=0.0)
+    per_actor, why = cluster.clients_per_actor or 1, ""
+    if cluster.clients_per_actor is None and clients > 1:
+        against = against_an_actor_each(cluster, clients, capacity, needs)
+        if against is not None:
+            per_actor, why = max(2, -(-clients // max(1, int(sum(capacity.cpus))))), against
     if per_actor == 1:
-        actors = clients
-        num_gpus = cluster.gpus_per_client
-        if num_gpus is None:
-            num_gpus = share(gpus, actors) if gpus else 0.0
-        at_most = [room_on_gpus(node[1], num_gpus) if num_gpus else actors for node in capacity.nodes]
-        num_cpus = cluster.cpus_per_actor or share(cpus, actors, at_most)
+        actors, num_cpus, num_gpus = clients, *shares_of_each(cluster, clients, capacity)
     else:
-        if cluster.gpus_per_client is None:
-            num_gpus = 0.25 if gpus else 0.0  # a few processes keep a GPU busy; each costs a context
-        else:
-            num_gpus = max(min(1.0, cluster.gpus_per_client * per_actor), cluster.gpus_per_client)
-        able = [node[0] for node in capacity.nodes if not num_gpus or room_on_gpus(node[1], num_gpus)]
-        num_cpus = cluster.cpus_per_actor or min(1.0, max(able or cpus))
-        actors = min(-(-clients // per_actor), max(1, room_for_actors(num_cpus, num_gpus, capacity)))
-        if cluster.clients_per_actor is None:
-            spare = capacity.memory - stored_bytes(cluster, needs, capacity)
-            actors = max(1, min(actors, int(spare // process_bytes(cluster, needs, num_gpus > 0))))
+        actors, num_cpus, num_gpus = pack(cluster, clients, per_actor, capacity, needs)
+        least = least_share(memory, needs, packed=True)
+        if not why and num_gpus and cluster.gpus_per_client is None and least > 1 / MOST_ON_A_GPU:
+            why = f"each needs {mib(needed(needs, packed=True))} MiB there"
     check_fit(actors, num_cpus, num_gpus, capacity)
     check_memory(cluster, actors, num_gpus > 0, needs, capacity)
+    check_gpu_memory(cluster, actors, num_gpus, memory, needs, per_actor > 1)
+    if cluster.clients_per_actor is None:
+        per_actor = max(per_actor, -(-clients // actors))
     fit = room_for_actors(num_cpus, num_gpus, capacity)
-    most_lanes = fit if per_actor > 1 or num_gpus else max(1, int(sum(cpus)))
+    most_lanes = fit if per_actor > 1 or num_gpus else max(1, int(sum(capacity.cpus)))
     most = clients if cluster.clients_per_actor is None else -(-clients // per_actor)
-    return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes, most)
+    gpu_bytes = int(min(1.0, num_gpus) * memory) if memory and num_gpus else None
+    return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes, most, gpu_bytes, why)
+
+
+def shares_of_each(cluster: Cluster, clients: int, capacity: Capacity) -> tuple[float, float]:
+    """The CPUs and the share of a GPU of an actor, where each client has one."""
+    gpus, num_gpus = capacity.single_gpus, cluster.gpus_per_client
+    if num_gpus is None:
+        num_gpus = max(share(gpus, clients), SMALLEST_SHARE) if gpus else 0.0
+    places = capacity.places(num_gpus) if num_gpus else [clients] * len(capacity.cpus)
+    return cluster.cpus_per_actor or share(capacity.cpus, clients, places), num_gpus
+
+
+def against_an_actor_each(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> str | None:
+    """What of the GPUs has clients packed that nobody asked to be; None where nothing has.
+
+    Empty where that is not for the GPUs: there are too many clients, or the machine has too little memory.
+    """
+    _, num_gpus = shares_of_each(cluster, clients, capacity)
+    memory = clients * process_bytes(cluster, needs, num_gpus > 0) + needs.shards + needs.object_store
+    if clients > MOST_AUTOMATIC or memory > 0.8 * capacity.memory:
+        return ""
+    if not num_gpus:
+        return None
+    if sum(capacity.places(num_gpus)) < clients:
+        return f"{clients} x {num_gpus:g} GPU are more than fit {capacity.gpus:g} GPU{'s' * (capacity.gpus != 1)}"
+    if min(1.0, num_gpus) + 1e-9 < least_share(capacity.gpu_memory, needs, packed=False):
+        has, wanted = int(num_gpus * (capacity.gpu_memory or 0)), mib(needed(needs, packed=False))
+        return f"{clients} would have {has // 2**20} MiB of a GPU each, and need {wanted} MiB"
+    return None
+
+
+def pack(cluster: Cluster, clients: int, per_actor: int, capacity: Capacity, needs: Needs) -> tuple[int, float, float]:
+    """How many actors serve all clients together, and the CPUs and the share of a GPU of each.
+
+    A share that nobody asked for holds what a process needs; so does one that was asked for each of clients which are
+    packed unasked.
+    """
+    asked, unasked = cluster.gpus_per_client, cluster.clients_per_actor is None
+    least = min(1.0, least_share(capacity.gpu_memory, needs, packed=True))
+    if asked and unasked:
+        num_gpus = max(asked, least)
+        places = capacity.places(num_gpus)
+        most = min(clients, MOST_AUTOMATIC, max(1, sum(places)))
+        num_cpus = cluster.cpus_per_actor or share(capacity.cpus, most, places)
+    else:
+        most = -(-clients // per_actor)
+        num_gpus = 0.0 if asked is None else max(min(1.0, asked * per_actor), asked)
+        if asked is None and capacity.single_gpus:
+            num_gpus = round_down(1 / min(MOST_ON_A_GPU, int(1 / least + 1e-9) if least else MOST_ON_A_GPU))
+        able = [cpus for cpus, gpus in capacity.nodes if not num_gpus or room_on_gpus(gpus, num_gpus)]
+        num_cpus = cluster.cpus_per_actor or min(1.0, max(able or capacity.cpus))
+        if asked is None and num_gpus:  # what nobody else can use is theirs
+            fit = max(1, room_for_actors(num_cpus, num_gpus, capacity))
+            larger = share(capacity.single_gpus, fit)
+            num_gpus = larger if room_for_actors(num_cpus, larger, capacity) >= fit else num_gpus
+    actors = min(most, max(1, room_for_actors(num_cpus, num_gpus, capacity)))
+    if unasked:
+        spare = capacity.memory - stored_bytes(cluster, needs, capacity)
+        actors = max(1, min(actors, int(spare // process_bytes(cluster, needs, num_gpus > 0))))
+    return actors, num_cpus, num_gpus
 
 
 HOST_VECTORS = 4  # as long as the model, of a process whose model is on a GPU: what it sends, and what it is made of
@@ -194,7 +293,7 @@ def vectors_of(needs: Needs, on_gpu: bool) -> int:
 def process_bytes(cluster: Cluster, needs: Needs, on_gpu: bool) -> int:
     """The memory of an actor that has trained."""
     process = FORKED_ACTOR_BYTES if will_fork(cluster) else PLAIN_ACTOR_BYTES
-    images = GPU_CONTEXT_BYTES if on_gpu else needs.activations
+    images = HOST_CONTEXT_BYTES if on_gpu else needs.activations
     return process + images + vectors_of(needs, on_gpu) * needs.model + needs.frozen
 
 
@@ -212,11 +311,12 @@ def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capa
     counts = needs.activations >= 2**20 and not on_gpu
     images = f" and {needs.activations / 2**20:.4g} MiB for batches of images" if counts else ""
     smaller = "a smaller model or algorithm.batch_size" if counts else "a smaller model"
-    mib, store_mib, free = (math.ceil(size / 2**20) for size in (each, store, capacity.memory))
+    whole, store_mib, free = (mib(size) for size in (each, store, capacity.memory))
     raise BadInputError(
-        f"{actors} actor{'' if actors == 1 else 's'} x {mib} MiB, of which {vectors_of(needs, on_gpu)} vectors of "
+        f"{actors} actor{'' if actors == 1 else 's'} x {whole} MiB, of which {vectors_of(needs, on_gpu)} vectors of "
         f"{needs.model / 2**20:.3g} MiB each{images}, and {store_mib} MiB of shared memory need "
-        f"{actors * mib + store_mib} MiB, but {free} MiB are free; raise cluster.clients_per_actor or choose {smaller}"
+        f"{actors * whole + store_mib} MiB, but {free} MiB are free; raise cluster.clients_per_actor or "
+        f"choose {smaller}"
     )
 
 
@@ -226,11 +326,12 @@ RUNS_AT_ONCE = 3  # enough that one has work for every core while another is bet
 def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
     """How many such runs to have in flight on the same actors: what keeps the cores busy, if memory holds them.
 
-    Each has a trainer in every actor, a few vectors in the driver, and its share of the object store.
+    Each has a trainer in every actor, on its GPU if it has one, a few vectors in the driver, and its share of the
+    object store.
     """
     each = (needs.vectors * plan.actors + 6) * needs.model + plan.actors * needs.frozen + needs.object_store
     images = plan.actors * needs.activations  # which an actor has for one of them at a time
-    fit = int(0.5 * (capacity.memory - images) / max(1, each))
+    fit = int(min(0.5 * (capacity.memory - images) / max(1, each), runs_on_share(plan.gpu_bytes, needs, plan.packed)))
     return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))
 
 
@@ -242,45 +343,9 @@ def will_fork(cluster: Cluster) -> bool:
     return can if cluster.forked is None else cluster.forked
 
 
-def local_capacity(cluster: Cluster, gpus: int) -> Capacity:
-    """What a local Ray with these settings will offer on this machine, which has `gpus` GPUs."""
-    cpus = float(cluster.cpus or cores())
-    return Capacity((cpus,), gpus if cluster.gpus is None else cluster.gpus, available_memory())
-
-
-def room(wholes: Sequence[float], part: float, most: Sequence[int] = ()) -> int:
-    """How many parts the wholes (nodes' CPUs, or single GPUs) hold, none of them across two, and in each `most`."""
-    fit = [math.floor(whole / part + 1e-9) for whole in wholes]
-    return sum(map(min, fit, most)) if most else sum(fit)
-
-
 def room_for_actors(num_cpus: float, num_gpus: float, capacity: Capacity) -> int:
     """How many actors with such reservations fit, each on one node."""
-    most = [room_on_gpus(gpus, num_gpus) for _, gpus in capacity.nodes] if num_gpus else ()
-    return room(capacity.cpus, num_cpus, most)
-
-
-def room_on_gpus(gpus: float, share: float) -> int:
-    """How many actors a node's GPUs hold: shares of one, or whole ones."""
-    return room(single(gpus), share) if share <= 1 else int(gpus // share)
-
-
-def single(gpus: float) -> list[float]:
-    """GPUs one by one, the last of which may be a part."""
-    rest = gpus - int(gpus)
-    return [1.0] * int(gpus) + ([rest] if rest >= SMALLEST_SHARE else [])
-
-
-def share(wholes: Sequence[float], parts: int, most: Sequence[int] = ()) -> float:
-    """The largest equal share of at most 1 of which the wholes hold `parts`, rounded down to what Ray can count.
-
-    With `most`, where the wholes may not hold more than so many parts each, if that is possible at all.
-    """
-    most = most if sum(limit for whole, limit in zip(wholes, most, strict=False) if whole) >= parts else ()
-    candidates = (whole / n for whole in wholes if whole for n in range(1, parts + 1))
-    fitting = (c for c in candidates if room(wholes, c, most) >= parts)
-    best = min(1.0, max(fitting))
-    return math.floor(best / SMALLEST_SHARE + 1e-6) * SMALLEST_SHARE
+    return room(capacity.cpus, num_cpus, capacity.places(num_gpus) if num_gpus else ())
 
 
 def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity) -> None:
@@ -298,10 +363,6 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
             f"{actors} actors x {num_cpus:g} CPUs need {actors * num_cpus:g} CPUs, but {there}{nodes}, "
             f"room for {room(capacity.cpus, num_cpus)}; lower cluster.cpus_per_actor or raise cluster.clients_per_actor"
         )
-    if 0 < num_gpus < SMALLEST_SHARE:
-        raise BadInputError(f"{num_gpus:g} GPU an actor: a share is at least {SMALLEST_SHARE:g}")
-    if num_gpus > 1 and num_gpus != int(num_gpus):
-        raise BadInputError(f"{num_gpus:g} GPUs an actor: a share above 1 must be a whole number")
     if not num_gpus:
         return
     fit = room_for_actors(num_cpus, num_gpus, capacity)

@@ -17,6 +17,7 @@ from ray._common.utils import get_default_ray_temp_dir
 from ray._private.state import available_resources_per_node
 
 from fedray.cluster.forks import Guard, Nursery, fork_server
+from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
 from fedray.cluster.pool import Pool
 from fedray.cluster.resources import (
@@ -148,6 +149,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         look = Nodes().capacity
         if local:
             capacity = replace(look(), memory=available_memory())
+            capacity = replace(capacity, gpu_memory=memory_of_each(capacity.gpus) if capacity.gpus else None)
             look = lambda pool=None: capacity  # noqa: E731  nobody else can hold any of it
         else:
             check_nodes([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")], NODE_SECONDS)

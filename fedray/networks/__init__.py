@@ -124,7 +124,6 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             bfloat16=computes_in_bfloat16(),
-            gpus=torch.cuda.device_count(),
         ),
     )
 

@@ -12,10 +12,9 @@ from fedray.cluster.resources import (
     capacity_of,
     object_store_bytes,
     plan,
-    room,
     runs_at_once,
-    share,
 )
+from fedray.cluster.shares import room, share
 from fedray.errors import BadInputError
 from fedray.experiment import compose
 
@@ -184,10 +183,8 @@ def test_packing_makes_as_many_actors_as_fit():
     [
         (7, Capacity((8.0,), 2, 1e12), {"clients_per_actor": 1, "gpus_per_client": 0.3}, ("7 actors x 0.3 GPU", "holds 3", "2 GPUs", "room for 6")),
         (5, LAPTOP, {"clients_per_actor": 1, "cpus_per_actor": 0.5}, ("5 actors x 0.5 CPUs need 2.5 CPUs", "there are 2")),
-        (3, LAPTOP, {"gpus_per_client": 0.5, "clients_per_actor": 1}, ("3 actors x 0.5 GPU", "0 GPUs")),
-        (2, Capacity((8.0,), 4, 1e12), {"clients_per_actor": 1, "gpus_per_client": 1.5}, ("1.5 GPUs", "whole number")),
+        (20_000, Capacity((16.0,), 1, 1e15), {"clients_per_actor": 1}, ("20000 actors x 0.0001 GPU", "room for 10000")),
         (4, Capacity((8.0,), 1, 1e12), {"gpus_per_client": 2, "clients_per_actor": 2}, ("1 actors x 2 GPU", "room for 0")),
-        (4, Capacity((8.0,), 1, 1e12), {"gpus_per_client": 0.00005}, ("5e-05 GPU", "at least 0.0001")),
         (4, Capacity((), 0, 1e12), {}, ("no CPUs",)),
         (30_000, LAPTOP, {"clients_per_actor": 1}, ("30000 actors", "0.0001")),
     ],
@@ -203,6 +200,40 @@ def test_six_actors_of_a_third_fit_two_gpus():
     assert planned(6, Capacity((8.0,), 2, 1e12), gpus_per_client=0.3, clients_per_actor=1).num_gpus == 0.3
 
 
+@pytest.mark.parametrize(
+    ("gpus", "share", "fit"), [(2, 0.3, 6), (3, 0.4, 6), (4, 0.6, 4), (1, 0.1, 10), (2, 1, 2), (5, 2, 2), (1, 0.34, 2)]
+)
+def test_as_many_actors_fit_as_the_single_gpus_hold_whole_shares(gpus, share, fit):
+    """One more is refused where the settings say how, on one node or one GPU a node, and packed where they do not."""
+    one = Capacity((64.0,), gpus, 1e12)
+    each = Capacity((32.0,) * gpus, gpus, 1e12, node_gpus=(1,) * gpus)
+    for capacity in [one, each] if share <= 1 else [one]:
+        asked = {"gpus_per_client": share, "clients_per_actor": 1}
+        assert planned(fit, capacity, **asked).actors == planned(fit, capacity, **asked).room == fit
+        with pytest.raises(BadInputError, match=f"^{fit + 1} actors x {share:g} GPU do not fit: .*so room for {fit};"):
+            planned(fit + 1, capacity, **asked)
+        packed = planned(fit + 1, capacity, gpus_per_client=share)
+        assert (packed.actors, packed.num_gpus, packed.packed) == (fit, share, True)
+        assert packed.why == f"{fit + 1} x {share:g} GPU are more than fit {gpus} GPU{'s' * (gpus > 1)}"
+
+
+def test_without_a_gpu_the_same_settings_reserve_none():
+    for settings in ({}, {"clients_per_actor": 1}, {"clients_per_actor": 2}):
+        found = planned(4, gpus_per_client=0.5, **settings)
+        assert found == planned(4, **settings)
+        assert found.num_gpus == 0
+    held = Capacity((8.0,), 0, 1e12, held_gpus=2)
+    with pytest.raises(BadInputError, match="only 0 of 2 GPUs are free"):
+        planned(4, held, gpus_per_client=0.5, clients_per_actor=1)
+
+
+def test_packed_actors_share_out_the_gpus_that_their_cpus_let_them_use():
+    """With two cores two actors fit, so that each has half a GPU, or one of two; with sixteen four share a GPU."""
+    for cpus, gpus, expected in ((2.0, 1, (2, 0.5)), (2.0, 2, (2, 1.0)), (16.0, 1, (4, 0.25)), (3.0, 2, (3, 0.5))):
+        found = planned(200, Capacity((cpus,), gpus, 1e12))
+        assert (found.actors, found.num_gpus) == expected
+
+
 def test_the_object_store_holds_data_messages_and_updates():
     assert object_store_bytes(10**9, 10**7, 20) == 10**9 + 23 * 10**7
 
@@ -214,6 +245,19 @@ def test_an_address_is_local_auto_or_host_and_port(address):
     """Above all an empty one joins no cluster by accident."""
     with pytest.raises(BadInputError, match="is none of local, auto and HOST:PORT"):
         compose({"cluster": {"address": address}})
+
+
+@pytest.mark.parametrize(
+    ("asked", "sentence"),
+    [
+        (1.5, "cluster.gpus_per_client = 1.5: more than one GPU is a whole number of them"),
+        (0.00005, "cluster.gpus_per_client = 5e-05: a share of a GPU is at least 0.0001"),
+    ],
+)
+def test_a_share_is_one_that_ray_can_count(asked, sentence):
+    with pytest.raises(BadInputError, match=sentence):
+        compose({"cluster": {"gpus_per_client": asked}})
+    assert [compose({"cluster": {"gpus_per_client": fine}}) for fine in (0, 0.0001, 1, 2)]
 
 
 @pytest.mark.parametrize("address", ["local", "auto", "head:6379", "10.0.0.1:6379", "[::1]:6379"])

@@ -1,0 +1,126 @@
+"""The memory of GPUs: how much there is, without CUDA, which must not be touched where processes are forked; how much
+an actor needs of it; and a sentence with the arithmetic where that is more than its share has."""
+
+import math
+import os
+import shutil
+import subprocess
+from typing import TYPE_CHECKING
+
+from fedray.cluster.shares import round_up
+from fedray.device import CONTEXT_BYTES, WORKSPACE_BYTES
+from fedray.errors import BadInputError
+
+if TYPE_CHECKING:
+    from fedray.cluster.resources import Cluster, Needs
+
+MIB = 2**20
+QUERY = ["--query-gpu=index,uuid,memory.total,mig.mode.current", "--format=csv,noheader,nounits"]
+QUERY_SECONDS = 30.0  # for a driver that first has to wake
+
+
+def memory_of_each(gpus: float) -> int | None:
+    """Bytes of the smallest GPU that a process of this machine sees, by nvidia-smi.
+
+    None where that cannot say it, where a GPU is cut into instances (MIG), or where there are fewer than `gpus`, so
+    that Ray was told of some that do not exist.
+    """
+    found = visible(installed())
+    if len(found) < gpus or not all(found.values()):
+        return None
+    return min(found.values(), default=None)
+
+
+def installed() -> dict[tuple[str, str], int]:
+    """Bytes of memory of each GPU, by its index and its UUID, both as text; 0 where that is not known."""
+    program = shutil.which("nvidia-smi")
+    if not program:
+        return {}
+    try:
+        asked = subprocess.run([program, *QUERY], capture_output=True, text=True, timeout=QUERY_SECONDS, check=True)
+        rows = [[word.strip() for word in line.split(",")] for line in asked.stdout.splitlines()]
+        return {
+            (index, uuid): int(total) * MIB if total.isdecimal() and mig != "Enabled" else 0
+            for index, uuid, total, mig in rows
+        }
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return {}
+
+
+def visible(found: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
+    """Of these GPUs those that CUDA_VISIBLE_DEVICES names, or all that it may mean.
+
+    CUDA counts the fastest first, unless it was told to count as nvidia-smi does.
+    """
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is None:
+        return found
+    names = [name.strip() for name in named.split(",")]
+    if all(name.isdecimal() for name in names):
+        alike = os.environ.get("CUDA_DEVICE_ORDER") == "PCI_BUS_ID"
+        return {key: size for key, size in found.items() if key[0] in names} if alike else found
+    return {key: size for key, size in found.items() if any(name and key[1].startswith(name) for name in names)}
+
+
+def mib(size: float) -> int:
+    """Bytes as whole MiB, rounded up."""
+    return math.ceil(size / MIB)
+
+
+def needed_parts(needs: "Needs", packed: bool) -> dict[str, int]:
+    """The bytes that an actor needs of its GPU, by what for; packed it has every client's images there."""
+    at_once = needs.at_once
+    count, each = at_once * needs.vectors, needs.model
+    shards = needs.shards if packed else needs.largest_shard
+    return {
+        "its CUDA context": CONTEXT_BYTES,
+        "cuBLAS": WORKSPACE_BYTES,
+        f"{count} vectors of {each / MIB:.3g} MiB": count * each,
+        "what is frozen": needs.frozen,
+        "batches of images": at_once * needs.activations,
+        "data": shards + at_once * needs.largest_shard + needs.evaluated,  # with a client's own, shuffled
+    }
+
+
+def needed(needs: "Needs", packed: bool) -> int:
+    """The bytes that an actor needs of its GPU."""
+    return sum(needed_parts(needs, packed).values())
+
+
+def least_share(memory: int | None, needs: "Needs", packed: bool) -> float:
+    """The smallest share of a GPU of so many bytes that holds an actor, above 1 if none does; 0 where it is unknown."""
+    return round_up(needed(needs, packed) / memory) if memory else 0.0
+
+
+def check_gpu_memory(
+    cluster: "Cluster", actors: int, num_gpus: float, memory: int | None, needs: "Needs", packed: bool
+) -> None:
+    """Refuse, with the arithmetic, actors that would run out of their share of a GPU's memory."""
+    least = least_share(memory, needs, packed)
+    if not num_gpus or min(1.0, num_gpus) + 1e-9 >= least:
+        return
+    assert memory
+    parts = [(what, size) for what, size in needed_parts(needs, packed).items() if size >= MIB]
+    *others, last = [f"{mib(size)} for {what}" for what, size in parts]
+    if least > 1:
+        advice = "choose a smaller model or algorithm.batch_size, or cluster.gpus_per_client = 0 to train on the CPU"
+    else:
+        raised = "cluster.gpus_per_client or " if cluster.gpus_per_client else ""
+        advice = f"raise {raised}cluster.clients_per_actor, or choose a smaller model or algorithm.batch_size"
+    raise BadInputError(
+        f"{actors} actor{'' if actors == 1 else 's'} x {num_gpus:g} GPU: of a GPU's {memory // MIB} MiB each has "
+        f"{int(min(1.0, num_gpus) * memory / MIB)}, but a process needs {mib(needed(needs, packed))} there, "
+        f"{', '.join(others)} and {last}; {advice}"
+    )
+
+
+def runs_on_share(memory: int | None, needs: "Needs", packed: bool) -> float:
+    """How many such runs an actor can be part of with so many bytes of a GPU; infinitely many where it is not known.
+
+    It trains for one of them at a time.
+    """
+    if memory is None:
+        return math.inf
+    alike = needed_parts(needs, packed)
+    shared = sum(alike[name] for name in ("its CUDA context", "cuBLAS", "batches of images"))
+    return max(1, (memory - shared) // max(1, needed(needs, packed) - shared))

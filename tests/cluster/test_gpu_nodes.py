@@ -1,0 +1,29 @@
+"""Shares of GPUs on several nodes, real raylets on this machine that are told of a GPU each."""
+
+import numpy as np
+import pytest
+from ray.cluster_utils import Cluster as SeveralNodes
+from test_gpu_actors import at_each, populated, reserved
+
+from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.start import connected
+from fedray.errors import BadInputError
+
+NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 * 2**20}
+
+
+@pytest.fixture(scope="module")
+def session():
+    cluster = SeveralNodes(initialize_head=True, head_node_args=NODE)
+    cluster.add_node(**NODE)
+    with connected(Cluster(address=cluster.address)) as session:
+        yield session
+    cluster.shutdown()
+
+
+def test_six_actors_of_0_3_land_three_on_each_of_two_nodes(session, dataset):
+    with pytest.raises(BadInputError, match="there are 2 GPUs on 2 nodes, so room for 6;"):
+        plan(Cluster(gpus_per_client=0.3, clients_per_actor=1), 7, session.capacity, Needs(250_000))
+    with populated(session, dataset, 6, gpus_per_client=0.3) as population:
+        assert at_each(population, reserved) == [(0.3, "0")] * 6
+        assert sorted(np.unique(list(population.rows()["node"]), return_counts=True)[1]) == [3, 3]
