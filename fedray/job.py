@@ -1,5 +1,6 @@
 """An experiment made ready to run: everything derived from it, every check made, nothing yet on disk."""
 
+import dataclasses
 import json
 import platform
 from collections.abc import Callable, Sequence
@@ -15,6 +16,7 @@ from fedray import data, models, results
 from fedray.algorithms import local_optimizer
 from fedray.algorithms.local import Local
 from fedray.algorithms.local_optimizer import PRELOADED, LocalOptimizer
+from fedray.at_once import VECTORS, bytes_of_client, most_at_once
 from fedray.atomic import remove_stale
 from fedray.cluster.forks import ForkServer, fork_server
 from fedray.cluster.resources import Needs, object_store_bytes, will_fork
@@ -26,7 +28,7 @@ from fedray.errors import BadInputError
 from fedray.experiment import Experiment
 from fedray.extras import check_extras
 from fedray.models import Blueprint
-from fedray.recipe import EVALUATION_BATCH, Recipe
+from fedray.recipe import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
 from fedray.recorder import check_writable, drop_journal
 from fedray.tables import PER_RUN
 
@@ -201,19 +203,36 @@ class Job:
         store = object_store_bytes(shared, model, e.cohort) + remembered
         largest = max(map(len, self.shards), default=0)
         largest_shard = largest * train // len(d.train_labels)
-        images = self.blueprint.activation_bytes(min(e.algorithm.batch_size or largest, largest), EVALUATION_BATCH)
-        frozen = self.blueprint.frozen_bytes * copies_held(e.algorithm, e.model)
-        return Needs(
+        batch, blueprint = min(e.algorithm.batch_size or largest, largest), self.blueprint
+        needs = Needs(
             model=model,
             shards=shards,
             object_store=store,
             vectors=vectors_held(e.algorithm),
-            frozen=frozen,
-            activations=images,
+            frozen=blueprint.frozen_bytes * copies_held(e.algorithm, e.model),
+            activations=blueprint.activation_bytes(batch, EVALUATION_BATCH),
             largest_shard=largest_shard,
             evaluated=evaluated,
-            at_once=1,
+            activations_on_gpu=blueprint.activation_bytes(batch, EVALUATION_BATCH_ON_GPU),
         )
+        if e.engine != "fused":
+            return needs
+        params, images = self.vectors[0].nbytes, (blueprint.kept_bytes, blueprint.widest_bytes)
+        of_client = bytes_of_client(params, e.algorithm.batch_size or largest, *images)
+        block = -(-(e.cohort + e.faults.over_selection) // (e.blocks or 1))
+        on_cpu, on_gpu = (
+            min(block, most_at_once(e.chunk_size, size, gpu)) for size, gpu in ((params, False), (of_client, True))
+        )
+        one = dataclasses.replace(
+            needs,
+            activations=needs.activations * on_cpu,
+            activations_on_gpu=max(needs.activations_on_gpu, of_client - VECTORS * params),
+            at_once=on_cpu,
+            together="on a GPU" if e.model.is_written_out else "anywhere",
+        )
+        images_at_once = max(needs.activations_on_gpu, on_gpu * (of_client - VECTORS * params))
+        many = dataclasses.replace(one, at_once_on_gpu=on_gpu, activations_on_gpu=images_at_once)
+        return many if e.chunk_size else dataclasses.replace(many, fewer=one)
 
     def tidy(self) -> None:
         """Remove what a kill at the very end of the run left, now that its tables are complete."""

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from small_data import make_algorithm, make_recipe
 
-from fedray import fused
+from fedray import at_once
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fednova import FedNova
@@ -171,9 +171,9 @@ def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkey
     assert bits([5, 2, 0, 4, 1, 3]) == together
     assert bits([2, 1], [0, 5], [4, 3]) == together
     assert bits([0], [1], [2], [3], [4], [5]) == together
-    monkeypatch.setattr(fused, "PARAMS_AT_ONCE", 3 * message["params"].nbytes)
+    monkeypatch.setattr(at_once, "PARAMS_AT_ONCE", 3 * message["params"].nbytes)
     assert bits([0, 1, 2, 3, 4, 5]) == together
-    monkeypatch.setattr(fused, "SHARDS_AT_ONCE", 1)
+    monkeypatch.setattr(at_once, "SHARDS_AT_ONCE", 1)
     assert bits([0, 1, 2, 3, 4, 5]) == together
 
 

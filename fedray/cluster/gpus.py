@@ -69,7 +69,7 @@ def mib(size: float) -> int:
 
 def needed_parts(needs: "Needs", packed: bool) -> dict[str, int]:
     """The bytes that an actor needs of its GPU, by what for; packed it has every client's images there."""
-    at_once = needs.at_once
+    at_once = needs.at_once_on_gpu
     count, each = at_once * needs.vectors, needs.model
     shards = needs.shards if packed else needs.largest_shard
     return {
@@ -77,7 +77,7 @@ def needed_parts(needs: "Needs", packed: bool) -> dict[str, int]:
         "cuBLAS": WORKSPACE_BYTES,
         f"{count} vectors of {each / MIB:.3g} MiB": count * each,
         "what is frozen": needs.frozen,
-        "batches of images": at_once * needs.activations,
+        "batches of images": needs.activations_on_gpu,
         "data": shards + at_once * needs.largest_shard + needs.evaluated,  # with a client's own, shuffled
     }
 

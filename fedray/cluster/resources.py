@@ -19,7 +19,9 @@ PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
 FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
 MOST_AUTOMATIC = 100  # clients that get an actor each unasked: starting one takes 0.4 s
 HOST_CONTEXT_BYTES = 500 * 2**20  # what a CUDA context takes of the machine's memory, in each process
-MOST_ON_A_GPU = 4  # packed actors, unasked: a few processes keep it busy, and each costs a context
+MOST_ON_A_GPU = (
+    4  # packed actors, unasked: a few processes keep it busy, each costs a context; fused one does by itself
+)
 STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may take
 
 
@@ -174,9 +176,10 @@ class Plan:
 class Needs:
     """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store.
 
-    A process that trains holds so many `vectors` as long as the model, `frozen` bytes that no vector has, and
-    `activations` for a batch of images. On a GPU it also holds images: shards, of which the `largest_shard` has so many
-    bytes, and those that are `evaluated`; and it has vectors and activations for as many clients as train `at_once`.
+    A process that trains holds so many `vectors` as long as the model, for each of as many clients as it trains at once
+    (`at_once`, `at_once_on_gpu`), `frozen` bytes that no vector has, and `activations` for batches of images. On a GPU
+    it has `activations_on_gpu` instead, and images: shards, of which the `largest_shard` has so many bytes, and those
+    that are `evaluated`. `fewer` is what it needs there with one client at a time, where that is left open.
     """
 
     model: int
@@ -187,7 +190,12 @@ class Needs:
     activations: int = 0
     largest_shard: int = 0
     evaluated: int = 0
+    activations_on_gpu: int = 0
     at_once: int = 1
+    at_once_on_gpu: int = 1
+    fewer: "Needs | None" = None
+    together: Literal["", "on a GPU", "anywhere"] = ""
+    """Where a block's clients have to train in one process, since alone they would have other bits."""
 
 
 def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Plan:
@@ -199,8 +207,19 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     capacity = replace(capacity, gpu_memory=memory)
     if not capacity.has_gpus:
         cluster = replace(cluster, gpus_per_client=0.0)
+    if needs.fewer and min(1.0, cluster.gpus_per_client or 1.0) < least_share(memory, needs, packed=True):
+        needs = needs.fewer
     per_actor, why = cluster.clients_per_actor or 1, ""
-    if cluster.clients_per_actor is None and clients > 1:
+    on_gpus = capacity.has_gpus and cluster.gpus_per_client != 0
+    if clients > 1 and per_actor == 1 and (needs.together == "anywhere" or (needs.together and on_gpus)):
+        if cluster.clients_per_actor == 1:
+            where = "" if needs.together == "anywhere" else ", on a GPU,"
+            raise BadInputError(
+                f"cluster.clients_per_actor = 1 keeps clients apart, and engine = fused{where} trains them as one "
+                "program; leave it on auto, or set it to the number of clients"
+            )
+        per_actor = max(2, -(-clients // max(1, int(sum(capacity.cpus)))))
+    if cluster.clients_per_actor is None and clients > 1 and per_actor == 1:
         against = against_an_actor_each(cluster, clients, capacity, needs)
         if against is not None:
             per_actor, why = max(2, -(-clients // max(1, int(sum(capacity.cpus))))), against
@@ -268,7 +287,8 @@ def pack(cluster: Cluster, clients: int, per_actor: int, capacity: Capacity, nee
         most = -(-clients // per_actor)
         num_gpus = 0.0 if asked is None else max(min(1.0, asked * per_actor), asked)
         if asked is None and capacity.single_gpus:
-            num_gpus = round_down(1 / min(MOST_ON_A_GPU, int(1 / least + 1e-9) if least else MOST_ON_A_GPU))
+            most_on = 1 if needs.at_once_on_gpu > 1 else MOST_ON_A_GPU
+            num_gpus = round_down(1 / min(most_on, int(1 / least + 1e-9) if least else most_on))
         able = [cpus for cpus, gpus in capacity.nodes if not num_gpus or room_on_gpus(gpus, num_gpus)]
         num_cpus = cluster.cpus_per_actor or min(1.0, max(able or capacity.cpus))
         if asked is None and num_gpus:  # what nobody else can use is theirs
@@ -287,7 +307,7 @@ HOST_VECTORS = 4  # as long as the model, of a process whose model is on a GPU: 
 
 def vectors_of(needs: Needs, on_gpu: bool) -> int:
     """How many vectors as long as the model an actor that has trained holds in the machine's memory."""
-    return min(HOST_VECTORS, needs.vectors) if on_gpu else needs.vectors
+    return min(HOST_VECTORS, needs.vectors) if on_gpu else needs.vectors * needs.at_once
 
 
 def process_bytes(cluster: Cluster, needs: Needs, on_gpu: bool) -> int:
@@ -329,7 +349,8 @@ def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
     Each has a trainer in every actor, on its GPU if it has one, a few vectors in the driver, and its share of the
     object store.
     """
-    each = (needs.vectors * plan.actors + 6) * needs.model + plan.actors * needs.frozen + needs.object_store
+    vectors = needs.vectors * needs.at_once * plan.actors + 6
+    each = vectors * needs.model + plan.actors * needs.frozen + needs.object_store
     images = plan.actors * needs.activations  # which an actor has for one of them at a time
     fit = int(min(0.5 * (capacity.memory - images) / max(1, each), runs_on_share(plan.gpu_bytes, needs, plan.packed)))
     return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedray import at_once
 from fedray.fused.batches import Batches, Share, cut
 from fedray.fused.dense import Dense
 from fedray.fused.replayed import Program, Replayed
@@ -31,12 +32,6 @@ from fedray.recipe import Recipe
 from fedray.transfer import Done, Examples, to_host
 from fedray.updates import Report, Vectors, num_bytes
 from fedray.vector import FlatModel, Tensors
-
-PARAMS_AT_ONCE = 16 << 20  # bytes, on a CPU; beyond that clients push one another's params out of the cache
-SHARDS_AT_ONCE = 64 << 20  # bytes, on a CPU
-ON_GPU_AT_ONCE = 8 << 30  # bytes, as `bytes_of_client` counts them
-VECTORS = 8  # as long as the model: params, gradients twice, velocity, direction, update, memory, what is summed
-WINDOWS = 20  # a 3 x 3 kernel's of an input, and those of its gradient
 
 
 @dataclass(frozen=True)
@@ -149,19 +144,16 @@ class Together:
 
     def is_full(self, held: int, shards: int) -> bool:
         """Whether so many bytes of clients, and of their images, are too many at once."""
-        return held > ON_GPU_AT_ONCE if self.on_gpu else held > PARAMS_AT_ONCE or shards > SHARDS_AT_ONCE
+        return (
+            held > at_once.ON_GPU_AT_ONCE
+            if self.on_gpu
+            else held > at_once.PARAMS_AT_ONCE or shards > at_once.SHARDS_AT_ONCE
+        )
 
     def bytes_of_client(self, width: int) -> int:
-        """What a client counts: its params on a CPU; on a GPU a share of all that is there at once, by a fixed rule.
-
-        The rule is VECTORS as long as the model, and for each image of a batch twice what a forward pass keeps, and as
-        many of the largest tensor as the windows of a convolution take.
-        """
+        """What a client counts, by at_once.py."""
         params = 4 * self.flat.layout.size
-        if not self.on_gpu:
-            return params
-        kept, widest = self.activations
-        return VECTORS * params + width * (2 * kept + WINDOWS * widest)
+        return at_once.bytes_of_client(params, width, *self.activations) if self.on_gpu else params
 
     @cached_property
     def activations(self) -> tuple[int, int]:

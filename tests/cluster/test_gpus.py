@@ -1,5 +1,6 @@
 """The memory of GPUs: what a machine has, what actors need of it, and what is made of that. No GPU is needed here."""
 
+import dataclasses
 import stat
 
 import pytest
@@ -91,7 +92,7 @@ NEEDS = Needs(
     shards=300 * MIB,
     vectors=8,
     frozen=30 * MIB,
-    activations=70 * MIB,
+    activations_on_gpu=70 * MIB,
     largest_shard=20 * MIB,
     evaluated=28 * MIB,
 )
@@ -106,7 +107,7 @@ def test_an_actor_needs_a_context_vectors_activations_and_its_images():
 
 
 def test_clients_that_train_at_once_have_vectors_activations_and_a_shuffled_shard_each():
-    at_once = Needs(**{**vars(NEEDS), "at_once": 10})
+    at_once = dataclasses.replace(NEEDS, at_once_on_gpu=10, activations_on_gpu=700 * MIB)
     assert needed(at_once, packed=True) - needed(NEEDS, packed=True) == 9 * (80 + 70 + 20) * MIB
 
 
@@ -121,7 +122,7 @@ def test_a_jobs_needs_count_its_images(tmp_path):
     assert job.needs.shards == 90 * 3080
     assert job.needs.largest_shard == max(sizes) * 3080
     assert job.needs.evaluated == 40 * 3080
-    assert job.needs.at_once == 1
+    assert (job.needs.at_once, job.needs.at_once_on_gpu, job.needs.together) == (1, 1, "")
 
 
 # What is made of it.
@@ -213,3 +214,51 @@ def test_runs_in_flight_have_to_fit_their_actors_share():
     assert runs_at_once(alike, needs, machine) == 3
     assert runs_at_once(planned(200, memory=4240, clients_per_actor=100), needs, machine) == 1
     assert runs_at_once(planned(200, memory=None, clients_per_actor=100), needs, machine) == 6
+
+
+# engine = fused.
+
+ONE = dataclasses.replace(NEEDS, together="anywhere")
+MANY = dataclasses.replace(ONE, at_once_on_gpu=10, activations_on_gpu=700 * MIB, fewer=ONE)
+"""500 + 32 + 10 x 80 + 30 + 700 + (300 + 10 x 20 + 28) = 2590 MiB, or 1060 for one client at a time."""
+
+
+def test_clients_that_train_as_one_program_are_packed_and_have_a_whole_gpu():
+    for memory in (8000, None):
+        found = planned(10, memory=memory, needs=MANY)
+        assert (found.actors, found.packed, found.num_gpus) == (1, True, 1.0)
+    assert planned(10, gpus=2, needs=MANY).actors == 2
+    assert planned(10, gpus=0, needs=MANY, cpus=2.0).clients_per_actor == 5
+    assert planned(1, needs=MANY).clients_per_actor == 1
+    said = refusal(10, needs=MANY, clients_per_actor=1)
+    assert "cluster.clients_per_actor = 1 keeps clients apart, and engine = fused trains them as one program" in said
+    assert planned(10, needs=MANY, clients_per_actor=2, gpus_per_client=0.5).actors == 1
+
+
+def test_models_whose_bits_are_the_same_alone_are_packed_on_gpus_only():
+    needs = dataclasses.replace(MANY, together="on a GPU")
+    assert planned(10, needs=needs).packed
+    assert "engine = fused, on a GPU, trains them" in refusal(10, needs=needs, clients_per_actor=1)
+    assert not planned(10, gpus=0, needs=needs).packed
+    assert not planned(10, needs=needs, gpus_per_client=0).packed
+
+
+def test_where_many_at_once_have_no_room_one_at_a_time_has_to_do():
+    assert planned(10, memory=2000, needs=MANY).num_gpus == 1.0
+    assert "a process needs 2590 there" in refusal(10, memory=2000, needs=dataclasses.replace(MANY, fewer=None))
+    assert "a process needs 1060 there" in refusal(10, memory=1000, needs=MANY)
+
+
+def test_a_jobs_needs_count_the_clients_that_train_at_once(tmp_path):
+    """lenet5 has 62,006 params: 67 clients' are less than 16 MiB; a block has 40 of 80."""
+    data = {"dataset": "synthetic", "train_examples": 800, "test_examples": 30}
+    tree = {"data": data, "clients": 100, "cohort": 80, "blocks": 2, "model": {"name": "lenet5"}, "engine": "fused"}
+    tree |= {"output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"}}
+    needs = Job(compose(tree)).needs
+    assert (needs.at_once, needs.at_once_on_gpu, needs.together) == (40, 40, "anywhere")
+    assert needs.fewer.at_once_on_gpu == 1
+    assert Job(compose({**tree, "blocks": 1})).needs.at_once == 67
+    some = Job(compose({**tree, "chunk_size": 7})).needs
+    assert (some.at_once, some.at_once_on_gpu, some.fewer) == (7, 7, None)
+    assert Job(compose({**tree, "engine": "plain"})).needs.together == ""
+    assert Job(compose({**tree, "model": {"name": "mlp"}})).needs.together == "on a GPU"
