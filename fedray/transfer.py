@@ -70,9 +70,9 @@ def keep(
 
     `drawn` is as in Recipe.seen_by. None where they stay on the host.
     """
-    ends = np.cumsum([len(mine) for mine in rows]).tolist()
-    if not trainer.apart or ends[-1] * images[0].nbytes > LARGEST_KEPT:
+    if not trainer.apart or sum(map(len, rows)) * images[0].nbytes > LARGEST_KEPT:
         return None
+    ends = np.cumsum([len(mine) for mine in rows]).tolist()
     seen = np.empty((ends[-1], *images.shape[1:]), images.dtype)
     for client, (mine, end) in enumerate(zip(rows, ends, strict=True)):
         seen[end - len(mine) : end] = trainer.recipe.seen_by(client, images[mine], drawn)

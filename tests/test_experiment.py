@@ -305,6 +305,7 @@ def test_the_engine_follows_from_the_model_and_the_algorithm_unless_it_is_chosen
     assert engine("logistic", engine="plain") == "plain"
     assert engine("logistic", algorithm=OneByOne()) == "plain"
     assert Experiment(model=Model(name="mlp", precision="bfloat16")).resolved().engine == "plain"
+    assert Experiment(model=Model(name="mlp", precision="tf32")).resolved().engine == "fused"
     with pytest.raises(ValueError, match=r"engine = fused cannot train test_experiment.OneByOne"):
         Experiment(model=Model(name="mlp"), algorithm=OneByOne(), engine="fused")
 

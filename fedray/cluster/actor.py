@@ -73,7 +73,9 @@ class Enrolment:
         from fedray.transfer import keep
 
         self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
-        self.kept = keep(self.trainer, data.train_images, data.train_labels, shards.each) if shards else None
+        self.kept: Kept | None = None
+        if shards and self.trainer.apart:
+            self.kept = keep(self.trainer, data.train_images, data.train_labels, shards.each)
         self.own: dict[int, Examples] = {}
         self.own_test: dict[int, np.ndarray | None] = {}
         self.own_test_kept: dict[int, Examples] = {}
@@ -86,7 +88,9 @@ class Enrolment:
         from fedray.transfer import keep
 
         data, rows = self.data, self.own_tests
-        return keep(self.trainer, data.test_images, data.test_labels, rows.each, TEST) if rows else None
+        if not rows or not self.trainer.apart:
+            return None
+        return keep(self.trainer, data.test_images, data.test_labels, rows.each, TEST)
 
     def copy(self, client: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         images, labels = self.data.train_images[rows], self.data.train_labels[rows]
