@@ -150,13 +150,15 @@ class Experiment:
             )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")
+        if self.chunk_size and self.chosen_engine == "plain":
+            raise BadInputError(f"chunk_size = {self.chunk_size} is for engine = fused, and this is plain")
         for name, value in flatten(self.settings()):
             if name != "seed" and isinstance(value, int) and value > LARGEST_COUNT:
                 raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
 
     def resolved(self) -> "Experiment":
         """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
-        engine = self.engine or ("fused" if self.model.is_written_out and not self.unfit_to_fuse else "plain")
+        engine = self.chosen_engine
         return dataclasses.replace(
             self,
             data=data.resolve(self.data),
@@ -165,6 +167,11 @@ class Experiment:
             engine=engine,
             evaluation=self.evaluation.resolved(self.algorithm.has_own_models),
         )
+
+    @property
+    def chosen_engine(self) -> Literal["plain", "fused"]:
+        """The engine, "auto" replaced by its value."""
+        return self.engine or ("fused" if self.model.is_written_out and not self.unfit_to_fuse else "plain")
 
     @property
     def unfit_to_fuse(self) -> str:

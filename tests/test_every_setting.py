@@ -83,6 +83,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "sampling": change("uniform", "size", "clients.client", **UNEVEN | {"clients": 6, "rounds": 3}),
     "blocks": change(1, 2, clients=4, cohort=4, engine="plain"),
     "engine": change("plain", "fused"),
+    "chunk_size": change(1, 4, clients=4, cohort=4, blocks=1, engine="fused", model__name="lenet5"),
     "data.dataset": shown("test_auto_is_cifar10_where_it_is_on_disk_and_synthetic_elsewhere"),
     "data.root": shown("test_the_environment_names_the_folder_and_the_setting_goes_before_it"),
     "data.augment": change("none", "crop-flip"),

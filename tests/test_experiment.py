@@ -135,8 +135,9 @@ def test_switches_auto_and_none():
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
         (["--engine", "fusd"], ["engine = 'fusd'", "did you mean fused?"]),
-        (["--engine", "fused", "--model.name", "mlp", "--model.precision", "bfloat16"], ["computes in float32"]),
-        (["--engine", "fused"], ["engine = fused", "logistic and mlp", "model.name = lenet5"]),
+        (["--engine", "fused", "--model.name", "resnet18"], ["engine = fused trains no BatchNorm", "model.norm = group"]),
+        (["--chunk_size", "5", "--model.name", "lenet5"], ["chunk_size = 5 is for engine = fused, and this is plain"]),
+        (["--chunk_size", "0"], ["chunk_size", "greater than or equal to 1"]),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(argv, parts):
@@ -194,6 +195,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     networks = {  # what is only for some of them is compared on one of those
         **dict.fromkeys(("model.pretrained", "model.norm", "model.stem"), "resnet18"),
         "model.aux_weight": "googlenet",
+        "chunk_size": "logistic",
         "model.freeze": "mine:net",
     }
     others = {

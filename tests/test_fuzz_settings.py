@@ -155,7 +155,7 @@ def test_settings_with_any_values(times):
 
 COMBINED = {
     "clients": [1, 2, 3, 7, 40, 160, 161], "cohort": [1, 2, 7], "rounds": [1, 2, 3], "blocks": ["auto", 1, 5],
-    "engine": ["auto", "plain", "fused"], "sampling": ["uniform", "size"], "seed": [0, 2**63 - 1],
+    "engine": ["auto", "plain", "fused"], "chunk_size": ["auto", 1, 3], "sampling": ["uniform", "size"], "seed": [0, 2**63 - 1],
     "data.train_examples": [1, 10, 160], "data.test_examples": [1, 40], "data.validation_examples": [0, 1, 9, 159, 160],
     "data.augment": ["none", "crop-flip", "cutout", "crop-flip-cutout"], "data.cutout": [1, 16, 31, 32], "partition.name": list(PARTITIONS), "partition.alpha": [1e-300, 0.1, 1e300],
     "partition.min_size": [1, 5, 80], "partition.balanced": ["true", "false"], "partition.classes": [1, 2, 10, 11],

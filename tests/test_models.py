@@ -141,10 +141,23 @@ def test_features_that_nothing_trains_are_refused_where_they_would_have_to_be(al
     compose({"algorithm": {"name": "moon"}, "model": {"name": "mine:net", "freeze": "backbone", "projection": 8}})
 
 
-def test_the_fused_engine_refuses_what_it_would_leave_out():
-    with pytest.raises(BadInputError, match="engine = fused .* model.resize = 28"):
-        compose({"engine": "fused", "model": {"name": "mlp", "resize": 28}})
-    assert compose({"model": {"name": "mlp", "resize": 28}}).resolved().engine == "plain"
+def test_the_fused_engine_refuses_batchnorm_and_is_chosen_for_what_is_written_out():
+    with pytest.raises(BadInputError, match="engine = fused trains no BatchNorm, which model.name = resnet20 has"):
+        compose({"engine": "fused", "model": {"name": "resnet20"}})
+    compose({"engine": "fused", "model": {"name": "resnet20", "norm": "group"}})
+    for engine, model in (
+        ("fused", {"name": "mlp"}),
+        ("fused", {"name": "logistic", "precision": "tf32"}),
+        ("plain", {"name": "mlp", "resize": 28}),
+        ("plain", {"name": "mlp", "projection": 8}),
+        ("plain", {"name": "mlp", "precision": "bfloat16"}),
+        ("plain", {"name": "lenet5"}),
+    ):
+        assert compose({"model": model}).resolved().engine == engine
+        if engine == "plain":
+            with pytest.raises(BadInputError, match="chunk_size = 2 is for engine = fused, and this is plain"):
+                compose({"model": model, "chunk_size": 2})
+        compose({"model": model, "chunk_size": 2, "engine": "fused"})
 
 
 def test_group_norm_takes_the_place_of_every_batchnorm_and_leaves_all_else():

@@ -112,7 +112,8 @@ class Batches:
             keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
         self.keys = torch.from_numpy(keys).to(device)
         self.rows = torch.from_numpy(rows).to(device)
-        self.targets = join([share.labels for share in shares], device)[self.rows]
+        labels = join([share.labels for share in shares], device)
+        self.targets = labels.index_select(0, self.rows.flatten()).view(self.rows.shape)
         self.images = join([share.images for share in shares], device)
 
     def at(self, step: int, count: int) -> Batch:
