@@ -181,7 +181,7 @@ COMBINED = {
     "evaluation.every": [1, 2, 2**31 - 1], "evaluation.clients_every": ["auto", 0, 1, 5],
     "evaluation.client_examples": ["auto", 1, 10_000], "evaluation.target_accuracy": ["none", 1e-9, 1],
     "evaluation.patience": ["none", 1], "evaluation.top_k": ["none", 1, 9, 10], "output.checkpoint_every": [1, 2**31 - 1], "output.save_model": ["true", "false"],
-    "output.save_best": ["true", "false"],
+    "output.save_best": ["true", "false"], "cluster.gpus_per_client": ["auto", 0, 0.25, 1.5, 2], "cluster.gpu_memory": [1, 24_000],
     "output.flush_seconds": [1e-300, 1e300], "faults.dropout": [0, 0.5, 0.999], "faults.over_selection": [0, 1, 5],
     "faults.min_survivors": [0, 1, 2, 5],
 }  # fmt: skip
