@@ -1,5 +1,9 @@
 """What goes wrong: what the user gave us, what the user's code does inside a client, and processes that die."""
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BadInputError(ValueError):
     """The user gave something that cannot be run; the message is one sentence for a stranger (exit status 2)."""
@@ -39,3 +43,17 @@ class DamagedError(BadInputError):
 
 class StorageError(RunError):
     """A file of the results cannot be written; the message says where and why, and what the same command will do."""
+
+
+@contextmanager
+def blamed_on(what: str) -> Iterator[None]:
+    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback.
+
+    What is wrong with what the user gave comes out as the sentence that it is.
+    """
+    try:
+        yield
+    except BadInputError as error:
+        raise ClientError(str(error)) from error
+    except Exception as error:
+        raise ClientError(f"{what}:\n{traceback.format_exc()}") from error

@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from fedray.block import evaluate_block, train_block
 from fedray.data import Dataset, Split
 from fedray.data.skew import TEST
 from fedray.performance import Performance, performance
 from fedray.recipe import Recipe
-from fedray.trainer import Trainer, evaluate_block, settle_in, train_block
+from fedray.trainer import Trainer, settle_in
 from fedray.transfer import Examples, Kept, keep
 from fedray.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, remembered
 

@@ -89,7 +89,7 @@ def run(
                         if fresh and (old := move_aside(job.folder, job.run)):
                             watch.notice(f"what there was of run {job.run} is in {old}/ now")
                         watch.begin(job, where)
-                        warn_of_bfloat16(job, device, watch)
+                        warn_of_arithmetic(job, device, watch)
                         warn_of_gpus(job, clients, device, watch)
                     if past:
                         watch.notice(past.notice)
@@ -131,9 +131,15 @@ def has_ended(job: Job) -> bool:
 MOST_ATTEMPTS = 5  # at a run whose clients' memories are lost again and again
 
 
-def warn_of_bfloat16(job: Job, device: str, watch: Watch) -> None:
-    if job.experiment.model.precision == "bfloat16" and device == "cpu" and not job.blueprint.torch.bfloat16:
+def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
+    """Say so where the settings want what this device does not have, or leave what it is there for."""
+    e, found = job.experiment, job.blueprint
+    if e.model.precision == "bfloat16" and device == "cpu" and not found.torch.bfloat16:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
+    if e.model.precision == "tf32" and device == "cpu":
+        watch.notice("only GPUs have TensorFloat-32, so that model.precision = tf32 is float32 here")
+    if e.engine == "plain" and device == "cuda" and not (e.unfit_to_fuse or found.unfit_to_fuse):
+        watch.notice("engine = fused would train a block's clients as one program, which is what keeps a GPU busy")
 
 
 def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:

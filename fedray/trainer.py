@@ -1,11 +1,10 @@
-"""The model of a process, which trains and evaluates one client after another, and blocks of them."""
+"""The model of a process, which trains and evaluates one client after another."""
 
 import ctypes
 import math
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
@@ -17,7 +16,7 @@ from torch import nn
 
 from fedray.client import Client, epoch_steps
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
-from fedray.errors import BadInputError, ClientError
+from fedray.errors import blamed_on
 from fedray.fused import Together
 from fedray.networks import build, names_of
 from fedray.networks.dropout import dropout_layers
@@ -25,8 +24,8 @@ from fedray.own_part import OwnPart
 from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import Recipe, evaluation_batch
-from fedray.transfer import LARGEST_KEPT, Done, Examples, SumThere, numbers_to, to_host
-from fedray.updates import Report, Scores, Sum, Trained, Vectors, finite, num_bytes
+from fedray.transfer import LARGEST_KEPT, Done, Examples, numbers_to, to_host
+from fedray.updates import Report, Scores, Vectors, num_bytes
 from fedray.vector import Array, FlatModel, Tensors, tensor_of
 
 
@@ -365,110 +364,3 @@ class Trainer:
         """Where the vectors lie that the model trains in."""
         flat = (self.flat.params, self.flat.grads, self.flat.buffers)
         return {vector.untyped_storage().data_ptr() for vector in flat}
-
-
-@contextmanager
-def blamed_on(what: str) -> Iterator[None]:
-    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback.
-
-    What is wrong with what the user gave comes out as the sentence that it is.
-    """
-    try:
-        yield
-    except BadInputError as error:
-        raise ClientError(str(error)) from error
-    except Exception as error:
-        raise ClientError(f"{what}:\n{traceback.format_exc()}") from error
-
-
-def train_block(
-    trainer: Trainer,
-    algorithm: Any,
-    clients: Sequence[int],
-    shard: Callable[[int], Examples],
-    message: Vectors,
-    memories: Sequence[Vectors],
-    t: int,
-    lr: float,
-    summed: bool,
-) -> tuple[Trained, list[Vectors]]:
-    """Train a block's clients: their updates, summed or each, and their new memories.
-
-    `shard` gives a client's images and labels. An update that is not finite is left out, as its report says. Whatever a
-    client's code raises comes out as a ClientError.
-    """
-
-    def one_by_one() -> Iterator[Done]:
-        received = trainer.received(message)
-        for client, memory in zip(clients, memories, strict=True):
-            with blamed_on(f"client {client} failed in round {t}"):
-                done = trainer.work(algorithm, client, *shard(client), received, memory, t, lr)
-            yield done
-
-    def together() -> Iterator[Done]:
-        named = ", ".join(map(str, clients))
-        blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
-        initial = trainer.initial if algorithm.remembers else None
-        shards, received = map(shard, clients), trainer.received(message)
-        with blamed_on(f"{blamed} failed in round {t}"):
-            yield from trainer.together.train(algorithm, clients, shards, received, memories, initial, t, lr)
-
-    with trainer.arithmetic():
-        rounds = together() if trainer.recipe.engine == "fused" else one_by_one()
-        if trainer.apart and summed:
-            return sum_there(algorithm, rounds, t)
-        return collect(trainer, algorithm, rounds, t, summed)
-
-
-def sum_there(algorithm: Any, rounds: Iterable[Done], t: int) -> tuple[Trained, list[Vectors]]:
-    """The sum of the clients' updates, made on the device."""
-    there, remembered = SumThere(), []
-    for done in rounds:
-        with blamed_on(f"client {done.report.client} failed in round {t}"):
-            there.add(done, algorithm.weight(done.report.num_examples))
-        remembered.append(done.memory)
-    total, reports = there.read()
-    return Trained(reports, sum=total), remembered
-
-
-def collect(
-    trainer: Trainer, algorithm: Any, rounds: Iterable[Done], t: int, summed: bool
-) -> tuple[Trained, list[Vectors]]:
-    """The clients' updates on the host, or the sum of them, made there."""
-    total, each, reports, remembered = Sum(), [], [], []
-    for done in rounds:
-        with blamed_on(f"client {done.report.client} failed in round {t}"):
-            vectors, memory, report = trainer.read(done)
-        if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
-            report = replace(report, status="non_finite")
-        reports.append(report)
-        remembered.append(memory)
-        if report.status != "ok":
-            continue
-        if summed:
-            total.add_update(vectors, algorithm.weight(report.num_examples))
-        else:
-            each.append(vectors)
-    return Trained(reports, sum=total if summed else None, each=each), remembered
-
-
-def evaluate_block(
-    trainer: Trainer,
-    algorithm: Any,
-    clients: Sequence[int],
-    shard: Callable[[int], Examples],
-    test: Callable[[int], Examples],
-    message: Vectors,
-    memories: Sequence[Vectors],
-    t: int,
-    lr: float,
-) -> list[Scores]:
-    """Evaluate clients, each on images and labels that `test` gives."""
-    results, received = [], trainer.received(message)
-    with trainer.arithmetic():
-        for client, memory in zip(clients, memories, strict=True):
-            with blamed_on(f"client {client} failed in its evaluation after round {t}"):
-                results.append(
-                    trainer.evaluate_client(algorithm, client, shard(client), test(client), received, memory, t, lr)
-                )
-    return results

@@ -12,12 +12,13 @@ from fedray import at_once
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fednova import FedNova
+from fedray.block import train_block
 from fedray.errors import ClientError
 from fedray.in_process import InProcessPopulation
 from fedray.models import WRITTEN_OUT
 from fedray.networks import build, initial_vectors
 from fedray.server import play_rounds
-from fedray.trainer import Trainer, train_block
+from fedray.trainer import Trainer
 
 # Below, at and above a batch of 8, with and without a rest; two of one size, which stay side by side when sorted.
 SHARDS = [

@@ -19,13 +19,14 @@ from fedray.algorithms.fedbn import FedBN
 from fedray.algorithms.finetune import FineTune
 from fedray.algorithms.moon import Moon
 from fedray.algorithms.scaffold import Scaffold
+from fedray.block import evaluate_block, train_block
 from fedray.cluster.actor import ClientActor, NodeData, join_rows
 from fedray.data.skew import Skew
 from fedray.in_process import InProcessPopulation
 from fedray.networks import build, initial_vectors
 from fedray.recipe import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, evaluation_batch
 from fedray.server import play_rounds
-from fedray.trainer import Trainer, evaluate_block, train_block
+from fedray.trainer import Trainer
 from fedray.transfer import Done, SumThere, numbers_to, to_host
 from fedray.updates import Report, Sum, finite
 

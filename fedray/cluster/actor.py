@@ -16,7 +16,7 @@ import ray
 
 from fedray.cluster.versions import differences, software
 from fedray.data.skew import TEST
-from fedray.errors import ClientError
+from fedray.errors import ClientError, blamed_on
 from fedray.performance import Measured
 from fedray.recipe import Recipe
 from fedray.updates import Scores, Trained, Vectors
@@ -178,8 +178,6 @@ class ClientActor:
 
         `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated.
         """
-        from fedray.trainer import blamed_on
-
         try:
             with blamed_on("a model could not be built"):
                 self.runs[run] = Enrolment(recipe, data, shards, own_tests, self.device)
@@ -224,7 +222,7 @@ class ClientActor:
         vectors where they are large, and the new memories. These are separate objects: the first is small and tells of
         success, large vectors stay in the object store until their turn, memories never pass through the driver.
         """
-        from fedray.trainer import train_block
+        from fedray.block import train_block
 
         began = time.perf_counter()
         enrolment = self.enrolment(run)
@@ -256,7 +254,7 @@ class ClientActor:
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
     ) -> list[Scores]:
         """How the model that each client would use does on test images of its own; `orders` as in `train`."""
-        from fedray.trainer import evaluate_block
+        from fedray.block import evaluate_block
 
         enrolment = self.enrolment(run)
         algorithm, message = enrolment.read(orders)

@@ -399,7 +399,7 @@ WITH_FAULTS = [
     (SERVER, "        if updates.reports:\n", "        if True:\n", "a round without updates is aggregated"),
     (SERVER, "    for _ in range(2):\n", "    for _ in range(1):\n", "no second attempt"),
     (SERVER, "retries=updates.retries + retries", "retries=retries", "the retries are forgotten"),
-    (TRAINER, 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
+    ("block.py", 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
     (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
     (
         ROWS,
