@@ -46,7 +46,7 @@ check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/mypy
 
 bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine with nothing else to do
-	@for program in rounds start actors population large balance precision sweeping loading; do \
+	@for program in rounds start actors population large balance precision together sweeping loading; do \
 		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
 
 bench-gpu: $(INSTALLED)  ## measure what a GPU gives: under eight minutes; without a GPU it only says so

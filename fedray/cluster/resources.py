@@ -216,7 +216,7 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
             where = "" if needs.together == "anywhere" else ", on a GPU,"
             raise BadInputError(
                 f"cluster.clients_per_actor = 1 keeps clients apart, and engine = fused{where} trains them as one "
-                "program; leave it on auto, or set it to the number of clients"
+                "program; leave it on auto, or choose engine = plain"
             )
         per_actor = max(2, -(-clients // max(1, int(sum(capacity.cpus)))))
     if cluster.clients_per_actor is None and clients > 1 and per_actor == 1:

@@ -1,0 +1,60 @@
+"""engine = fused against plain on a CPU: seconds of a block of clients, alternating, in one thread.
+
+    python experiments/speed/together.py
+
+A block is eight clients of 20 images, in batches of 10. Fused computes convolutions as torch.func.vmap does, with a
+group for each client, or as batched matrix products of windows (fedray/fused/layers.py), which FORMS chooses by device.
+"""
+
+import time
+from dataclasses import replace
+from statistics import median
+
+import numpy as np
+
+from fedray.algorithms.fedavg import FedAvg
+from fedray.block import train_block
+from fedray.fused import stacked
+from fedray.fused.layers import AsProducts, AsTorchDoes
+from fedray.models import KNOWN, Model
+from fedray.recipe import Recipe
+from fedray.trainer import Trainer, settle_in
+
+TIMES, CLIENTS, IMAGES = 9, 8, 20
+WAYS = {
+    "plain": ("plain", AsTorchDoes),
+    "fused, groups": ("fused", AsTorchDoes),
+    "fused, products": ("fused", AsProducts),
+}
+
+
+def main() -> None:
+    settle_in()
+    chance = np.random.default_rng(0)
+    images = chance.integers(0, 256, (CLIENTS, IMAGES, 3, 32, 32), dtype=np.uint8)
+    labels = chance.integers(0, 10, (CLIENTS, IMAGES))
+    algorithm = FedAvg(lr=0.1, batch_size=10)
+    for name in ("logistic", "mlp", "lenet5", "cnn", "resnet20", "resnet18"):
+        model = Model(name=name, norm="group" if KNOWN[name].norms else "own").resolved()
+        recipe = Recipe(model, (3, 32, 32), 10, (0.5,) * 3, (0.25,) * 3, "none", 0, "plain")
+        trainers, seconds = {}, {way: list[float]() for way in WAYS}
+        for way, (engine, form) in WAYS.items():
+            stacked.FORMS["cpu"] = form
+            trainers[way] = Trainer(replace(recipe, engine=engine))
+        flat = trainers["plain"].flat
+        message = {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
+        shard = lambda client: (images[client], labels[client])  # noqa: E731
+        for _ in range(TIMES):
+            for way, trainer in trainers.items():
+                began = time.perf_counter()
+                train_block(trainer, algorithm, range(CLIENTS), shard, message, [{}] * CLIENTS, 1, 0.1, True)
+                seconds[way].append(time.perf_counter() - began)
+        of_plain = {
+            way: median(a / b for a, b in zip(found, seconds["plain"], strict=True)) for way, found in seconds.items()
+        }
+        said = ", ".join(f"{way} {ratio:.2f}" for way, ratio in of_plain.items() if way != "plain")
+        print(f"{name:9} plain {median(seconds['plain']) * 1e3:.1f} ms; {said} of it", flush=True)
+
+
+if __name__ == "__main__":
+    main()
