@@ -251,9 +251,9 @@ def test_positions_are_kept_for_few_shapes_only():
         x = torch.randn(rows, width)
         assert torch.equal(layer(x), drop(x, KEYS[0]))
         assert len(layer.positions) <= SHAPES
-    for rows in range(1, 9):
-        layer(torch.randn(rows, 29))
-    assert len(layer.positions[29, 0, 1, torch.device("cpu")]) == 8
+    # The first ones, of the largest batch: a CUDA graph that reads them is not told of others in their place.
+    assert list(layer.positions) == [(width, 0, 1, torch.device("cpu")) for width in range(1, SHAPES + 1)]
+    assert {len(found) for found in layer.positions.values()} == {9}
 
 
 # Networks.

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_data import make_algorithm, make_dataset, make_recipe
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from fedray import fused
 from fedray.algorithms import ALGORITHMS
@@ -197,12 +198,17 @@ def as_on_gpu(monkeypatch):
         losses = self.program.differentiate(algorithm, own)
         return Captured(EagerGraph(self.program, self.places, algorithm, own, losses), own, losses, [])
 
-    real = fused.Together.__init__
+    real, real_forget = fused.Together.__init__, Replayed.forget
 
     def init(self, *args):
         real(self, *args)
         self.on_gpu, self.program = True, Replayed(self.program)
 
+    def forget(self):
+        self.places = None
+        real_forget(self)
+
+    monkeypatch.setattr(Replayed, "forget", forget)
     monkeypatch.setattr(Replayed, "look_at", look_at)
     monkeypatch.setattr(Replayed, "capture", capture)
     monkeypatch.setattr(fused.Together, "__init__", init)
@@ -246,23 +252,58 @@ def test_what_is_computed_for_nothing_is_counted():
 
 
 class Greedy(FedAvg):
-    """As if a GPU had room for two clients, not for three."""
+    """As if a GPU had room for three clients, not for four."""
 
     def correct(self, grad, params, message, memory, lr):
-        if params.dim() == 2 and len(params) > 2:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+        if params.dim() == 2 and len(params) > 3:
+            self.fail()
         return grad
 
+    def fail(self):
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
-def test_where_memory_does_not_suffice_half_as_many_are_trained_at_a_time():
+
+class OfCuda(Greedy):
+    def fail(self):
+        raise RuntimeError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation' ...")
+
+
+class WhileCapturing(Greedy):
+    def fail(self):
+        try:
+            super().fail()
+        finally:
+            raise RuntimeError("CUDA error: operation failed due to a previous error during capture")
+
+
+@pytest.mark.parametrize("kind", [Greedy, OfCuda, WhileCapturing])
+def test_where_memory_does_not_suffice_half_as_many_are_trained_at_a_time(kind):
+    """Seven are tried, then four, two; and never again more, though three would do."""
     shards = [np.arange(i, i + 8) for i in range(7)]
-    settings = {"shards": shards, "algorithm": Greedy(lr=0.01, batch_size=4)}
+    settings = {"shards": shards, "algorithm": kind(lr=0.01, batch_size=4)}
     _, rounds = play("fused", "lenet5", **settings)
     assert [{report.squeezed for report in reports} for _, reports in rounds] == [{2}, {2}]
     _, wanted = play("fused", "lenet5", chunk_size=2, **settings)
     assert [{report.squeezed for report in reports} for _, reports in wanted] == [{0}, {0}]
     for (params, _), (expected, _) in zip(rounds, wanted, strict=True):
         assert params.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("name", ["lenet5", "mlp"])
+def test_what_was_taken_in_vain_is_given_back_before_fewer_are_tried(monkeypatch, as_on_gpu, name):
+    taken, left = [], []
+
+    def take_room(self, places, start):
+        left.append(sum(not room.expired() for room in taken))
+        params, grads = real(self, places, start)
+        taken.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in (params, grads))
+        return params, grads
+
+    real = fused.Together.take_room
+    monkeypatch.setattr(fused.Together, "take_room", take_room)
+    play("fused", name, shards=[np.arange(i, i + 8) for i in range(7)], algorithm=Greedy(lr=0.01, batch_size=4))
+    assert left[:3] == [0, 0, 0]
+    assert left[3] > 0
 
 
 def test_one_client_without_room_is_an_error():

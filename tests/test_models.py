@@ -1,5 +1,6 @@
 """The networks: their sizes, what settings change in them, and functions of the user's own."""
 
+import dataclasses
 import importlib
 import os
 import sys
@@ -231,7 +232,10 @@ def test_a_grey_image_is_repeated_for_torchvisions_networks(channels_last):
     module = build(Model(name="resnet18", channels_last=channels_last), MNIST, 10, 0).eval()
     order = torch.channels_last if channels_last else torch.contiguous_format
     images = torch.rand(2, *MNIST)
-    assert torch.equal(module(images), module(images.expand(-1, 3, -1, -1).contiguous(memory_format=order)))
+    wanted = module(images)
+    assert torch.equal(wanted, module(images.expand(-1, 3, -1, -1).contiguous(memory_format=order)))
+    of_two_clients = torch.func.vmap(module)(torch.stack([images, images]))
+    torch.testing.assert_close(of_two_clients, torch.stack([wanted, wanted]))
     assert build(Model(name="resnet20"), MNIST, 10, 0)[0].in_channels == 1
     with pytest.raises(BadInputError, match="takes images of 1 or 3 channels, not of 2"):
         build(Model(name="resnet18"), (2, 32, 32), 10, 0)
@@ -452,6 +456,35 @@ def leaving(shape, classes):
 def linear(shape, classes):
     return nn.Sequential(nn.Flatten(), nn.Linear(shape[0] * shape[1] * shape[2], classes))
 
+class Centred(nn.Module):
+    def __init__(self, shape, classes):
+        super().__init__()
+        self.body = linear(shape, classes)
+
+    def forward(self, x):
+        return self.body(x) - self.body(x).mean(0)
+
+class Stepping(Centred):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, x):
+        self.steps += 1
+        return self.body(x) / self.steps
+
+class Branching(Centred):
+    def forward(self, x):
+        return self.body(x) if x.mean() > 0 else -self.body(x)
+
+class Drawing(Centred):
+    def forward(self, x):
+        return self.body(x + torch.rand_like(x))
+
+class Writing(Centred):
+    def forward(self, x):
+        return self.body(x.sub_(0.5))
+
 number = 3
 """
 
@@ -625,6 +658,31 @@ def test_what_would_come_to_nothing_is_refused_before_anything_is_on_disk(
 )  # fmt: skip
 def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, settings):
     own_job(tmp_path, f"{own[0]}:{function}", algorithm, **settings).check_shards()
+
+
+@pytest.mark.parametrize(
+    ("function", "parts"),
+    [
+        ("Centred", ["its output for an image depends on the rest of the batch"]),
+        ("Stepping", ["it changes its buffers in training"]),
+        ("Branching", ["as many clients' at a time it fails", "data-dependent control flow"]),
+        ("Drawing", ["it draws random numbers in training other than by nn.Dropout"]),
+        ("net", ["its layer 2 is a BatchNorm"]),
+        ("Writing", []),
+        ("linear", []),
+    ],
+)
+def test_the_fused_engine_refuses_what_it_would_train_otherwise_than_the_plain_one(tmp_path, own, function, parts):
+    """Batches are padded there, and a network is called once for many clients."""
+    experiment = own_job(tmp_path, f"{own[0]}:{function}").experiment
+    for engine in ("plain", "fused"):
+        job = Job(dataclasses.replace(experiment, engine=engine))
+        if engine == "fused" and parts:
+            with pytest.raises(BadInputError, match=f"engine = fused cannot train model.name = {own[0]}:") as error:
+                job.check_layers()
+            assert all(part in str(error.value) for part in parts), str(error.value)
+        else:
+            job.check_layers()
 
 
 def test_the_last_layer_of_a_model_without_layers_is_its_last_parameter():

@@ -49,6 +49,7 @@ class Result:
 
 
 Results = dict[int, Result]  # by place
+WANT_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # of CUDA, and of cuBLAS and cuDNN
 
 
 class Together:
@@ -89,19 +90,17 @@ class Together:
         self.flat.load(received["params"], received["buffers"])
         self.flat.train()
         for portion in self.portions(shares):
-            todo = [portion]
-            while todo:
-                part = todo.pop()
-                began = time.perf_counter()
+            while portion:
+                part, began = portion[: self.at_once], time.perf_counter()
                 try:
                     results = self.train_portion(algorithm, part, received, initial, t, lr)
-                except torch.OutOfMemoryError:
-                    if len(part) == 1:
+                except RuntimeError as error:
+                    if len(part) == 1 or not lacks_memory(error):
                         raise
                     self.at_once = -(-len(part) // 2)
                     self.forget()
-                    todo += [part[self.at_once :], part[: self.at_once]]
                     continue
+                portion = portion[len(part) :]
                 yield from self.report(part, results, num_bytes(received), time.perf_counter() - began)
 
     def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
@@ -295,8 +294,20 @@ class Together:
     def forget(self) -> None:
         """Give up what is kept for the next round."""
         self.room = None
-        if isinstance(self.program, Replayed):
-            self.program.forget()
+        self.program.forget()
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error is for want of memory, or came while such a one was on its way.
+
+    Of what torch's allocator does not give, but CUDA and its libraries, there is only the text; and where memory ends
+    during a capture, the end of the capture may fail with an error of its own.
+    """
+    while error:
+        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WANT_OF_MEMORY):
+            return True
+        error = error.__context__
+    return False
 
 
 def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:

@@ -33,6 +33,10 @@ class Dense:
         """From now on differentiate at `params` [A, P], which may change, and write into `grads` [A, P]."""
         self.layers, self.slopes = pair(self.layout.views(params)), pair(self.layout.views(grads))
 
+    def forget(self) -> None:
+        """Let go of the memory that it looks at."""
+        self.layers, self.slopes = [], []
+
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches, whose gradients are written."""
         images = normalise(batch.pixels, self.recipe.mean, self.recipe.std)

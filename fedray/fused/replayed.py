@@ -12,6 +12,7 @@ import torch
 from fedray.fused.batches import Batch
 
 MOST_GRAPHS = 32  # of different numbers of clients or widths of batches; beyond that all are captured anew
+CAPTURING = "This was while a step was captured in a CUDA graph; engine = plain trains without."
 WARM_UP = 3  # runs before a capture, in which libraries choose their ways and caches fill
 
 
@@ -24,6 +25,8 @@ class Program(Protocol):
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None: ...
 
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor: ...
+
+    def forget(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -68,21 +71,35 @@ class Replayed:
         """Run the program for such batches on a stream beside the current one, then capture it there, as PyTorch's
         notes on CUDA semantics say of whole networks."""
         if len(self.captured) == MOST_GRAPHS:
-            self.forget()
+            self.give_up_graphs()
         own = Batch(batch.sizes, *(given.clone() for given in batch.tensors))
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         self.stream = self.stream or torch.cuda.Stream()  # one for all, since autograd keeps to the stream of a leaf
         self.stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self.stream):
-            for _ in range(WARM_UP):
-                self.program.differentiate(algorithm, own)
-        torch.cuda.current_stream().wait_stream(self.stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-            losses = self.program.differentiate(algorithm, own)
+        try:
+            with torch.cuda.stream(self.stream):  # around the capture, too: torch 2.9 does not leave it if that fails
+                for _ in range(WARM_UP):
+                    self.program.differentiate(algorithm, own)
+                losses = self.record(graph, algorithm, own)
+        finally:  # where memory did not suffice, what the stream is still at work on is about to be used again
+            torch.cuda.current_stream().wait_stream(self.stream)
         return Captured(graph, own, losses, self.program.constants)
 
-    def forget(self) -> None:
-        """Give up all graphs and their memory."""
+    def record(self, graph: torch.cuda.CUDAGraph, algorithm: Any, own: Batch) -> torch.Tensor:
+        """Capture the program itself; its losses."""
+        try:
+            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+                return self.program.differentiate(algorithm, own)
+        except RuntimeError as error:
+            error.add_note(CAPTURING)
+            raise
+
+    def give_up_graphs(self) -> None:
         self.captured.clear()
         self.pool = None
+
+    def forget(self) -> None:
+        """Give up all graphs and their memory, and what the program looks at."""
+        self.give_up_graphs()
+        self.program.forget()

@@ -34,6 +34,10 @@ class Stacked:
         self.leaves = {name: view.detach().requires_grad_() for name, view in views.items()}
         self.slopes = list(self.flat.layout.views(grads).values())
 
+    def forget(self) -> None:
+        """Let go of the memory that it looks at."""
+        self.leaves, self.slopes = {}, []
+
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches, whose gradients are written."""
         leaves = list(self.leaves.values())

@@ -66,12 +66,12 @@ class KeyedDropout(nn.Dropout):
         place = (*rest, *order, x.device)
         found = self.positions.get(place)
         if found is None or len(found) < rows:
-            if len(self.positions) == SHAPES:
-                self.positions.clear()
             with torch._C._DisableFuncTorch():  # or what is kept would stay wrapped for a transform
                 found = scramble(torch.arange(x.shape.numel(), dtype=torch.int32, device=x.device)).view(x.shape)
                 found = found.permute(order).contiguous().permute(*np.argsort(order).tolist())
-            self.positions[place] = found
+            # Beyond that many nothing takes another's place: what is made while a CUDA graph is captured does not last.
+            if place in self.positions or len(self.positions) < SHAPES:
+                self.positions[place] = found
         return found if len(found) == rows else found[:rows]
 
 

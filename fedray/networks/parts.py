@@ -56,14 +56,15 @@ def take_images(module: nn.Module, model: Model, shape: Shape) -> None:
     side, grey = model.side(shape), model.is_torchvisions and shape[0] == 1
     if model.is_torchvisions and shape[0] not in (1, 3):
         raise BadInputError(f"model.name = {model.name} takes images of 1 or 3 channels, not of {shape[0]}")
-    order = torch.channels_last if model.channels_last else torch.contiguous_format
 
     def prepare(_: nn.Module, inputs: tuple[torch.Tensor, ...]) -> torch.Tensor:
         images = inputs[0]
         if side:
             shrink = side < max(shape[1:])  # without antialiasing most pixels would not count
             images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=shrink)
-        return images.expand(-1, 3, -1, -1).contiguous(memory_format=order) if grey else images
+        if grey and model.channels_last:  # torch.func.vmap does not know of contiguous(memory_format)
+            return images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().permute(0, 3, 1, 2)
+        return images.expand(-1, 3, -1, -1).contiguous() if grey else images
 
     if side or grey:
         module.register_forward_pre_hook(prepare)

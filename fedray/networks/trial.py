@@ -71,16 +71,23 @@ def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
     """Why torch.func.vmap cannot compute the network, in training, for two clients' parameters; empty if it can."""
     tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
     tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
-    buffers = flat.buffers.clone()
+    buffers = [(buffer, buffer.clone()) for buffer in flat.module.buffers()]
 
     def output(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
         return torch.as_tensor(functional_call(flat.module, tensors, (images,)))
 
+    first, other = images
     try:
-        vmap(output, randomness="different")(tensors, torch.stack([images, images]))
+        found, again = (
+            vmap(output, randomness="different")(tensors, torch.stack([first, second] * 2).unflatten(0, (2, 2)))
+            for second in (other, 1 - other)
+        )
     except Exception as error:
         return own_models.describe(error)
-    return "" if torch.equal(buffers, flat.buffers) else "it changes its buffers in training"
+    if not all(torch.equal(buffer, before) for buffer, before in buffers):
+        return "it changes its buffers in training"
+    # Batches are padded, which must not change what becomes of the examples.
+    return "" if torch.equal(found[:, 0], again[:, 0]) else "its output for an image depends on the rest of the batch"
 
 
 def check_tensors(module: nn.Module, model: Model) -> None:
