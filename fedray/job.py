@@ -225,7 +225,7 @@ class Job:
         )
         one = dataclasses.replace(
             needs,
-            activations=needs.activations * on_cpu,
+            activations=max(needs.activations, on_cpu * blueprint.activation_bytes(batch, 0)),
             activations_on_gpu=max(needs.activations_on_gpu, of_client - VECTORS * params),
             at_once=on_cpu,
             together="on a GPU" if e.model.is_written_out else "anywhere",

@@ -17,9 +17,9 @@ from fedray.server import Population
 from fedray.updates import Vectors
 
 
-def save(job: Job, state: Vectors, t: int, clients: Population) -> None:
+def save(job: Job, state: Vectors, t: int, clients: Population, device: str) -> None:
     """A checkpoint of everything that round t + 1 starts from; the one before it is kept."""
-    meta = {"run": job.run, "round": t, **identity(job), **job.versions}
+    meta = {"run": job.run, "round": t, "device": device, **identity(job), **job.versions}
     trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
     with writing(job.folder):
         checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
@@ -38,6 +38,14 @@ class Past:
     memories: Iterator[tuple[int, Vectors]]
     notice: str
     damaged: Path | None = None
+    device: str = ""
+    """That on which the last rounds were trained; empty where that is not known."""
+
+    def on_another(self, device: str) -> str:
+        """What is to be said where the run goes on on another device, to follow the notice."""
+        if self.device in ("", device):
+            return ""
+        return f"; it was trained on {self.device} and now is on {device}, so the bits differ from an undisturbed run"
 
     def drop_damaged(self) -> None:
         """Remove the newer checkpoint, so that the next one to be saved takes its place and not this one's."""
@@ -82,7 +90,7 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     notice = f"continuing run {job.run} after round {t}"
     if changed:
         notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
-    return Past(t, state, memories, notice)
+    return Past(t, state, memories, notice, device=str(meta.get("device") or ""))
 
 
 def identity(job: Job) -> dict[str, Any]:

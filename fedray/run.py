@@ -92,7 +92,7 @@ def run(
                         warn_of_arithmetic(job, device, watch)
                         warn_of_gpus(job, clients, device, watch)
                     if past:
-                        watch.notice(past.notice)
+                        watch.notice(past.notice + past.on_another(device))
                     elif before:
                         watch.notice(f"run {job.run} was {before} before its first checkpoint, and starts over")
                     try:
@@ -219,8 +219,7 @@ def population(
     except BadInputError:
         if not again:
             raise
-        anyhow = dataclasses.replace(e.cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=None)
-        planned = plan(anyhow, e.clients, session.capacity, job.needs)
+        planned = plan(anyhow(e.cluster), e.clients, session.capacity, job.needs)
     patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
     parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
     with timed(f"starting {planned.actors} actors"):
@@ -229,6 +228,12 @@ def population(
         yield clients, describe(planned, e.clients, session, clients.device), clients.device
     finally:
         clients.close()
+
+
+def anyhow(cluster: Cluster) -> Cluster:
+    """The same settings with whatever reservations fit; what was to train on the CPU still does."""
+    gpus = 0.0 if cluster.gpus_per_client == 0 else None
+    return dataclasses.replace(cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=gpus)
 
 
 def describe(planned: Plan, clients: int, session: "Session", device: str) -> str:
@@ -299,7 +304,7 @@ def play(
             if t % output.checkpoint_every == 0 or t == until or asked:
                 with timed(f"the checkpoint after round {t}"):
                     recorder.sync()
-                    save(job, state, t, clients)
+                    save(job, state, t, clients, device)
                 saved = t
             if asked:
                 break
@@ -312,7 +317,7 @@ def play(
     except (KeyboardInterrupt, TooFewSurvivorsError) as error:
         if t > saved:
             with suppress(LostStateError):  # there is the checkpoint before
-                save(job, state, t, clients)
+                save(job, state, t, clients, device)
         recorder.add_events(event_rows([*events, *clients.events()]))
         short = isinstance(error, TooFewSurvivorsError)
         recorder.finish("too_few_survivors" if short else "interrupted", str(error) if short else None)

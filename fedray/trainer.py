@@ -16,6 +16,7 @@ from torch import nn
 
 from fedray.client import Client, epoch_steps
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout, normalise
+from fedray.device import LARGEST_KEPT
 from fedray.errors import blamed_on
 from fedray.fused import Together
 from fedray.networks import build, names_of
@@ -24,7 +25,7 @@ from fedray.own_part import OwnPart
 from fedray.performance import Measured
 from fedray.randomness import generator, torch_seed
 from fedray.recipe import Recipe, evaluation_batch
-from fedray.transfer import LARGEST_KEPT, Done, Examples, numbers_to, to_host
+from fedray.transfer import Done, Examples, numbers_to, to_host
 from fedray.updates import Report, Scores, Vectors, num_bytes
 from fedray.vector import Array, FlatModel, Tensors, tensor_of
 

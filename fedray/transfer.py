@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from fedray.data.skew import SHARD
+from fedray.device import LARGEST_KEPT
 from fedray.updates import Report, Sum, Vectors
 from fedray.vector import Array, Tensors
 
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
     from fedray.trainer import Trainer
 
 Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
-
-LARGEST_KEPT = 2**30
-"""Bytes of images up to which they are on the device as a whole: all of CIFAR-100 takes 184 MB, of EMNIST 640. It is a
-fixed number so that a run takes the same memory wherever it is, and a small one since each process has images of its
-own, of several runs of a sweep even. What is larger stays on the host, and is copied as far as a call needs it."""
 
 
 def numbers_to(device: str, *numbers: np.ndarray) -> Iterable[torch.Tensor]:

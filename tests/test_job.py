@@ -99,6 +99,21 @@ def test_needs_count_a_batch_of_images(tmp_path):
         assert images(batch_size, train) == 1.5 * largest * each + 3 * (largest + 100) * each
 
 
+def test_clients_that_train_as_one_program_have_batches_of_images_each_and_one_evaluation_between_them(tmp_path):
+    """cnn, 50 clients at once in batches of 10: 2465 MiB were measured, vectors and all."""
+
+    def found(chunk_size):
+        data = {"dataset": "synthetic", "train_examples": 2500, "test_examples": 100}
+        tree = {"data": data, "clients": 50, "cohort": 50, "blocks": 1, "chunk_size": chunk_size, "engine": "fused"}
+        tree |= {"model": {"name": "cnn"}, "algorithm": {"batch_size": 10}}
+        return Job(compose({**tree, "output": {"root": str(tmp_path), "name": "mine"}})).needs
+
+    one, two, many = map(found, (1, 2, 50))
+    assert one.activations == two.activations  # an evaluation of 100 takes more than that
+    vectors = many.at_once * many.vectors * many.model
+    assert 2465 < (vectors + many.activations) / 2**20 < 2 * 2465
+
+
 def test_ten_clients_with_inception_are_packed_and_a_hundred_with_lenet5_are_not(tmp_path):
     large = needs(tmp_path, 10, train=400, name="inception_v3", aux_weight=0.4)
     assert 4168 - 744 < large.activations / 2**20 < 2 * 4168  # 4168 MiB were measured, 744 of them vectors

@@ -48,6 +48,20 @@ def test_the_last_two_checkpoints_are_kept_and_none_at_the_end(tmp_path):
     assert not list(job.checkpoint.parent.iterdir())
 
 
+def test_it_is_said_where_a_run_goes_on_on_another_device(tmp_path, monkeypatch):
+    stopped_after(tmp_path, 3)
+    job, watch = Job(small(tmp_path)), Noting()
+    past = resume.read_past(job)
+    assert past.device == "cpu" and past.on_another("cpu") == ""
+    read = resume.read_checkpoint
+    monkeypatch.setattr(resume, "read_checkpoint", lambda *given: dataclasses.replace(read(*given), device="cuda"))
+    run(job.experiment, watch)
+    assert watch.notices == [
+        f"continuing run {job.run} after round 3; it was trained on cuda and now is on cpu, so the bits differ from an "
+        "undisturbed run"
+    ]
+
+
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_kept(tmp_path):
     stopped_after(tmp_path / "a", 5)
     job = Job(small(tmp_path / "a"))

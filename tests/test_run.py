@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from fedray import checkpoint, results
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.resources import Cluster
 from fedray.ending import judged_by, outcome
 from fedray.errors import BadInputError, ClientError
 from fedray.experiment import compose
@@ -27,7 +28,7 @@ from fedray.faults import Faults
 from fedray.in_process import InProcessPopulation
 from fedray.job import Job, check_batches
 from fedray.networks import BUILDERS
-from fedray.run import Watch, run
+from fedray.run import Watch, anyhow, run
 
 VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at", "retries")
 SMALL = {
@@ -543,3 +544,9 @@ def test_more_clients_than_examples_are_refused_before_anything_is_written(tmp_p
     with pytest.raises(BadInputError, match="161"):
         run(small(tmp_path, clients=161, cohort=3))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_population_that_is_planned_anew_stays_on_the_cpu_if_it_was_to_be_there():
+    asked = Cluster(clients_per_actor=2, cpus_per_actor=0.5, gpus_per_client=0.25, start_timeout=7)
+    assert anyhow(asked) == Cluster(start_timeout=7)
+    assert anyhow(dataclasses.replace(asked, gpus_per_client=0)) == Cluster(gpus_per_client=0, start_timeout=7)

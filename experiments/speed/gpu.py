@@ -19,8 +19,7 @@ cnn-*         the workload of rounds.py: 1,000 clients of 50 images, 50 a round,
               the whole GPU. To reach: 30 s.
 resnet-*      resnet18 with GroupNorm and the stem for small images (model.stem = cifar), 500 clients of Dirichlet(0.1),
               10 a round, the same in all parts, one epoch in batches of 20, crop and flip (in eager on the GPU). To
-              reach: 3 times the rounds of eager. Where the rounds table says what part of the fused work was padding,
-              so does the line.
+              reach: 3 times the rounds of eager. A fused line says what share of the images computed was padding.
 roofline      for each fused line: the arithmetic of convolutions and matrix products (torch.utils.flop_counter) at the
               measured peak of that precision, and the bytes that must be moved at least, at the measured bandwidth: of
               each step and client, params read and written and gradients written and read, float32; uint8 images read

@@ -8,7 +8,7 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from fedray.cluster.shares import round_up
-from fedray.device import CONTEXT_BYTES, WORKSPACE_BYTES
+from fedray.device import CONTEXT_BYTES, LARGEST_KEPT, WORKSPACE_BYTES
 from fedray.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -68,17 +68,19 @@ def mib(size: float) -> int:
 
 
 def needed_parts(needs: "Needs", packed: bool) -> dict[str, int]:
-    """The bytes that an actor needs of its GPU, by what for; packed it has every client's images there."""
+    """The bytes that an actor needs of its GPU, by what for; packed it has every client's images there, if they are
+    not so many that they stay on the host."""
     at_once = needs.at_once_on_gpu
     count, each = at_once * needs.vectors, needs.model
-    shards = needs.shards if packed else needs.largest_shard
+    shards = min(needs.shards if packed else needs.largest_shard, LARGEST_KEPT)
+    evaluated = min(needs.evaluated, 2 * LARGEST_KEPT)  # of two splits
     return {
         "its CUDA context": CONTEXT_BYTES,
         "cuBLAS": WORKSPACE_BYTES,
         f"{count} vectors of {each / MIB:.3g} MiB": count * each,
         "what is frozen": needs.frozen,
         "batches of images": needs.activations_on_gpu,
-        "data": shards + at_once * needs.largest_shard + needs.evaluated,  # with a client's own, shuffled
+        "data": shards + at_once * needs.largest_shard + evaluated,  # with a client's own, shuffled
     }
 
 
@@ -117,10 +119,10 @@ def check_gpu_memory(
 def runs_on_share(memory: int | None, needs: "Needs", packed: bool) -> float:
     """How many such runs an actor can be part of with so many bytes of a GPU; infinitely many where it is not known.
 
-    It trains for one of them at a time.
+    It trains for one of them at a time, but the CUDA graphs of engine = fused keep the room for its batches of images.
     """
     if memory is None:
         return math.inf
     alike = needed_parts(needs, packed)
-    shared = sum(alike[name] for name in ("its CUDA context", "cuBLAS", "batches of images"))
+    shared = alike["its CUDA context"] + alike["cuBLAS"] + (0 if needs.together else alike["batches of images"])
     return max(1, (memory - shared) // max(1, needed(needs, packed) - shared))

@@ -80,13 +80,20 @@ class RayPopulation:
             self.close()
             raise
         self.retried = self.traffic.retries
+        if len(self.devices) > 1:
+            notice("torch finds a GPU for some actors only, so clients train on GPUs and on CPUs, to different bits")
 
     def __len__(self) -> int:
         return len(self.shards)
 
     @property
     def device(self) -> str:
-        return next(str(slot.where["device"]) for slot in self.slots if slot.where)
+        return max(self.devices)
+
+    @property
+    def devices(self) -> set[str]:
+        """Those of the actors, which differ where torch finds a GPU on some nodes only."""
+        return {str(slot.where["device"]) for slot in self.slots if slot.where}
 
     def enrol(self) -> None:
         """Have every actor take part, and any that comes in the place of a lost one."""

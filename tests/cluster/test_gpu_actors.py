@@ -79,6 +79,19 @@ def test_packed_actors_reserve_their_clients_shares(session, dataset):
         assert sorted(at_each(population, reserved)) == [(1.0, "0"), (1.0, "1")]
 
 
+def test_it_is_said_where_some_actors_are_on_a_gpu_and_some_are_not(session, dataset, monkeypatch):
+    with populated(session, dataset, 2, gpus_per_client=0.5) as one:
+        for devices in (("cuda", "cuda"), ("cpu", "cuda"), ("cuda", "cpu")):
+            for slot, device in zip(one.slots, devices, strict=True):
+                monkeypatch.setitem(slot.where, "device", device)
+            notices = []
+            other = RayPopulation(session.pool, one.plan, dataset, one.shards, one.recipe, 2, notice=notices.append)
+            other.close()
+            assert other.device == "cuda" and [text[:39] for text in notices] == [
+                "torch finds a GPU for some actors only,"
+            ] * (len(set(devices)) - 1)
+
+
 def test_no_process_that_actors_are_forked_from_has_called_into_cuda(session, dataset):
     """torch would take no GPU where one had, as a process forked from an actor shows, which has."""
 

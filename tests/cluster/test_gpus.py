@@ -111,6 +111,12 @@ def test_clients_that_train_at_once_have_vectors_activations_and_a_shuffled_shar
     assert needed(at_once, packed=True) - needed(NEEDS, packed=True) == 9 * (80 + 70 + 20) * MIB
 
 
+def test_images_that_stay_on_the_host_are_not_counted():
+    """All that may be kept of one array is 1 GiB, and there are the shards and two splits."""
+    large = dataclasses.replace(NEEDS, shards=10**12, evaluated=10**12)
+    assert needed_parts(large, packed=True)["data"] == (3 * 1024 + 20) * MIB
+
+
 def test_a_jobs_needs_count_its_images(tmp_path):
     """Of 3072 bytes and a label of 8; three clients in one partition of quantities have shards that differ."""
     data = {"dataset": "synthetic", "train_examples": 100, "test_examples": 30, "validation_examples": 10}
@@ -214,6 +220,8 @@ def test_runs_in_flight_have_to_fit_their_actors_share():
     assert runs_at_once(alike, needs, machine) == 3
     assert runs_at_once(planned(200, memory=4240, clients_per_actor=100), needs, machine) == 1
     assert runs_at_once(planned(200, memory=None, clients_per_actor=100), needs, machine) == 6
+    fused = dataclasses.replace(needs, together="anywhere")  # whose graphs keep those 70 for each: two fit
+    assert runs_at_once(alike, fused, machine) == 2
 
 
 # engine = fused.

@@ -4,6 +4,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from on_gpu.bench import AT_LEAST, PATIENCE, WARM_UP, Bench, Figures, per_round
 from on_gpu.workloads import TO_REACH, most_rounds, settings_of
@@ -44,10 +45,9 @@ def measure_fedray(bench: Bench, workload: str, engine: str, precisions: Sequenc
                 if theirs := bench.told(f"{workload}-{other}", precision).get("seconds"):
                     figures[f"times_{other}"] = times = how_often(figures["seconds"], theirs)
                     text += f", {times:.2f} times the rounds of {other} ({wanted})"
-            for name in rounds:
-                if ("pad" in name or "wast" in name) and rounds[name].notna().any():
-                    figures[name] = float(rounds[name].dropna().mean())
-                    text += f", {name} {figures[name]:.3g}"
+            if engine == "fused":
+                figures["padding"] = padding = share_of_padding(rounds)
+                text += f", {padding:.1%} of the images that it computed were padding"
             bench.tell(precision, text, **figures)
 
 
@@ -58,6 +58,12 @@ def play(bench: Bench, workload: str, others: Figures) -> Results:
         return run(settings, Until(interrupt, most_rounds(bench)), interrupt=interrupt)
     finally:
         shutil.rmtree(settings.output.root)
+
+
+def share_of_padding(rounds: Any) -> float:
+    """What share of the images that were computed in these rounds was padding, from rows of the rounds table."""
+    images, padding = (float(rounds[name].sum()) for name in ("images", "padding"))
+    return padding / (images + padding)
 
 
 def how_often(ours: Sequence[float], theirs: Sequence[float]) -> float:

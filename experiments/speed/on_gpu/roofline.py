@@ -15,6 +15,7 @@ from fedray.job import Job
 from fedray.models import Shape
 from fedray.networks import build
 from fedray.networks.activations import measure_activations
+from fedray.vector import FlatModel
 
 
 def measure_roofline(bench: Bench) -> None:
@@ -58,7 +59,7 @@ def tell_bound(
 
 def least_bytes(module: nn.Module, shape: Shape, images: float, steps: float, halved: bool) -> float:
     """What a round must move at least, as the header of gpu.py says; activations may be `halved` by bfloat16."""
-    kept, _ = measure_activations(module, shape)
+    kept, *_ = measure_activations(FlatModel(module), shape)
     params = sum(p.numel() for p in module.parameters())
     return images * (prod(shape) + kept * (1 if halved else 2)) + steps * 4 * 4 * params
 
