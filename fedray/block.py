@@ -67,7 +67,10 @@ def collect(
     """The clients' updates on the host, or the sum of them, made there."""
     total, each, reports, remembered = Sum(), [], [], []
     for done in rounds:
-        with blamed_on(f"client {done.report.client} failed in round {t}"):
+        if trainer.apart:
+            with blamed_on(f"client {done.report.client} failed in round {t}"):
+                vectors, memory, report = trainer.read(done)
+        else:
             vectors, memory, report = trainer.read(done)
         if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
             report = replace(report, status="non_finite")

@@ -4,12 +4,13 @@ import ctypes
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -351,17 +352,19 @@ class Trainer:
             for name, vector in vectors.items()
         }
 
-    def arrays(self, tensors: Tensors) -> Vectors:
-        """As NumPy arrays that share no memory with the model, which the next client overwrites."""
+    def arrays(self, tensors: Mapping[str, Any]) -> Vectors:
+        """As NumPy arrays, if they are not, that share no memory with the model, which the next client overwrites."""
         if self.apart:
             return dict(zip(tensors, to_host(list(tensors.values())), strict=True))
         return {
-            name: (tensor.clone() if tensor.untyped_storage().data_ptr() in self.overwritten else tensor).numpy()
-            for name, tensor in tensors.items()
+            name: vector
+            if isinstance(vector, np.ndarray)
+            else (vector.clone() if vector.untyped_storage().data_ptr() in self.overwritten else vector).numpy()
+            for name, vector in tensors.items()
         }
 
     @cached_property
     def overwritten(self) -> set[int]:
         """Where the vectors lie that the model trains in."""
         flat = (self.flat.params, self.flat.grads, self.flat.buffers)
-        return {vector.untyped_storage().data_ptr() for vector in flat}
+        return {vector.untyped_storage().data_ptr() for vector in flat if len(vector)}

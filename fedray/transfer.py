@@ -6,9 +6,9 @@ added up there (SumThere), and the host reads all that it needs at once.
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,8 @@ def keep(
 class Done(NamedTuple):
     """What a client's round gave, which on a device need not be computed yet."""
 
-    update: Tensors
+    update: Mapping[str, Any]
+    """Vectors: tensors where the clients train, or, by engine = fused on the host, arrays."""
     memory: Vectors
     report: Report
     """On a device without its loss and its norm, and with the seconds of telling the device what to do."""

@@ -108,7 +108,7 @@ class Batches:
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
-        for i, share in enumerate(shares):
+        for i, share in enumerate(shares if dropouts else ()):
             keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
         self.keys = torch.from_numpy(keys).to(device)
         self.rows = torch.from_numpy(rows).to(device)
