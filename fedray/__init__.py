@@ -1,3 +1,3 @@
 """fedray: a federated-learning simulator on Ray."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
