@@ -97,6 +97,13 @@ def test_what_changes_a_model_or_its_training_is_the_plain_engines(variant):
     assert_agree(name, **settings)
 
 
+def test_bfloat16_is_what_is_computed_in():
+    start, exact = play("fused", "lenet5")
+    _, found = play("fused", "lenet5", precision="bfloat16")
+    moved = np.linalg.norm(exact[-1][0] - start)
+    assert 1e-3 * moved < np.linalg.norm(found[-1][0] - exact[-1][0]) < 0.1 * moved
+
+
 @pytest.mark.parametrize("name", ["lenet5", "cnn", "googlenet", "resnet18"])
 def test_convolutions_as_products_train_as_in_the_plain_engine(monkeypatch, name):
     monkeypatch.setitem(stacked.FORMS, "cpu", AsProducts)
@@ -244,6 +251,22 @@ def test_whole_shards_on_a_gpu_are_padded_to_powers_of_two(as_on_gpu):
         assert found == {1: (1, 0), 3: (3, 1), 4: (4, 0), 11: (11, 5), 16: (16, 0)}
 
 
+class Ends(FedAvg):
+    """Clients send where they ended."""
+
+    def finish(self, start, end, steps, lr, message, memory):
+        return {"params": end - start, "end": end}, memory
+
+    def server_update(self, state, mean, participation):
+        return {**state, "params": mean["end"]}
+
+
+def test_what_a_hook_sends_as_it_was_given_is_not_overwritten(as_on_gpu):
+    """Shards of three widths, which are trained one after another in the same memory."""
+    shards = [np.arange(0, n) for n in (1, 3, 4, 11, 16)]
+    assert_agree("lenet5", algorithm=Ends(lr=0.01, batch_size=0), shards=shards)
+
+
 def test_what_is_computed_for_nothing_is_counted():
     """Batches of 4: shards of 6, 3 and 9 fill 4 and 2, 3 (padded to 8), 4, 4 and 1; the fourth place is empty."""
     _, rounds = play("fused", "lenet5")
@@ -256,6 +279,28 @@ def test_what_is_computed_for_nothing_is_counted():
         3: (3, 0),
         9: (9, 0),
     }
+
+
+class Diverging(FedAvg):
+    """Whoever meets a long gradient has infinite params from then on, and soon such as are no numbers."""
+
+    def correct(self, grad, params, message, memory, lr):
+        return grad / (grad.square().sum(-1, keepdim=True) < (10 if params.shape[-1] > 10**5 else 2) ** 2)
+
+
+@pytest.mark.parametrize("name", ["lenet5", "mlp"])
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_client_that_diverges_spoils_no_other(request, name, on_gpu):
+    if on_gpu:
+        request.getfixturevalue("as_on_gpu")
+    shards = [np.arange(0, n) for n in (1, 2, 3, 4, 5, 6, 9, 12, 15, 18)]
+    settings = {"algorithm": Diverging(lr=0.01, batch_size=4), "shards": shards, "rounds": 1, "augment": "none"}
+    start, [(expected, plain)] = play("plain", name, **settings)
+    _, [(found, reports)] = play("fused", name, **settings)
+    left = [report.num_examples for report in reports]
+    assert left == [report.num_examples for report in plain]
+    assert 2 < len(left) < len(shards)
+    assert np.linalg.norm(found - expected) < 1e-4 * np.linalg.norm(expected - start)
 
 
 class Greedy(FedAvg):

@@ -501,6 +501,39 @@ MASKS = [
 ]
 
 
+LAYERS, REPLAYED = "fused/layers.py", "fused/replayed.py"
+
+FUSED_MODELS = [
+    (STACKED, "found = torch.autograd.grad([main, *others], leaves, slopes,",
+     "found = torch.autograd.grad([main], leaves, slopes[:1],", "auxiliary classifiers do not train"),
+    (STACKED, "slope.mul_(self.recipe.model.aux_weight)", "slope", "auxiliary classifiers weigh as the main one"),
+    (STACKED, 'model.precision == "bfloat16", cache', "False, cache", "all in float32"),
+    (STACKED, "zip(self.dropouts, keys.unbind(1), strict=True)", "zip(self.dropouts, keys.roll(1, 0).unbind(1), strict=True)",
+     "a client has another's masks"),
+    (LAYERS, "{F.adaptive_avg_pool2d: average_pool}", "{}", "adaptive pooling is torch's"),
+    (LAYERS, "-(-(i + 1) * length // wanted)", "(i + 1) * length // wanted", "averages end too early"),
+    (LAYERS, "] += windows[:, :, :, :, i, j]", "] = windows[:, :, :, :, i, j]", "windows do not add up"),
+    (LAYERS, "top, left = i * dilation[0], j * dilation[1]", "top, left = i, j", "a gradient without dilation"),
+    (LAYERS, "output + bias[:, None, None]", "output", "no bias"),
+    (LAYERS, "if groups != 1 or", "if", "groups are left out"),
+    (REPLAYED, "            static.copy_(given)\n", "            pass\n", "the first batch for ever"),
+    (REPLAYED, "batch.targets.shape, algorithm", "algorithm", "one graph for all widths"),
+    (REPLAYED, "        self.program.forget()\n", "", "what is given up is looked at"),
+    (REPLAYED, "        self.captured.clear()\n", "        pass\n", "graphs outlive their memory"),
+    (BATCHES, "rows += firsts[:, None]", "rows += 0", "everybody's images are the first client's"),
+    (BATCHES, "/ np.maximum(self.sizes, 1)[:, :, None]", "/ shares[0].width", "a mean over the padding, too"),
+    (BATCHES, "np.minimum(size, used - step % per_epoch * size)", "size", "the last batch of an epoch has no padding"),
+    (BATCHES, "keys[: share.steps, i] =", "keys[: share.steps, 0] =", "all masks are the first client's"),
+    (BATCHES, "deal(batches[steps, i]", "deal(batches[steps, 0]", "all batches are the first client's"),
+    (BATCHES, "share_epochs(share):\n            deal", "[*share_epochs(share)][:1]:\n            deal", "one epoch"),
+    (FUSED, "return params.copy_(start), grads", "return params, grads", "they begin where the last ones ended"),
+    (FUSED, "end.clone() if self.on_gpu else end", "end", "the next group overwrites the ends"),
+    (FUSED, "part, began = portion[: self.at_once],", "part, began = portion,", "as many are tried again"),
+    (FUSED, "                    self.forget()\n", "", "memory is not given back"),
+    (FUSED, "if active != before:", "if not before:", "who has no steps left goes on"),
+    (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),
+]  # fmt: skip
+
 TRANSFER, RECIPE = "transfer.py", "recipe.py"
 
 ON_A_DEVICE = [
@@ -535,6 +568,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["test_dropout.py"], MASKS),
     (["test_faults.py"], WITH_FAULTS),
     (["test_transfer.py"], ON_A_DEVICE),
+    (["test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
 ]
 ROOT = Path(__file__).parents[2]
