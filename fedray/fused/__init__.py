@@ -57,8 +57,8 @@ class Together:
         self.recipe, self.flat, self.device = recipe, flat, device
         self.apart = device != "cpu"
         self.on_gpu = torch.device(device).type == "cuda"
-        written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
-        program: Program = Dense(recipe, flat.layout) if written_out else Stacked(recipe, flat, device)
+        self.written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
+        program: Program = Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device)
         self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
         self.params_bytes = flat.params.nbytes
@@ -86,8 +86,9 @@ class Together:
             cut(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
             for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
         )
-        self.flat.load(received["params"], received["buffers"])
-        self.flat.train()
+        if not self.written_out:
+            self.flat.load(received["params"], received["buffers"])
+            self.flat.train()
         for portion in self.portions(shares):
             while portion:
                 part, began = portion[: self.at_once], time.perf_counter()
