@@ -65,13 +65,13 @@ def without_batch_norm(name):
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
 def test_every_model_trains_as_in_the_plain_engine(name):
-    assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
+    assert_agree(name, **without_batch_norm(name))
 
 
 @pytest.mark.parametrize("name", sorted(LARGE))
 def test_every_large_model_does(name):
-    """Two clients of one step each, one after the other: each of their vectors is some hundred megabytes."""
-    shards = [np.arange(0, 2), np.arange(2, 4)]
+    """Two clients of one and of two steps, one after the other: each of their vectors is some hundred megabytes."""
+    shards = [np.arange(0, 2), np.arange(2, 6)]
     assert_agree(name, shards=shards, algorithm=FedAvg(lr=0.01, batch_size=2), chunk_size=None)
 
 
