@@ -12,6 +12,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from fedray import fused
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
+from fedray.device import settle_on
 from fedray.errors import ClientError
 from fedray.fused import stacked
 from fedray.fused.layers import AsProducts, AsTorchDoes, average_pool
@@ -30,7 +31,18 @@ DEEP = {"resnet18", "resnet50", "resnet56", "densenet121", "inception_v3", "goog
 and after a second round 2e-4 to 8e-2."""
 
 
-def play(engine, model, *, algorithm=None, shards=SHARDS, rounds=2, augment="crop-flip", chunk_size=50, **settings):
+def play(
+    engine,
+    model,
+    *,
+    algorithm=None,
+    shards=SHARDS,
+    rounds=2,
+    augment="crop-flip",
+    chunk_size=50,
+    device="cpu",
+    **settings,
+):
     """The state before, the state and the reports of each round, in which all clients train at once.
 
     What suits a CPU, chunk_size = None, would be one client of a network of more than 2 million parameters.
@@ -38,7 +50,7 @@ def play(engine, model, *, algorithm=None, shards=SHARDS, rounds=2, augment="cro
     dataset = make_dataset(train=18, test=6, validation=0)
     algorithm = algorithm or FedAvg(lr=0.01, momentum=0.5, weight_decay=1e-3, clip_norm=5.0, batch_size=4)
     recipe = dataclasses.replace(make_recipe(dataset, model, augment, engine=engine, **settings), chunk_size=chunk_size)
-    population = InProcessPopulation(dataset, shards, recipe, 1)
+    population = InProcessPopulation(dataset, shards, recipe, 1, device=device)
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
     done = play_rounds(algorithm, population, state, ts=range(1, rounds + 1), rounds=rounds, cohort=len(shards), seed=5)
     return state["params"], [(d.state["params"], d.updates.reports) for d in done]
@@ -73,6 +85,23 @@ def test_every_large_model_does(name):
     """Two clients of one and of two steps, one after the other: each of their vectors is some hundred megabytes."""
     shards = [np.arange(0, 2), np.arange(2, 6)]
     assert_agree(name, shards=shards, algorithm=FedAvg(lr=0.01, batch_size=2), chunk_size=None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
+def test_on_a_gpu_every_model_does_too_and_gives_the_same_bits_again(name):
+    settle_on("cuda")
+    assert_agree(name, device="cuda", **without_batch_norm(name))
+    once, again = (play("fused", name, device="cuda", **without_batch_norm(name))[1] for _ in range(2))
+    assert [params.tobytes() for params, _ in once] == [params.tobytes() for params, _ in again]
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cnn"])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_devices_way_is_the_hosts(name, precision):
+    """A device of another name than the CPU's, on which torch computes all the same."""
+    (_, here), (_, there) = (play("fused", name, precision=precision, device=device) for device in ("cpu", "cpu:0"))
+    assert [params.tobytes() for params, _ in here] == [params.tobytes() for params, _ in there]
 
 
 VARIANTS = {

@@ -22,8 +22,8 @@ class Stacked:
     """The gradients of many clients at once: those of the sum of their losses, since none depends on another's."""
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
-        self.recipe, self.flat, self.device = recipe, flat, device
-        self.form = FORMS[torch.device(device).type]
+        self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
+        self.form = FORMS[self.kind]
         self.dropouts = dropout_layers(flat.module)
         self.leaves: Tensors = {}
         self.slopes: list[torch.Tensor] = []
@@ -69,7 +69,7 @@ class Stacked:
             return outputs if model.aux_weight else outputs[:1]
 
         tensors = params | {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
-        half = torch.autocast(self.device, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
+        half = torch.autocast(self.kind, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
         with half, self.form():
             outputs = vmap(output)(tensors, inputs)
         return [output.float() for output in outputs]
