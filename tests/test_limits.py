@@ -1,17 +1,16 @@
 """What a container leaves of the machine: made trees of /proc and /sys, and a real cgroup where one can be made."""
 
 import math
-import os
-import subprocess
 import sys
 
 import psutil
 import pytest
+from containers import limited, run_limited
 
 from fedray import limits
 from fedray.cluster.resources import Capacity, Cluster, Needs, plan
 from fedray.errors import BadInputError
-from fedray.limits import ROOT, Limits, available_memory, cgroups, cores, describe_limits, read_limits
+from fedray.limits import Limits, available_memory, cores, describe_limits, read_limits
 
 GIB = 2**30
 UNLIMITED = "9223372036854771712\n"  # the largest multiple of a page of 4 KiB
@@ -210,39 +209,17 @@ def test_what_does_not_fit_into_a_container_is_refused_with_its_limits(made, mac
 
 
 LOOK = """
-import sys
 from fedray.limits import cores, describe_limits, read_limits
-sys.stdin.readline()  # once this process is in its cgroups
 found, taken = read_limits(), bytearray(200 * 2**20)
 print(found.cpus, cores(), found.memory, found.free - read_limits().free, describe_limits(), sep="\\n")
 """
 
 
-def test_a_real_cgroup_is_read():
-    """Of version 1, in which one can be made below that of this process, by root, where /sys is not read-only."""
-    folders, wanted = [], {"memory": f"{GIB}", "cpu": "50000"}
-    try:
-        for controller, name in (("memory", "memory.limit_in_bytes"), ("cpu", "cpu.cfs_quota_us")):
-            parent = next((each for each in cgroups(ROOT) if (each / name).exists()), None)
-            if parent is None or not os.access(parent, os.W_OK):
-                pytest.skip("no cgroup can be made here")
-            folder = parent / f"fedray-test-{os.getpid()}"
-            try:
-                folder.mkdir()
-            except OSError as error:
-                pytest.skip(f"no cgroup can be made here: {error}")
-            folders.append(folder)
-            (folder / name).write_text(wanted[controller])
-        with subprocess.Popen(
-            [sys.executable, "-c", LOOK], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        ) as process:
-            for folder in folders:
-                (folder / "cgroup.procs").write_text(str(process.pid))
-            out, _ = process.communicate("go\n", timeout=60)
-    finally:
-        for folder in folders:
-            folder.rmdir()
-    cpus, whole, memory, taken, words = out.splitlines()
+def test_real_limits_are_read():
+    with limited(memory=GIB, cpu=50000) as folders:
+        done = run_limited([sys.executable, "-c", LOOK], folders, timeout=60)
+    assert done.returncode == 0, done.stderr
+    cpus, whole, memory, taken, words = done.stdout.splitlines()
     assert (float(cpus), int(whole), float(memory)) == (0.5, 1, GIB)
     assert 190 * 2**20 < float(taken) < 230 * 2**20
     assert words == "this container is limited to 0.5 CPU and 1024 MiB of memory"
