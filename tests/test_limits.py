@@ -159,6 +159,8 @@ def test_other_cgroups_that_are_mounted_limit_nothing(made):
     assert read_limits(made(["0::/own"], other, SMALL)) == Limits()
     assert read_limits(made(["0::/"], other, SMALL)) == Limits()
     assert read_limits(made(["0::/../sibling"], V2, SMALL)) == Limits()  # a process put outside of its namespace
+    unknown = [("/", "/sys/fs/cgroup", "cgroup", "rw,memory,cpu")]
+    assert read_limits(made(["0::/"], unknown, SMALL)) == Limits()  # /proc says of no cgroup there
 
 
 def test_a_hierarchy_from_outside_the_namespace_limits_by_what_is_on_top(made):
