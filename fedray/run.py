@@ -245,6 +245,7 @@ def describe(planned: Plan, clients: int, session: "Session", device: str) -> st
     rest = f"; {planned.why}" if planned.why else ""
     rest += "; clients train on the CPU" if planned.num_gpus and device == "cpu" else ""
     rest += f"; {session.pool.plainly}" if session.pool.plainly else ""
+    rest += f"; {session.capacity.limits}" if session.capacity.limits else ""
     actors = f"{planned.actors} Ray actor{'s' * (planned.actors != 1)}"
     return f"{actors}, {kind}, {planned.num_cpus:g} CPU and {gpu} each{rest}"
 

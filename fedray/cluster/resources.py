@@ -1,7 +1,6 @@
 """What a population asks of Ray: how many actors, with how much of a CPU and a GPU each. Arithmetic only."""
 
 import math
-import os
 import re
 import shutil
 import sys
@@ -13,6 +12,7 @@ from typing import Literal
 from fedray.cluster.gpus import check_gpu_memory, least_share, mib, needed, runs_on_share
 from fedray.cluster.shares import SMALLEST_SHARE, room, room_on_gpus, round_down, share, single
 from fedray.errors import BadInputError
+from fedray.limits import available_memory
 from fedray.settings import Auto, section, setting
 
 PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
@@ -98,7 +98,8 @@ class Capacity:
     """What is free to be reserved: the CPUs of each node, GPUs in all, and bytes of memory to spare.
 
     `node_gpus` are the GPUs of each node, the last of which may be a part, where there are several nodes. `held_cpus`
-    and `held_gpus` are those that other jobs hold. `gpu_memory` is the bytes of each GPU, where that is known.
+    and `held_gpus` are those that other jobs hold. `gpu_memory` is the bytes of each GPU, where that is known. `limits`
+    says in words what a container leaves of the machine.
     """
 
     cpus: tuple[float, ...]
@@ -108,6 +109,7 @@ class Capacity:
     held_cpus: float = 0.0
     held_gpus: float = 0.0
     gpu_memory: int | None = None
+    limits: str = ""
 
     @property
     def has_gpus(self) -> bool:
@@ -332,10 +334,11 @@ def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capa
     images = f" and {needs.activations / 2**20:.4g} MiB for batches of images" if counts else ""
     smaller = "a smaller model or algorithm.batch_size" if counts else "a smaller model"
     whole, store_mib, free = (mib(size) for size in (each, store, capacity.memory))
+    limits = f" ({capacity.limits})" if capacity.limits else ""
     raise BadInputError(
         f"{actors} actor{'' if actors == 1 else 's'} x {whole} MiB, of which {vectors_of(needs, on_gpu)} vectors of "
         f"{needs.model / 2**20:.3g} MiB each{images}, and {store_mib} MiB of shared memory need "
-        f"{actors * whole + store_mib} MiB, but {free} MiB are free; raise cluster.clients_per_actor or "
+        f"{actors * whole + store_mib} MiB, but {free} MiB are free{limits}; raise cluster.clients_per_actor or "
         f"choose {smaller}"
     )
 
@@ -417,15 +420,3 @@ def shared_memory() -> int:
     if Path("/dev/shm").is_dir():
         limit = min(limit, int(0.9 * shutil.disk_usage("/dev/shm").free))
     return max(limit, 100 * 2**20)
-
-
-def available_memory() -> int:
-    """Bytes of memory that new processes can have on this machine."""
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

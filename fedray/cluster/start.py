@@ -23,15 +23,14 @@ from fedray.cluster.pool import Pool
 from fedray.cluster.resources import (
     Capacity,
     Cluster,
-    available_memory,
     capacity_of,
-    cores,
     shared_memory,
     will_fork,
 )
 from fedray.cluster.versions import check_nodes
 from fedray.errors import BadInputError
 from fedray.interrupt import deferred
+from fedray.limits import available_memory, cores, describe_limits
 
 NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
 
@@ -148,7 +147,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
     try:
         look = Nodes().capacity
         if local:
-            capacity = replace(look(), memory=available_memory())
+            capacity = replace(look(), memory=available_memory(), limits=describe_limits())
             capacity = replace(capacity, gpu_memory=memory_of_each(capacity.gpus) if capacity.gpus else None)
             look = lambda pool=None: capacity  # noqa: E731  nobody else can hold any of it
         else:

@@ -6,7 +6,6 @@ is checked before: a small file can speak of very many rows.
 """
 
 import json
-import os
 import re
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,9 +20,10 @@ import numpy as np
 
 from fedray.data.decode import Form, decode, encoding_of, is_colour
 from fedray.errors import BadInputError
+from fedray.limits import available_memory, cores
 
 IMAGES, VALUES = 250, 50_000  # rows that are read together
-WORKERS = min(4, os.cpu_count() or 1)
+MOST_WORKERS = 4  # that decode images at a time
 
 
 def holds_parquet(folder: Path) -> bool:
@@ -158,7 +158,8 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
     images = np.empty((present, *form.shape), np.uint8)
     encoding, at = "", 0
     decoding: deque[Future[None]] = deque()
-    with ThreadPoolExecutor(WORKERS) as pool:
+    workers = min(MOST_WORKERS, cores())
+    with ThreadPoolExecutor(workers) as pool:
         for path in files:
             row = 0
             for contents in _contents(path, column, IMAGES):
@@ -168,7 +169,7 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
                 encoding = encoding or encoding_of(_where(path, 0), taken[0])
                 decoding.append(pool.submit(_decode_into, images[at : at + len(taken)], path, row, taken, form))
                 row, at = row + len(taken), at + len(taken)
-                if len(decoding) > 2 * WORKERS:  # so that few encoded images wait in memory
+                if len(decoding) > 2 * workers:  # so that few encoded images wait in memory
                     decoding.popleft().result()
         for each in decoding:
             each.result()
@@ -184,7 +185,6 @@ def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
 
     `size` is what a row takes, in bytes.
     """
-    import psutil
     import pyarrow.parquet as pq
 
     present = 0
@@ -192,7 +192,7 @@ def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
         with _reading(path):
             present += max(0, pq.read_metadata(path).num_rows)
     rows = min(present, count or present)
-    free = psutil.virtual_memory().available
+    free = available_memory()
     if rows * size > free:
         raise BadInputError(
             f"the {rows:,} rows of {files[0]} and the other files of its split need {rows * size / 1e9:.3g} GB of "
