@@ -38,7 +38,7 @@ test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
 	@$(VENV)/bin/python -m pytest -m "slow or not slow"
 
 readme: $(INSTALLED)  ## write README's tables of settings and options from their declarations
-	@$(VENV)/bin/python -m fedray.settings_page README.md
+	@$(VENV)/bin/python docs/settings_page.py README.md
 
 check: $(INSTALLED)  ## lint, formatting and types
 	@$(VENV)/bin/ruff check .

@@ -3,17 +3,17 @@
 import sys
 from pathlib import Path
 
-from fedray import verbosity
-from fedray.command_line import read_command_line, run_program
-from fedray.console import ConsoleWatch, NoticeWatch
-from fedray.experiment import compose, set_default_name
-from fedray.interrupt import Interrupt
-from fedray.job import Job
-from fedray.json_lines import JsonWatch
-from fedray.recorder import keep_file
-from fedray.run import run
-from fedray.verbosity import Verbosity, read_verbosity, speak
-from fedray.watch import Watch, Watches
+from fedray.cli import verbosity
+from fedray.cli.command_line import read_command_line, run_program
+from fedray.cli.console import ConsoleWatch, NoticeWatch
+from fedray.cli.json_lines import JsonWatch
+from fedray.cli.verbosity import Verbosity, read_verbosity, speak
+from fedray.core.interrupt import Interrupt
+from fedray.experiment.composition import compose, set_default_name
+from fedray.results.recorder import keep_file
+from fedray.run.prepared import Job
+from fedray.run.simulation import run
+from fedray.run.watch import Watch, Watches
 
 PROGRAM = "python -m fedray"
 DESCRIPTION = (

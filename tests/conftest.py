@@ -5,8 +5,8 @@ import tempfile
 import pytest
 from small_data import make_dataset
 
-from fedray.cluster.resources import Cluster
-from fedray.data import Dataset
+from fedray.cluster.settings import Cluster
+from fedray.data.dataset import Dataset
 
 
 @pytest.fixture(scope="session", autouse=True)

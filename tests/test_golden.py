@@ -22,9 +22,9 @@ from safetensors.numpy import load_file
 from warm import Warm
 
 from fedray.experiment import Experiment, read_experiment
-from fedray.job import Job
 from fedray.results import FINAL_STATUSES, load
 from fedray.run import run
+from fedray.run.prepared import Job
 
 GOLDEN = Path(__file__).parent / "golden"
 WRITTEN = GOLDEN / "results-0.3.0"

@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 from settings import experiment
 
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.watch import Watch
 
 
 class Weigh(Watch):

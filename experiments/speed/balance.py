@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from settings import experiment
 
+from fedray.core.updates import cut
 from fedray.run import run
-from fedray.updates import cut
 
 BASE: dict[str, Any] = {
     "rounds": 20,

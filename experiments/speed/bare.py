@@ -56,9 +56,9 @@ def work(kind: str, barrier: Barrier, first: int, last: int) -> None:
     import torch
     import torch.nn.functional as F
 
-    from fedray.models import Model
-    from fedray.networks import build
-    from fedray.recipe import EVALUATION_BATCH
+    from fedray.models.build import build
+    from fedray.models.model import Model
+    from fedray.training.spec import EVALUATION_BATCH
 
     torch.set_num_threads(1)
     n = TEST_IMAGES if kind == "evaluate" else COHORT * IMAGES

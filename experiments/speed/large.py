@@ -17,7 +17,8 @@ from typing import Any
 import ray
 from settings import experiment
 
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.watch import Watch
 
 BASE: dict[str, Any] = {
     "rounds": 12,

@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from fedray.experiment import compose
-from fedray.recorder import Recorder
+from fedray.experiment.composition import compose
+from fedray.results.recorder import Recorder
 
 ROUNDS, COHORT, CLIENTS, LABELS, ACTORS = 100, 10, 100, 10, 16
 TIMES = 5

@@ -23,7 +23,8 @@ from typing import Any
 
 from settings import experiment
 
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.watch import Watch
 
 BASE: dict[str, Any] = {
     "rounds": 40,

@@ -19,7 +19,8 @@ import numpy as np
 import psutil
 from settings import experiment
 
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.watch import Watch
 
 SIZES = (1_000, 10_000, 100_000)
 TURNS, ROUNDS = 6, 10

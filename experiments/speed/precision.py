@@ -13,9 +13,9 @@ import numpy as np
 import torch
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.models import Model
-from fedray.recipe import Recipe
-from fedray.trainer import Trainer, settle_in
+from fedray.models.model import Model
+from fedray.training.spec import Recipe
+from fedray.training.trainer import Trainer, settle_in
 
 TIMES = 30
 

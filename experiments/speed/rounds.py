@@ -22,9 +22,10 @@ import numpy as np
 from bare import BATCH, CLIENTS, COHORT, CORES, IMAGES, LR, MODELS, Bare, tiny_data
 from settings import experiment
 
-from fedray import job as jobs
-from fedray.data import Dataset
-from fedray.run import Watch, run
+from fedray.data.dataset import Dataset
+from fedray.run import prepared as jobs
+from fedray.run import run
+from fedray.run.watch import Watch
 
 LOAD_DATA = jobs.load_data
 WARM_UP = 2

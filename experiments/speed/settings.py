@@ -4,7 +4,8 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
-from fedray.experiment import Experiment, compose, override
+from fedray.experiment import Experiment
+from fedray.experiment.composition import compose, override
 
 
 def experiment(base: dict[str, Any], words: Sequence[str]) -> Experiment:

@@ -28,9 +28,10 @@ from settings import experiment
 
 from fedray.cluster.forks import fork_server
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster
+from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.watch import Watch
 
 BASE: dict[str, Any] = {
     "rounds": 2000,

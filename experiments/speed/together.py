@@ -18,12 +18,12 @@ from statistics import median
 import numpy as np
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.block import train_block
-from fedray.fused import stacked
-from fedray.fused.layers import AsProducts, AsTorchDoes
-from fedray.models import KNOWN, Model
-from fedray.recipe import Recipe
-from fedray.trainer import Trainer, settle_in
+from fedray.models.model import KNOWN, Model
+from fedray.training.block import train_block
+from fedray.training.fused import stacked
+from fedray.training.fused.layers import AsProducts, AsTorchDoes
+from fedray.training.spec import Recipe
+from fedray.training.trainer import Trainer, settle_in
 
 TIMES, CLIENTS, IMAGES = 9, 8, 20
 WAYS = {

@@ -11,12 +11,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from fedray.algorithms.fedavg import Both, FedAvg, Tensors
-from fedray.settings import Maybe, section, setting
+from fedray.core.settings import Maybe, section, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedray.client import Client
+    from fedray.training.client import Client
 
 
 @section

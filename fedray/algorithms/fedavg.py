@@ -19,14 +19,14 @@ import numpy as np
 
 from fedray.algorithms import server_optimizer
 from fedray.algorithms.local_training import LocalTraining
-from fedray.errors import BadInputError
-from fedray.settings import section, setting
-from fedray.updates import Updates, Vectors
+from fedray.core.errors import BadInputError
+from fedray.core.settings import section, setting
+from fedray.core.updates import Updates, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedray.client import Client
+    from fedray.training.client import Client
 
 Tensors = dict[str, "Tensor"]
 Steps: TypeAlias = "int | Tensor"

@@ -5,7 +5,7 @@ Classification", arXiv 1909.06335: FedAvg with momentum on the server (server_op
 from typing import ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import section, setting
+from fedray.core.settings import section, setting
 
 
 @section

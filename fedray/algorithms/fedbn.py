@@ -6,7 +6,7 @@ statistics stay at the clients.
 from typing import ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import section, setting
+from fedray.core.settings import section, setting
 
 
 @section

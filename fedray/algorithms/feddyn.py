@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 import numpy as np
 
 from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, averaged_norms, mean_weighting
-from fedray.settings import section, setting
-from fedray.updates import Vectors
+from fedray.core.settings import section, setting
+from fedray.core.updates import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from fedray.algorithms.effective_steps import effective_steps
 from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, mean_weighting
-from fedray.settings import section, setting
-from fedray.updates import Updates, Vectors
+from fedray.core.settings import section, setting
+from fedray.core.updates import Updates, Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor

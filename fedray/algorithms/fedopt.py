@@ -6,7 +6,7 @@ has the equations). The defaults are the paper's: beta1 = 0.9 and beta2 = 0.99, 
 from typing import ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import section, setting
+from fedray.core.settings import section, setting
 
 
 @section

@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from typing import ClassVar
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.errors import BadInputError
-from fedray.settings import section, setting
+from fedray.core.errors import BadInputError
+from fedray.core.settings import section, setting
 
 
 @section

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from fedray.algorithms.fedavg import FedAvg, Tensors
-from fedray.settings import section, setting
+from fedray.core.settings import section, setting
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,7 +8,7 @@ so that a round of all clients is one step of gradient descent on the union of t
 from typing import Annotated, ClassVar, Literal
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import AsLowerCase, AsNumber, Maybe, section, setting
+from fedray.core.settings import AsLowerCase, AsNumber, Maybe, section, setting
 
 
 @section

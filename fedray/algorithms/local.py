@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.settings import section
+from fedray.core.settings import section
 
 
 @section

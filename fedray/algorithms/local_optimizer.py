@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from fedray.errors import BadInputError
-from fedray.settings import nearest
+from fedray.core.errors import BadInputError
+from fedray.core.settings import nearest
 
 if TYPE_CHECKING:
     import torch

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from fedray.algorithms import local_optimizer
 from fedray.algorithms.local_optimizer import LocalOptimizer, read_options
-from fedray.errors import BadInputError
-from fedray.randomness import generator
-from fedray.settings import AsLowerCase, Maybe, section, setting
+from fedray.core.errors import BadInputError
+from fedray.core.randomness import generator
+from fedray.core.settings import AsLowerCase, Maybe, section, setting
 
 if TYPE_CHECKING:
     import torch

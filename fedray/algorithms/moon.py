@@ -14,12 +14,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from fedray.algorithms.fedavg import Both, FedAvg, Tensors
-from fedray.settings import section, setting
+from fedray.core.settings import section, setting
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedray.client import Client
+    from fedray.training.client import Client
 
 
 @section

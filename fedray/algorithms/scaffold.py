@@ -19,13 +19,13 @@ import numpy as np
 
 from fedray.algorithms.effective_steps import effective_steps
 from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, averaged_norms, mean_weighting
-from fedray.settings import section, setting
-from fedray.updates import Vectors
+from fedray.core.settings import section, setting
+from fedray.core.updates import Vectors
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fedray.client import Client
+    from fedray.training.client import Client
 
 
 @section

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from fedray.updates import Vectors
+from fedray.core.updates import Vectors
 
 TINY = np.finfo(np.float32).tiny
 

@@ -15,14 +15,15 @@ import numpy as np
 import ray
 
 from fedray.cluster.versions import differences, software
+from fedray.core.errors import ClientError, blamed_on
+from fedray.core.scores import Measured
+from fedray.core.updates import Scores, Trained, Vectors
 from fedray.data.skew import TEST
-from fedray.errors import ClientError, blamed_on
-from fedray.performance import Measured
-from fedray.recipe import Recipe
-from fedray.updates import Scores, Trained, Vectors
+from fedray.training.spec import Recipe
 
 if TYPE_CHECKING:
-    from fedray.transfer import Examples, Kept
+    from fedray.training.shards import Kept
+    from fedray.training.transfer import Examples
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ class Enrolment:
     """
 
     def __init__(self, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None, device: str):
-        from fedray.trainer import Trainer
-        from fedray.transfer import keep
+        from fedray.training.shards import keep
+        from fedray.training.trainer import Trainer
 
         self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
         self.kept: Kept | None = None
@@ -85,7 +86,7 @@ class Enrolment:
     @cached_property
     def kept_tests(self) -> "Kept | None":
         """What all clients are evaluated on, copied when the first one is."""
-        from fedray.transfer import keep
+        from fedray.training.shards import keep
 
         data, rows = self.data, self.own_tests
         if not rows or not self.trainer.apart:
@@ -148,8 +149,8 @@ class ClientActor:
         """
         if wanted and (different := differences(software(), wanted)):
             raise RuntimeError(f"this node has {different}")
-        from fedray.device import choose_device, settle_on
-        from fedray.trainer import settle_in
+        from fedray.training.device import choose_device, settle_on
+        from fedray.training.trainer import settle_in
 
         sys.path += [folder for folder in path if folder not in sys.path]
         settle_in()
@@ -222,7 +223,7 @@ class ClientActor:
         vectors where they are large, and the new memories. These are separate objects: the first is small and tells of
         success, large vectors stay in the object store until their turn, memories never pass through the driver.
         """
-        from fedray.block import train_block
+        from fedray.training.block import train_block
 
         began = time.perf_counter()
         enrolment = self.enrolment(run)
@@ -254,7 +255,7 @@ class ClientActor:
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
     ) -> list[Scores]:
         """How the model that each client would use does on test images of its own; `orders` as in `train`."""
-        from fedray.block import evaluate_block
+        from fedray.training.block import evaluate_block
 
         enrolment = self.enrolment(run)
         algorithm, message = enrolment.read(orders)

@@ -21,8 +21,8 @@ import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
 from fedray.cluster.tickets import Slot, Ticket, Traffic, note
-from fedray.errors import ClientError, LostActorError, LostStateError
-from fedray.updates import Event
+from fedray.core.errors import ClientError, LostActorError, LostStateError
+from fedray.core.updates import Event
 
 MOST_TRIES = 4  # of one call, or of filling one slot, before a loss is no accident
 NO_ROOM = "no node has room for it"

@@ -8,11 +8,12 @@ import subprocess
 from typing import TYPE_CHECKING
 
 from fedray.cluster.shares import round_up
-from fedray.device import CONTEXT_BYTES, LARGEST_KEPT, WORKSPACE_BYTES
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
+from fedray.training.device import CONTEXT_BYTES, LARGEST_KEPT, WORKSPACE_BYTES
 
 if TYPE_CHECKING:
-    from fedray.cluster.resources import Cluster, Needs
+    from fedray.cluster.needs import Needs
+    from fedray.cluster.settings import Cluster
 
 MIB = 2**20
 QUERY = ["--query-gpu=index,uuid,memory.total,mig.mode.current", "--format=csv,noheader,nounits"]

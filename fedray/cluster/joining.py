@@ -13,7 +13,7 @@ from typing import Any
 from ray._private.utils import read_ray_address
 
 from fedray.cluster.knock import use_token
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 KNOCK = Path(__file__).with_name("knock.py")
 CONNECT_SECONDS = 10.0

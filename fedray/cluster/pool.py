@@ -9,13 +9,14 @@ from typing import Any
 import ray
 
 from fedray.cluster.actor import ClientActor, NodeData
+from fedray.cluster.capacity import Capacity
 from fedray.cluster.dispatch import NO_ROOM, Dispatcher
 from fedray.cluster.forks import Nursery
-from fedray.cluster.resources import Capacity, Plan, room_for_actors
+from fedray.cluster.plan import Plan, room_for_actors
 from fedray.cluster.tickets import Slot, Traffic, Use
 from fedray.cluster.versions import software
-from fedray.data import Dataset
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
+from fedray.data.dataset import Dataset
 
 LAST = ""
 LOOK_SECONDS = 2.0  # how often the nodes of a joined cluster are looked at

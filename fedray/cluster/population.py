@@ -13,15 +13,12 @@ import ray
 
 from fedray.cluster.actor import BY_VALUE, join_rows
 from fedray.cluster.dispatch import first_line, look
+from fedray.cluster.plan import Plan
 from fedray.cluster.pool import Pool
-from fedray.cluster.resources import Plan
 from fedray.cluster.tickets import Occupancy, Patience, Slot, Ticket, Traffic, Use
-from fedray.data import Dataset, Split
-from fedray.errors import LostActorError, LostStateError
-from fedray.faults import absentee
-from fedray.performance import Performance, performance
-from fedray.recipe import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
-from fedray.updates import (
+from fedray.core.errors import LostActorError, LostStateError
+from fedray.core.scores import Performance, performance
+from fedray.core.updates import (
     HAPPENED,
     Event,
     Scores,
@@ -34,6 +31,9 @@ from fedray.updates import (
     num_bytes,
     remembered,
 )
+from fedray.data.dataset import Dataset, Split
+from fedray.server.participation import absentee
+from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
 
 EVALUATION_CALL, EVALUATION_CALL_ON_GPU = 4 * EVALUATION_BATCH, 4 * EVALUATION_BATCH_ON_GPU
 """Images a call, the second where GPUs are reserved; both are whole batches on a CPU, so that its bits are the same."""

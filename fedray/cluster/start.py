@@ -16,21 +16,17 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.state import available_resources_per_node
 
+from fedray.cluster.capacity import Capacity, capacity_of, shared_memory
 from fedray.cluster.forks import Guard, Nursery, fork_server
 from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
+from fedray.cluster.needs import will_fork
 from fedray.cluster.pool import Pool
-from fedray.cluster.resources import (
-    Capacity,
-    Cluster,
-    capacity_of,
-    shared_memory,
-    will_fork,
-)
+from fedray.cluster.settings import Cluster
 from fedray.cluster.versions import check_nodes
-from fedray.errors import BadInputError
-from fedray.interrupt import deferred
-from fedray.limits import available_memory, cores, describe_limits
+from fedray.core.errors import BadInputError
+from fedray.core.interrupt import deferred
+from fedray.core.limits import available_memory, cores, describe_limits
 
 NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
 

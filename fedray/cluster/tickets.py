@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedray.updates import Event
+from fedray.core.updates import Event
 
 IN_FLIGHT = 2  # calls an actor has: one running, one waiting
 

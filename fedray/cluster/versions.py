@@ -9,7 +9,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 # The function below is sent to nodes where fedray may be missing or another.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -12,12 +12,12 @@ from typing import Literal
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.randomness import generator
+from fedray.core.settings import Auto, nearest, section, setting
 from fedray.data import function, parquet, parquet_folder, synthetic
 from fedray.data.dataset import Dataset, Split, measure
 from fedray.data.published import CIFAR10, PUBLISHED
-from fedray.errors import BadInputError
-from fedray.randomness import generator
-from fedray.settings import Auto, nearest, section, setting
 
 __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedray.vector import Array, tensor_of
+from fedray.models.flat import Array, tensor_of
 
 PAD = 4
 SHIFTS = 2 * PAD + 1

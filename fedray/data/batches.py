@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 PIXELS = 3 * 32 * 32
 

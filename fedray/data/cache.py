@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from fedray.atomic import replacing
-from fedray.errors import BadInputError
+from fedray.core.atomic import replacing
+from fedray.core.errors import BadInputError
 
 LAYOUT = 3  # raise it when the layout of a file changes, or what is decoded from the same bytes
 KEPT = 8

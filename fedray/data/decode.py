@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

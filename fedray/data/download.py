@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from fedray.core.errors import BadInputError
 from fedray.data import OFFLINE
 from fedray.data.batches import Batches
 from fedray.data.published import CIFAR10, PUBLISHED, Published
-from fedray.errors import BadInputError
 
 
 def download(root: Path, published: Published = CIFAR10) -> Path:

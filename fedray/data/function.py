@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.settings import nearest
 from fedray.data.dataset import MOST_CLASSES, Dataset
-from fedray.errors import BadInputError
-from fedray.settings import nearest
 
 ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels", "train_users")

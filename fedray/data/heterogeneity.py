@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from fedray.data.partitions import Shards, count_holders, label_counts
+from fedray.data.partitions import count_holders, label_counts
+from fedray.data.partitions.scheme import Shards
 
 FAR = 20  # sizes that differ by more than this factor are counted in bins that grow by a factor
 

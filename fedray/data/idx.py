@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 SIDE = 28
 IMAGES, LABELS = 0x0803, 0x0801  # unsigned bytes in three dimensions, and in one

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from fedray.randomness import generator
+from fedray.core.randomness import generator
 
 
 def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int) -> list[np.ndarray]:

@@ -18,9 +18,9 @@ from typing import Any
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.limits import available_memory, cores
 from fedray.data.decode import Form, decode, encoding_of, is_colour
-from fedray.errors import BadInputError
-from fedray.limits import available_memory, cores
 
 IMAGES, VALUES = 250, 50_000  # rows that are read together
 MOST_WORKERS = 4  # that decode images at a time

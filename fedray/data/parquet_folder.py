@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.settings import nearest
 from fedray.data import cache, parquet
 from fedray.data.dataset import MOST_CLASSES, Dataset
 from fedray.data.decode import find_form
-from fedray.errors import BadInputError
-from fedray.settings import nearest
 
 TITLE = "data.dataset = parquet"
 LABELS = ("label", "labels", "fine_label")

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedray.core.errors import BadInputError
 from fedray.data import batches, cache, idx, parquet
 from fedray.data.batches import Batches
 from fedray.data.dataset import Dataset
 from fedray.data.decode import Form
 from fedray.data.idx import Idx
-from fedray.errors import BadInputError
 
 
 @dataclass(frozen=True)

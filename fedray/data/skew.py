@@ -8,8 +8,8 @@ import math
 
 import numpy as np
 
-from fedray.randomness import generator
-from fedray.settings import section, setting
+from fedray.core.randomness import generator
+from fedray.core.settings import section, setting
 
 SHARD, TEST = 1, 2  # the epochs of the addresses under which the noise of each is drawn; 0 has what a client is
 

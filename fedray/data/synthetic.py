@@ -13,9 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.randomness import generator
 from fedray.data.dataset import Dataset
-from fedray.errors import BadInputError
-from fedray.randomness import generator
 
 VERSION = 1  # raise it when a byte of the data changes
 FINGERPRINT = hashlib.blake2b(f"synthetic {VERSION}".encode(), digest_size=16).hexdigest()

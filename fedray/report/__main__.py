@@ -5,10 +5,11 @@ import tempfile
 import warnings
 from pathlib import Path
 
-from fedray.atomic import replacing
-from fedray.command_line import Parser, add_options, read_fraction, report_errors
-from fedray.errors import BadInputError
-from fedray.results import DamagedResultsWarning, Results, load
+from fedray.cli.command_line import Parser, add_options, read_fraction, report_errors
+from fedray.core.atomic import replacing
+from fedray.core.errors import BadInputError
+from fedray.results.folder import load
+from fedray.results.frames import DamagedResultsWarning, Results
 
 PROGRAM = "python -m fedray.report"
 FLAGS = {"figures": "write each figure as SVG and PNG too, for papers"}

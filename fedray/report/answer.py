@@ -4,20 +4,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 from fedray.report.study import Study, way_to_target
-from fedray.report.wording import (
-    MEASURES,
-    count,
-    duration,
-    is_missing,
-    number,
-    percent,
-    setting,
-    short,
-    size,
-)
-from fedray.results import compare
+from fedray.report.wording import MEASURES, count, duration, is_missing, number, percent, setting, short, size
+from fedray.results.comparison import compare
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
-from fedray.per_class import confusion, per_class
 from fedray.report.figure import ROWS, Chart, Figure, Section, lean
 from fedray.report.look import Look
 from fedray.report.study import Study
 from fedray.report.wording import percent
+from fedray.results.by_class import confusion, per_class
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -20,7 +20,7 @@ from fedray.report.figure import (
 from fedray.report.look import Look
 from fedray.report.study import Study
 from fedray.report.wording import MEASURES
-from fedray.results import curves
+from fedray.results.analysis import curves
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedray.comparison import COMPLETE
-from fedray.console import describe_format
+from fedray.cli.console import describe_format
 from fedray.data.published import PUBLISHED
 from fedray.report import wording
 from fedray.report.study import Study, ordered
-from fedray.results import Results
-from fedray.tables import SCHEMAS
+from fedray.results.comparison import COMPLETE
+from fedray.results.frames import Results
+from fedray.results.schema import SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -7,7 +7,8 @@ from fedray.report.figure import ROWS, Chart, Figure, Section, lean
 from fedray.report.look import Look
 from fedray.report.shard_figures import held_figure
 from fedray.report.study import Study, is_numeric, ordered
-from fedray.report.wording import MEASURES, count, enumerate_words, label, percent, short, written
+from fedray.report.wording import MEASURES, count, enumerate_words, label, percent, short
+from fedray.sweep.summary import written
 
 CLIENTS, PARTITIONS = 50, 6
 """So many clients of so many partitions are drawn."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 EXPERIMENT = "experiment.toml"
 """The copy of the experiment's file that lies among its results."""

@@ -4,10 +4,11 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from fedray.comparison import COMPLETE
 from fedray.report import wording
-from fedray.results import Results, to_target_by, varied
-from fedray.summary import fitting_target
+from fedray.results.analysis import to_target_by
+from fedray.results.comparison import COMPLETE, varied
+from fedray.results.frames import Results
+from fedray.sweep.summary import fitting_target
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedray.summary import written
+from fedray.sweep.summary import written
 
 BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
 """Settings whose value speaks for itself in a label."""

@@ -11,18 +11,24 @@ import sys
 import tempfile
 from pathlib import Path
 
-AVG, SERVER, FUSED = "algorithms/fedavg.py", "server.py", "fused/__init__.py"
-LOSSES, BATCHES, STACKED = "fused/losses.py", "fused/batches.py", "fused/stacked.py"
-CLIENT, TRAINER, PART = "client.py", "trainer.py", "own_part.py"
+AVG, SERVER, FUSED = "algorithms/fedavg.py", "server/rounds.py", "training/fused/together.py"
+LOSSES, BATCHES, STACKED = "training/fused/losses.py", "training/fused/batches.py", "training/fused/stacked.py"
+CLIENT, TRAINER, PART = "training/client.py", "training/trainer.py", "training/personal.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
 DITTO, TUNE, LOCAL, PER = (f"algorithms/{name}.py" for name in ("ditto", "finetune", "local", "fedper"))
-RUN, JOB, EXP, HERE, OWN = "run.py", "job.py", "experiment.py", "in_process.py", "data/own_tests.py"
-ROWS, ENDING = "rows.py", "ending.py"
+RUN, JOB, EXP, HERE, OWN = (
+    "run/simulation.py",
+    "run/prepared.py",
+    "experiment/experiment.py",
+    "training/in_process.py",
+    "data/own_tests.py",
+)
+ROWS, ENDING, OPENING = "run/round_rows.py", "run/stopping.py", "run/opening.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
-DROPOUT = "networks/dropout.py"
+DROPOUT = "models/dropout.py"
 
 GLOBAL = [
     # (file in fedray/, what stands there once, what to put in its place, the mistake)
@@ -327,7 +333,7 @@ EVALUATION = [
      'judged = "client_accuracy"',
      "the clients' accuracy goes first"),
     (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
-    (RUN, "e.blocks or 1, job.own_tests, device)", "e.blocks or 1, job.own_tests and job.own_tests[::-1], device)",
+    (OPENING, "e.blocks or 1, job.own_tests, device)", "e.blocks or 1, job.own_tests and job.own_tests[::-1], device)",
      "another client's test images"),
     (ROWS, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
     (RUN, "        clients.remember(client, memory)\n", "", "memories are lost in a resume"),
@@ -388,7 +394,7 @@ ON_RAY = [
 ]  # fmt: skip
 
 HOOKS = ("fedprox", "scaffold", "fednova", "feddyn", "fedopt", "fedsgd", "moon", "references", "laws", "fedavg")
-FAULTS, DISPATCH, UPDATES = "faults.py", "cluster/dispatch.py", "updates.py"
+FAULTS, DISPATCH, UPDATES = "server/participation.py", "cluster/dispatch.py", "core/updates.py"
 
 WITH_FAULTS = [
     (FAULTS, "< faults.dropout", "< 0", "nobody drops out"),
@@ -399,7 +405,7 @@ WITH_FAULTS = [
     (SERVER, "        if updates.reports:\n", "        if True:\n", "a round without updates is aggregated"),
     (SERVER, "    for _ in range(2):\n", "    for _ in range(1):\n", "no second attempt"),
     (SERVER, "retries=updates.retries + retries", "retries=retries", "the retries are forgotten"),
-    ("block.py", 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
+    ("training/block.py", 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
     (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
     (
         ROWS,
@@ -438,7 +444,7 @@ LOCAL_TRAINING = [
     (CLIENT, "self.algorithm.clip(flat.gradient(loss)), alpha", "flat.gradient(loss), alpha", "option I: no clipping"),
     (CLIENT, "make_optimizer(flat.trainable, self.lr)", "make_optimizer(flat.trainable, algorithm.lr)", "lr of round 1"),
     (CLIENT, "steps = epochs * per_epoch if epochs else drawn", "steps = drawn", "fine-tuning's epochs are drawn"),
-    ("vector.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
+    ("models/flat.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
     (FUSED, "        algorithm.clip(grad)\n", "", "fused: no clipping"),
     (FUSED, "direction = algorithm.correct(grad, now, received, memory, lr)",
      "direction = algorithm.clip(algorithm.correct(grad, now, received, memory, lr))",
@@ -497,11 +503,11 @@ MASKS = [
     (DROPOUT, "type(layer) is nn.Dropout and", "isinstance(layer, nn.Dropout) and", "derived classes are replaced"),
     (DROPOUT, "            if layer not in made:\n                made", "            made", "two layers out of one"),
     (DROPOUT, "layers:\n        layer.key = None", "layers:\n        pass", "keys that outlive their steps"),
-    ("networks/activations.py", "        flat.train()\n", "        module.train()\n", "frozen layers draw"),
+    ("models/activations.py", "        flat.train()\n", "        module.train()\n", "frozen layers draw"),
 ]
 
 
-LAYERS, REPLAYED = "fused/layers.py", "fused/replayed.py"
+LAYERS, REPLAYED = "training/fused/layers.py", "training/fused/replayed.py"
 
 FUSED_MODELS = [
     (STACKED, "found = torch.autograd.grad([main, *others], leaves, slopes,",
@@ -534,7 +540,7 @@ FUSED_MODELS = [
     (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),
 ]  # fmt: skip
 
-TRANSFER, RECIPE = "transfer.py", "recipe.py"
+TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
 
 ON_A_DEVICE = [
     (TRANSFER, "float(np.float32(weight))", "1.0", "the device sums without weights"),
@@ -545,9 +551,9 @@ ON_A_DEVICE = [
      "only the last vector need be finite"),
     (TRANSFER, "zip(self.weights, counts, strict=True) if ok", "zip(self.weights, counts, strict=True)",
      "what is left out has a weight"),
-    (TRANSFER, "trainer.recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
-    (TRANSFER, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
-    (TRANSFER, "self.ends[client - 1] if client else 0", "0", "a client's images begin with the first one's"),
+    (SHARDS, "trainer.recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
+    (SHARDS, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
+    (SHARDS, "self.ends[client - 1] if client else 0", "0", "a client's images begin with the first one's"),
     (TRANSFER, "dtype=torch.float64, device=device", "device=device", "a loss is rounded on its way"),
     (TRAINER, "if vector.size):\n            places = None", "if vector.size):\n            pass",
      "a message that was written to is taken for itself"),
@@ -562,13 +568,13 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
     (["data/test_own_tests.py"], OWN_TESTS),
-    (["test_client_evaluation.py"], EVALUATION),
+    (["run/test_client_evaluation.py"], EVALUATION),
     (["cluster/test_evaluate_clients.py"], ON_RAY),
-    (["algorithms/test_local_training.py", "data/test_augment.py", "test_fused.py"], LOCAL_TRAINING),
-    (["test_dropout.py"], MASKS),
-    (["test_faults.py"], WITH_FAULTS),
-    (["test_transfer.py"], ON_A_DEVICE),
-    (["test_fused_models.py"], FUSED_MODELS),
+    (["algorithms/test_local_training.py", "data/test_augment.py", "training/test_fused.py"], LOCAL_TRAINING),
+    (["models/test_dropout.py"], MASKS),
+    (["server/test_participation.py"], WITH_FAULTS),
+    (["training/test_transfer.py"], ON_A_DEVICE),
+    (["training/test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
 ]
 ROOT = Path(__file__).parents[2]

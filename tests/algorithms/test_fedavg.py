@@ -10,9 +10,9 @@ from playing import flat, fresh, inputs, play, squared
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.networks import initial_vectors
-from fedray.trainer import Trainer
-from fedray.updates import Sum, Updates
+from fedray.core.updates import Sum, Updates
+from fedray.models.build import initial_vectors
+from fedray.training.trainer import Trainer
 
 
 def test_one_client_is_centralised_sgd(dataset):

@@ -9,7 +9,7 @@ from fedray.algorithms.effective_steps import effective_steps
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fednova import FedNova
 from fedray.algorithms.fedprox import FedProx
-from fedray.updates import Sum, Updates
+from fedray.core.updates import Sum, Updates
 
 SIZES = (6, 10, 18, 27, 35)
 UNEQUAL = {"lr": 0.1, "batch_size": 10, "epochs": 2}

@@ -5,7 +5,7 @@ import pytest
 from playing import Regression
 
 from fedray.algorithms.fedsgd import FedSGD
-from fedray.updates import Sum, Updates
+from fedray.core.updates import Sum, Updates
 
 SIZES = (6, 10, 18, 27, 35)
 

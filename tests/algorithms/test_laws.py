@@ -13,7 +13,6 @@ import torch
 from playing import play, with_dropout
 from small_data import has_one_value, make_algorithm, make_dataset
 
-from fedray import networks
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedavgm import FedAvgM
@@ -24,10 +23,11 @@ from fedray.algorithms.fedprox import FedProx
 from fedray.algorithms.fedsgd import FedSGD
 from fedray.algorithms.moon import Moon
 from fedray.algorithms.scaffold import Scaffold
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 from fedray.experiment import Experiment
-from fedray.models import Model
-from fedray.networks import initial_vectors
+from fedray.models import build as networks
+from fedray.models.build import initial_vectors
+from fedray.models.model import Model
 
 SIZES = (6, 10, 18, 27, 35)
 SHARDS = np.split(np.arange(96), np.cumsum(SIZES)[:-1])

@@ -10,7 +10,6 @@ from playing import Regression, flat, fresh, inputs, play, with_batchnorm
 from small_data import make_algorithm, make_recipe
 from torch.nn.utils import vector_to_parameters
 
-from fedray import networks
 from fedray.algorithms import ALGORITHMS, local_optimizer
 from fedray.algorithms.ditto import Ditto
 from fedray.algorithms.fedavg import FedAvg
@@ -20,10 +19,11 @@ from fedray.algorithms.fedsgd import FedSGD
 from fedray.algorithms.finetune import FineTune
 from fedray.algorithms.local_optimizer import LocalOptimizer, read_options
 from fedray.algorithms.scaffold import Scaffold
-from fedray.errors import BadInputError
-from fedray.fused.losses import cross_entropy
-from fedray.networks import initial_vectors
-from fedray.trainer import Trainer
+from fedray.core.errors import BadInputError
+from fedray.models import build as networks
+from fedray.models.build import initial_vectors
+from fedray.training.fused.losses import cross_entropy
+from fedray.training.trainer import Trainer
 
 SIZES = (6, 10, 18, 27, 35)
 SHARDS = np.split(np.arange(96), np.cumsum(SIZES)[:-1])

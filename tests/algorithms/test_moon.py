@@ -6,9 +6,9 @@ import torch
 from playing import fresh, inputs, play, with_batchnorm
 from small_data import make_dataset
 
-from fedray import networks
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.moon import Moon
+from fedray.models import build as networks
 
 SHARDS = np.split(np.arange(96), [8, 24, 54])
 

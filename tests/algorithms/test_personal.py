@@ -12,7 +12,6 @@ from playing import Regression, flat, fresh, play, squared, with_batchnorm, with
 from small_data import make_dataset
 from torch import nn
 
-from fedray import networks
 from fedray.algorithms.ditto import Ditto
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedbn import FedBN
@@ -22,12 +21,13 @@ from fedray.algorithms.fedprox import FedProx
 from fedray.algorithms.finetune import FineTune
 from fedray.algorithms.local import Local
 from fedray.algorithms.moon import Moon
-from fedray.data import Dataset
-from fedray.errors import BadInputError
-from fedray.experiment import compose
-from fedray.networks import initial_vectors
+from fedray.core.errors import BadInputError
+from fedray.data.dataset import Dataset
+from fedray.experiment.composition import compose
+from fedray.models import build as networks
+from fedray.models.build import initial_vectors
 from fedray.run import run
-from fedray.server import sample_cohort
+from fedray.server.rounds import sample_cohort
 
 SIZES = (6, 10, 18, 27, 12, 23)
 SHARDS = np.split(np.arange(96), np.cumsum(SIZES)[:-1])

@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from playing import Regression, fresh, play, squared, with_batchnorm
 from small_data import make_algorithm, make_dataset
 
-from fedray import networks
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedavgm import FedAvgM
 from fedray.algorithms.feddyn import FedDyn
@@ -24,7 +23,8 @@ from fedray.algorithms.fedprox import FedProx
 from fedray.algorithms.fedsgd import FedSGD
 from fedray.algorithms.moon import Moon
 from fedray.algorithms.scaffold import Scaffold
-from fedray.server import sample_cohort
+from fedray.models import build as networks
+from fedray.server.rounds import sample_cohort
 
 SIZES, ROUNDS = (6, 10, 18, 27, 35), 5
 COHORTS = [sample_cohort(3, t, 5, 3) for t in range(1, ROUNDS + 1)]

@@ -9,11 +9,13 @@ from small_data import make_algorithm, make_dataset, make_recipe
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedbn import FedBN
 from fedray.algorithms.scaffold import Scaffold
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, Needs, plan
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
-from fedray.server import play_rounds
+from fedray.cluster.settings import Cluster
+from fedray.models.build import build, initial_vectors
+from fedray.server.rounds import play_rounds
+from fedray.training.in_process import InProcessPopulation
 
 SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 70), np.arange(70, 96)]
 DATASET = make_dataset(test=10, side=8)

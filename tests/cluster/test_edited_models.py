@@ -9,14 +9,16 @@ import pytest
 from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Patience
-from fedray.errors import ClientError
-from fedray.networks import build, initial_vectors
+from fedray.core.errors import ClientError
+from fedray.models.build import build, initial_vectors
 
 SHARDS = [np.arange(0, 30), np.arange(30, 60)]
-TEXT = "from fedray.networks.small import logistic\n\ndef net(shape, classes):\n    return logistic(shape, classes)\n"
+TEXT = "from fedray.models.small import logistic\n\ndef net(shape, classes):\n    return logistic(shape, classes)\n"
 
 
 @pytest.mark.parametrize("clients_per_actor", [2, 1])

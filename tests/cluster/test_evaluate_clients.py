@@ -15,13 +15,15 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedper import FedPer
 from fedray.algorithms.finetune import FineTune
 from fedray.cluster.actor import BY_VALUE
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation, as_sent
-from fedray.cluster.resources import Cluster, Needs, plan
-from fedray.errors import ClientError
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
-from fedray.server import play_rounds, sample_cohort
-from fedray.trainer import Trainer
+from fedray.cluster.settings import Cluster
+from fedray.core.errors import ClientError
+from fedray.models.build import build, initial_vectors
+from fedray.server.rounds import play_rounds, sample_cohort
+from fedray.training.in_process import InProcessPopulation
+from fedray.training.trainer import Trainer
 
 SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 60), np.arange(60, 85), np.arange(85, 96)]
 OWN_TESTS = [np.arange(0, 40, 3), np.arange(5, 9), np.arange(0, 40, 2), np.arange(30, 40), np.arange(7, 8)]

@@ -11,12 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from fedray import models
 from fedray.cluster.forks import SHIM, ForkServer, Nursery, fork_server
-from fedray.cluster.resources import Cluster, Plan, will_fork
+from fedray.cluster.needs import will_fork
+from fedray.cluster.plan import Plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Traffic
-from fedray.errors import BadInputError
-from fedray.models import Model
+from fedray.core.errors import BadInputError
+from fedray.models import model as models
+from fedray.models.model import Model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 

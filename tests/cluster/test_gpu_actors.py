@@ -12,16 +12,18 @@ import torch
 from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.errors import BadInputError
-from fedray.experiment import compose
-from fedray.job import Job
-from fedray.networks import build, initial_vectors
-from fedray.playing import check
+from fedray.core.errors import BadInputError
+from fedray.experiment.composition import compose
+from fedray.models.build import build, initial_vectors
 from fedray.run import run
-from fedray.watch import Watch
+from fedray.run.prepared import Job
+from fedray.run.watch import Watch
+from fedray.sweep.play import check
 
 
 @pytest.fixture(scope="module")

@@ -5,9 +5,11 @@ import pytest
 from ray.cluster_utils import Cluster as SeveralNodes
 from test_gpu_actors import at_each, populated, reserved
 
-from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 * 2**20}
 

@@ -5,11 +5,14 @@ import stat
 
 import pytest
 
+from fedray.cluster.capacity import Capacity
 from fedray.cluster.gpus import memory_of_each, needed, needed_parts
-from fedray.cluster.resources import Capacity, Cluster, Needs, plan, runs_at_once
-from fedray.errors import BadInputError
-from fedray.experiment import compose
-from fedray.job import Job
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan, runs_at_once
+from fedray.cluster.settings import Cluster
+from fedray.core.errors import BadInputError
+from fedray.experiment.composition import compose
+from fedray.run.prepared import Job
 
 MIB = 2**20
 

@@ -21,14 +21,16 @@ from small_data import bits_of, make_recipe
 
 from fedray import results
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Patience, Ticket, Traffic
-from fedray.errors import ClientError, TooFewSurvivorsError
-from fedray.faults import Faults
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
-from fedray.server import play_rounds
+from fedray.core.errors import ClientError, TooFewSurvivorsError
+from fedray.models.build import build, initial_vectors
+from fedray.server.participation import Faults
+from fedray.server.rounds import play_rounds
+from fedray.training.in_process import InProcessPopulation
 
 SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]
 
@@ -188,7 +190,7 @@ def test_by_setting_the_clients_of_a_lost_actor_are_left_out_and_the_others_weig
         def train(self, algorithm, cohort, message, t, lr, drop=False):
             if t != 2:
                 return super().train(algorithm, cohort, message, t, lr)
-            from fedray import in_process
+            from fedray.training import in_process
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(in_process, "cut", lambda cohort, number: [block for block in blocks if block])
@@ -246,10 +248,10 @@ def test_a_driver_that_was_stopped_blames_nobody(dataset, undisturbed):
     """In a process of its own, which stops itself for longer than any call may take."""
     program = f"""
 import sys
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]!r}
 import hashlib, os, signal, subprocess
 import test_lost_actors as tests
-from fedray.cluster.resources import Cluster
+from fedray.cluster.plan import Cluster
 from fedray.cluster.start import connected
 from small_data import make_dataset
 
@@ -348,11 +350,11 @@ def test_the_fork_server_may_die_and_what_comes_after_is_started_plainly(dataset
     """In a process of its own: the fork server is this process's only one."""
     program = f"""
 import os, signal, sys, psutil
-sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1])]!r}
+sys.path[:0] = {[str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers")]!r}
 import test_lost_actors as tests
 from fedray.cluster.forks import fork_server
 from fedray.cluster.start import connected
-from fedray.cluster.resources import Cluster
+from fedray.cluster.plan import Cluster
 from small_data import make_dataset
 
 data = make_dataset()

@@ -9,10 +9,11 @@ import ray
 from ray.cluster_utils import Cluster as SeveralNodes
 
 from fedray.cluster.pool import LAST
-from fedray.cluster.resources import Cluster
+from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.experiment import compose
-from fedray.run import Watch, run
+from fedray.experiment.composition import compose
+from fedray.run import run
+from fedray.run.watch import Watch
 
 NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_failure_threshold": 2}

@@ -13,14 +13,17 @@ import torch
 from small_data import bits_of, make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.capacity import Capacity
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import Plan, plan
 from fedray.cluster.population import RayPopulation
-from fedray.cluster.resources import Capacity, Cluster, Needs, Plan, plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Traffic
-from fedray.errors import BadInputError, ClientError, LostActorError
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
-from fedray.recipe import Recipe
-from fedray.server import play_rounds
+from fedray.core.errors import BadInputError, ClientError, LostActorError
+from fedray.models.build import build, initial_vectors
+from fedray.server.rounds import play_rounds
+from fedray.training.in_process import InProcessPopulation
+from fedray.training.spec import Recipe
 
 SHARDS = [np.arange(0, 21), np.arange(21, 30), np.arange(30, 70), np.arange(70, 96)]
 

@@ -13,11 +13,13 @@ from test_population import ALGORITHM, SHARDS, Counting, on_ray, play
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.dispatch import Dispatcher
-from fedray.cluster.resources import Cluster, Needs, plan
+from fedray.cluster.needs import Needs
+from fedray.cluster.plan import plan
+from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Slot, Ticket, Traffic
-from fedray.errors import ClientError
-from fedray.in_flight import play_all
-from fedray.in_process import InProcessPopulation
+from fedray.core.errors import ClientError
+from fedray.sweep.threads import play_all
+from fedray.training.in_process import InProcessPopulation
 
 RUNS = [
     (ALGORITHM, {"model": "lenet5"}),

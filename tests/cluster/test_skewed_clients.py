@@ -9,8 +9,8 @@ from small_data import make_recipe
 from test_evaluate_clients import ALGORITHMS, DATASET, OWN_TESTS, SHARDS, evaluated, on_ray
 
 from fedray.data.skew import Skew
-from fedray.in_process import InProcessPopulation
-from fedray.networks import build, initial_vectors
+from fedray.models.build import build, initial_vectors
+from fedray.training.in_process import InProcessPopulation
 
 PLAIN = dataclasses.replace(make_recipe(DATASET, "logistic"), clients=len(SHARDS))
 RECIPES = {

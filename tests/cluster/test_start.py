@@ -17,9 +17,9 @@ from ray.cluster_utils import Cluster as SeveralNodes
 import fedray as fedray_package
 from fedray import results
 from fedray.cluster import versions
-from fedray.cluster.resources import Cluster
+from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 SMALL = [
     "--rounds", "2", "--clients", "3", "--cohort", "2", "--data.dataset", "synthetic", "--data.train_examples", "120",
@@ -279,7 +279,7 @@ def test_a_second_connection_in_one_process_is_refused(session):
 def test_a_local_ray_leaves_no_session_folder_behind(tmp_path):
     code = (
         "from fedray.cluster.start import connected\n"
-        "from fedray.cluster.resources import Cluster\n"
+        "from fedray.cluster.plan import Cluster\n"
         "import ray\n"
         "with connected(Cluster(cpus=1)):\n"
         "    print(ray._private.worker._global_node.get_session_dir_path())\n"

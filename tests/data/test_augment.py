@@ -6,9 +6,9 @@ import torch
 from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.core.randomness import generator
 from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
-from fedray.randomness import generator
-from fedray.trainer import Trainer
+from fedray.training.trainer import Trainer
 
 
 def images(n):

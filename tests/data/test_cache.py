@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, cache, fingerprint, load, parquet
-from fedray.errors import BadInputError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 

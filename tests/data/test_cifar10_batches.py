@@ -9,9 +9,9 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, load
 from fedray.data.batches import CIFAR10
-from fedray.errors import BadInputError
 
 read = CIFAR10.read
 

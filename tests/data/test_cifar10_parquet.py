@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, load, resolve
 from fedray.data.published import CIFAR10
-from fedray.errors import BadInputError
 
 read, locate = CIFAR10.read_split, CIFAR10.locate
 

@@ -13,7 +13,7 @@ import pytest
 from fuzzing import end_of, on_disk
 from PIL import Image
 
-from fedray.data.__main__ import main
+from fedray.partition import main
 from fedray.report.look import PAPER
 from fedray.report.shard_figures import CLIENTS, shards_figure
 
@@ -74,7 +74,7 @@ def test_images_of_other_channels_than_grey_and_colour_are_not_drawn(here, monke
 
 def test_it_is_the_partition_of_a_run_with_the_same_settings(here):
     from fedray.experiment import read_experiment
-    from fedray.job import Job
+    from fedray.run.prepared import Job
 
     (here / "mine.toml").write_text(
         "clients = 7\n[partition]\nname = 'dirichlet'\nalpha = 0.2\n[grid]\nseed = [1, 2]\n"

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, fingerprint, load
-from fedray.errors import BadInputError
 
 RNG = np.random.default_rng(3)
 TRAIN, TEST = (RNG.integers(0, 256, (n, 2, 6, 5), dtype=np.uint8) for n in (12, 6))

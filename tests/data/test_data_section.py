@@ -8,8 +8,8 @@ import pytest
 from making import write_original
 from pydantic import ValidationError
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, fingerprint, load, resolve
-from fedray.errors import BadInputError
 
 
 @pytest.fixture(autouse=True)

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import FOLDERS, SHAPES, encoded, write_original, write_table
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, load, parquet
-from fedray.errors import BadInputError
 
 ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 

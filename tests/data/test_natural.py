@@ -8,11 +8,11 @@ import pytest
 from pydantic import ValidationError
 from rich.console import Console
 
-from fedray.console import ConsoleWatch
-from fedray.data.partitions import Natural
-from fedray.errors import BadInputError
-from fedray.experiment import compose
-from fedray.job import Job
+from fedray.cli.console import ConsoleWatch
+from fedray.core.errors import BadInputError
+from fedray.data.partitions.natural import Natural
+from fedray.experiment.composition import compose
+from fedray.run.prepared import Job
 
 USERS = np.array([2, 0, 2, 1, 4, 2, 0, 4])  # 0 has two examples, 1 one, 2 three, 4 two; nobody is 3
 

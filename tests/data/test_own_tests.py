@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_run import small
+from small_runs import small
 
+from fedray.core.errors import BadInputError
 from fedray.data.own_tests import apportion, draw_own_tests
-from fedray.errors import BadInputError
-from fedray.job import Job
 from fedray.run import run
+from fedray.run.prepared import Job
 
 CLASSES = 5
 

@@ -13,9 +13,9 @@ import pytest
 from making import encoded, write_table
 from PIL import Image
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, fingerprint, load, parquet, parquet_folder
 from fedray.data.published import CIFAR10
-from fedray.errors import BadInputError
 
 REAL = os.environ.get("FEDRAY_DATA", "")
 RNG = np.random.default_rng(5)

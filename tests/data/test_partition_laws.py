@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fedray.core.errors import BadInputError
 from fedray.data.partitions import PARTITIONS, count_holders, partition_id
-from fedray.errors import BadInputError
 
 DRAWS_AGAIN, LEAVES_OUT = {"sampled"}, {"sampled", "natural"}
 """Schemes that say that they put an example into several shards, or into none."""

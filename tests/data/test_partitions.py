@@ -12,17 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedray.data.partitions import (
-    PARTITIONS,
-    ClassesPerClient,
-    Contiguous,
-    Dirichlet,
-    Iid,
-    Sampled,
-    label_counts,
-    partition_id,
-)
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
+from fedray.data.partitions import PARTITIONS, label_counts, partition_id
+from fedray.data.partitions.dirichlet import Dirichlet
+from fedray.data.partitions.even import Contiguous, Iid
+from fedray.data.partitions.few_classes import ClassesPerClient
+from fedray.data.partitions.sampled import Sampled
 
 SCHEMES = [Iid(), Contiguous(), Dirichlet(), *(Dirichlet(alpha=a) for a in (1e-300, 1e-4, 0.01, 100.0, 1e6))]
 SCHEMES += [Dirichlet(alpha=a, balanced=True) for a in (1e-300, 0.1, 1e6)]

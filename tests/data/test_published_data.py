@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from making import SHAPES, SPLITS, encoded, idx_bytes, make_examples, write_original, write_published, write_table
 
+from fedray.core.errors import BadInputError
 from fedray.data import Data, fingerprint, load, resolve
 from fedray.data.published import CIFAR10, FASHION_MNIST, MNIST, PUBLISHED
-from fedray.errors import BadInputError
 
 OTHERS = ("cifar100", "mnist", "fashion_mnist")
 

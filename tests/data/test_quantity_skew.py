@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedray.data.partitions import QuantitySkew, label_counts
-from fedray.data.partitions.quantity import largest_remainders
+from fedray.data.partitions import label_counts
+from fedray.data.partitions.quantity import QuantitySkew, largest_remainders
 
 
 def sizes(n, clients, seed=0, **given):

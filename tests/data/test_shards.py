@@ -6,8 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from fedray.data.partitions import SortedShards, label_counts
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
+from fedray.data.partitions import label_counts
+from fedray.data.partitions.few_classes import SortedShards
 
 LABELS = np.random.default_rng(1).permutation(np.repeat(np.arange(10), 60))
 

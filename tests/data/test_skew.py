@@ -7,13 +7,13 @@ import pytest
 import scipy.ndimage
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_run import assert_same_tables, small
+from small_runs import assert_same_tables, small
 
+from fedray.core.errors import BadInputError
 from fedray.data.skew import TEST, Skew, rotate
-from fedray.errors import BadInputError
-from fedray.experiment import compose
-from fedray.job import Job
+from fedray.experiment.composition import compose
 from fedray.run import run
+from fedray.run.prepared import Job
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 12, 12), dtype=np.uint8)
 GREY = np.full((400, 3, 16, 16), 128, np.uint8)

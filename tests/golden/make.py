@@ -22,6 +22,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fedray.job import Job
 from golden_summary import summary
 from PIL import Image
 
@@ -30,7 +31,6 @@ from fedray import results
 from fedray.algorithms import ALGORITHMS
 from fedray.data.partitions import PARTITIONS
 from fedray.experiment import read_experiment
-from fedray.job import Job
 
 HERE = Path(__file__).parent
 VERSION = "0.3.0"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 WARM_UP = 2  # rounds that do not count

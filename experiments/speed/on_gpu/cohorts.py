@@ -9,10 +9,11 @@ from typing import Any
 from on_gpu.bench import AT_LEAST, PATIENCE, WARM_UP, Bench, Figures, per_round
 from on_gpu.workloads import TO_REACH, most_rounds, settings_of
 
-from fedray.interrupt import Interrupt
-from fedray.job import Job
+from fedray.core.interrupt import Interrupt
 from fedray.results import Results
-from fedray.run import Watch, run
+from fedray.run import run
+from fedray.run.prepared import Job
+from fedray.run.watch import Watch
 
 
 class Until(Watch):

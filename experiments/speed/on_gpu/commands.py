@@ -11,7 +11,7 @@ from on_gpu.bench import WARM_UP, Bench, Figures, per_round
 from on_gpu.workloads import SMALL
 
 from fedray import results
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 
 def play_command(words: Sequence[object], limit: float) -> tuple[float, str, Any]:

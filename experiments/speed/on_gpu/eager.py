@@ -9,9 +9,9 @@ from on_gpu.bench import PRECISIONS, Bench, float32_as, per_round
 from on_gpu.workloads import most_rounds, settings_of
 
 from fedray.data.augment import PAD, SHIFTS, normalise
-from fedray.job import Job
-from fedray.networks import build
-from fedray.server import sample_cohort
+from fedray.models.build import build
+from fedray.run.prepared import Job
+from fedray.server.rounds import sample_cohort
 
 Step = Callable[[torch.Tensor, torch.Tensor], object]
 

@@ -11,11 +11,11 @@ from on_gpu.bench import PRECISIONS, Bench
 from on_gpu.workloads import TO_REACH, settings_of
 from torch import nn
 
-from fedray.job import Job
-from fedray.models import Shape
-from fedray.networks import build
-from fedray.networks.activations import measure_activations
-from fedray.vector import FlatModel
+from fedray.models.activations import measure_activations
+from fedray.models.build import build
+from fedray.models.flat import FlatModel
+from fedray.models.model import Shape
+from fedray.run.prepared import Job
 
 
 def measure_roofline(bench: Bench) -> None:

@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedray.core.randomness import generator
+from fedray.core.settings import section, setting
 from fedray.data.partitions.scheme import Shards, check, cut
-from fedray.randomness import generator
-from fedray.settings import section, setting
 
 REDRAWS = 10
 EVEN = 1e100  # an alpha beyond which shares are even to the last digit; the sum of much larger ones overflows

@@ -4,9 +4,9 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedray.core.randomness import generator
+from fedray.core.settings import section
 from fedray.data.partitions.scheme import Shards, check
-from fedray.randomness import generator
-from fedray.settings import section
 
 
 @section

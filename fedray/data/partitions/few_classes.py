@@ -4,10 +4,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedray.core.errors import BadInputError
+from fedray.core.randomness import generator
+from fedray.core.settings import section, setting
 from fedray.data.partitions.scheme import Shards, check
-from fedray.errors import BadInputError
-from fedray.randomness import generator
-from fedray.settings import section, setting
 
 
 @section

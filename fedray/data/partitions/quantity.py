@@ -4,9 +4,9 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
+from fedray.core.randomness import generator
+from fedray.core.settings import section, setting
 from fedray.data.partitions.scheme import Shards, check, cut
-from fedray.randomness import generator
-from fedray.settings import section, setting
 
 
 @section

@@ -4,7 +4,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from fedray.errors import BadInputError
+from fedray.core.errors import BadInputError
 
 Shards = list[np.ndarray]
 

@@ -1,0 +1,275 @@
+"""The command line: one option for each setting, by its dotted name, in any order, explained by --help.
+
+The options come from the sections' own declarations. They only find the words; what the words mean is validated where
+TOML is, by `compose`.
+"""
+
+import argparse
+import os
+import sys
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+from fedray.core.errors import BadInputError, RunError
+from fedray.core.interrupt import Interrupt, Stdout
+from fedray.experiment.composition import all_settings, override, read_toml, unknown
+from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that says what is wrong in one sentence, as everything here does."""
+
+    def error(self, message: str) -> Any:
+        raise BadInputError(message)
+
+
+class Formatter(argparse.HelpFormatter):
+    """argparse's, but for words with a hyphen, such as crop-flip, which stay whole."""
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """What a command line said: the file, its nested settings with the overrides in place, and the rest.
+
+    `sweep` is what the file says of a sweep (`read_toml`); `flags`, `values` and `lists` are the program's own options,
+    those of the last two only where they were given.
+    """
+
+    file: Path | None
+    tree: dict[str, Any]
+    sweep: dict[str, Any]
+    overrides: dict[str, str]
+    flags: dict[str, bool]
+    values: dict[str, str]
+    lists: dict[str, list[str]]
+
+
+Labelled = Mapping[str, tuple[str, str]]
+"""Options with a value, by name: what stands for the value in --help, and the help."""
+
+
+def read_command_line(
+    argv: Sequence[str],
+    program: str,
+    description: str,
+    flags: Mapping[str, str] | None = None,
+    values: Labelled | None = None,
+    lists: Labelled | None = None,
+) -> CommandLine:
+    """Parse `argv`; prints --help and exits.
+
+    The program's own options are `flags` without a value, and their help, `values` with one, and `lists` with one or
+    more words, which may be given repeatedly.
+    """
+    flags, values, lists = flags or {}, values or {}, lists or {}
+    parser = build_parser(program, description, flags, values, lists)
+    known, extra = parser.parse_known_args(argv)
+    given = vars(known)
+    file, raised = given.pop("file"), {name: given.pop(name) for name in flags}
+    said = {name: given.pop(name) for name in values if name in given}
+    words = {name: given.pop(name) for name in lists if name in given}
+    if wrong := next((word for word in extra if word.startswith("-")), None):
+        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *flags, *values, *lists]))
+    # A file after the words of a list is taken for one of them.
+    late = [word for name in words for word in words[name] if is_file(word)]
+    words = {name: [word for word in words[name] if not is_file(word)] for name in words}
+    files = [*([file] if file else []), *map(Path, late), *map(Path, extra)]
+    if len(files) > 1:
+        raise BadInputError(f"one settings file at a time, not {str(files[1])!r} as well")
+    tree, sweep = read_toml(files[0]) if files else ({}, {})
+    override(tree, given)
+    return CommandLine(files[0] if files else None, tree, sweep, given, raised, said, words)
+
+
+def is_file(word: str) -> bool:
+    return word.endswith(".toml") and "=" not in word
+
+
+def options() -> dict[str, tuple[str, Any]]:
+    """Every setting that there is, by dotted name: the group it is shown in, and its pydantic field."""
+    found: dict[str, tuple[str, Any]] = {}
+    for name in CHOSEN:
+        for choice in CHOSEN[name]:
+            for dotted, field in all_settings({name: {"name": choice}}):
+                section = dotted.partition(".")[0] if "." in dotted else "experiment"
+                own = section == name and choice != DEFAULT_NAMES[name] and field is not None
+                title, first = found.setdefault(dotted, (f"{section} {choice}" if own else section, field))
+                if own and title != section and not title.endswith(choice):  # another that the default one lacks
+                    found[dotted] = (f"{title}, {choice}", first)
+    return found
+
+
+def build_parser(program: str, description: str, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> Parser:
+    parser = Parser(
+        prog=program,
+        description=description,
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+        formatter_class=lambda prog: Formatter(prog, max_help_position=32, width=100),
+        usage=f"{program} [FILE.toml] [--SETTING VALUE ...]",
+    )
+    parser.add_argument(
+        "file", nargs="?", type=Path, default=None, metavar="FILE.toml", help="an experiment; see experiments/"
+    )
+    add_options(parser, flags, values, lists)
+    groups: dict[str, Any] = {}
+    for dotted, (title, field) in sorted(options().items(), key=lambda item: group_order(item[1][0])):
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        group = groups[title]
+        if field is None:
+            section = dotted.partition(".")[0]
+            text = f"{choices(section)} (default {DEFAULT_NAMES[section]})"
+            group.add_argument(f"--{dotted}", metavar="NAME", help=text)
+        else:
+            text = " ".join([explain(field), *variants(dotted, field)])
+            group.add_argument(f"--{dotted}", metavar=kind(field), help=escape(text))
+    return parser
+
+
+def add_options(parser: argparse.ArgumentParser, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> None:
+    """The options that are a program's own."""
+    for name, text in flags.items():
+        parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=escape(text))
+    for name, (label, text) in values.items():
+        parser.add_argument(f"--{name}", metavar=label, dest=name, help=escape(text))
+    for name, (label, text) in lists.items():
+        parser.add_argument(f"--{name}", action="extend", nargs="+", metavar=label, dest=name, help=escape(text))
+
+
+def escape(text: str) -> str:
+    """A help that argparse prints as it is."""
+    return text.replace("%", "%%")
+
+
+def variants(dotted: str, field: Any) -> list[str]:
+    """What a setting is by other choices of its section, in the choices' order, where that is something else."""
+    section, others = dotted.partition(".")[0], dict[str, list[str]]()
+    for choice in CHOSEN.get(section, ()):
+        other = dict(all_settings({section: {"name": choice}})).get(dotted)
+        if other is None or (other.description, other.default) == (field.description, field.default):
+            continue
+        if other.description == field.description:
+            text = f"default {default(other)}."
+        elif other.description.startswith("Always"):
+            text = other.description
+        else:
+            text = explain(other)
+        others.setdefault(text, []).append(choice)
+    return [f"{', '.join(choices)}: {text}" for text, choices in others.items()]
+
+
+def group_order(title: str) -> tuple[int, str]:
+    sections = ["experiment", "data", "partition", "skew", "model", "algorithm", "evaluation", "faults"]
+    sections += ["cluster", "output"]
+    return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
+
+
+def kind(field: Any) -> str:
+    """What to write for a setting: INT, FLOAT, TEXT, true|false or its choices."""
+    literal = get_origin(field.annotation) is Literal
+    types = [t for t in (() if literal else get_args(field.annotation)) or (field.annotation,) if t is not type(None)]
+    if get_origin(types[0]) is Literal:
+        return "|".join(map(str, get_args(types[0])))
+    return {int: "INT", float: "FLOAT", bool: "true|false"}.get(types[0], "TEXT")
+
+
+def choices(section: str) -> str:
+    """The sentence on the name that chooses the class of a section."""
+    return f"Which {section}: {', '.join(CHOSEN[section])}."
+
+
+def explain(field: Any) -> str:
+    """A setting's sentence with its unit, default and range."""
+    unit, *limits = facts(field)
+    return f"{field.description} ({'; '.join([*([unit] if unit else []), f'default {default(field)}', *limits])})"
+
+
+def facts(field: Any) -> list[str]:
+    """A setting's unit, which may be empty, and its limits, in words."""
+    sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
+    bounds = [(sign[type(m).__name__], getattr(m, type(m).__name__.lower())) for m in field.metadata if is_bound(m)]
+    limits = [f"{sign} {int(value):,}" if value == int(value) else f"{sign} {value:g}" for sign, value in bounds]
+    return [(field.json_schema_extra or {}).get("unit", ""), *limits]
+
+
+def is_bound(constraint: Any) -> bool:
+    return type(constraint).__name__ in ("Gt", "Ge", "Lt", "Le")
+
+
+def default(field: Any) -> str:
+    """A setting's default as it would be written."""
+    if field.default is None:
+        return absent(field)
+    return str(field.default).lower() if field.annotation is bool else str(field.default) or "empty"
+
+
+def absent(field: Any) -> str:
+    """How the absence of a value is written: "auto" where fedray works it out, else "none"."""
+    validator = next(m.func for m in field.metadata if type(m).__name__ == "BeforeValidator")
+    return next(word for word in ("auto", "none") if validator(word) is None)
+
+
+def read_fraction(name: str, text: str | None) -> float | None:
+    """The value of an option that is a fraction; None where it was not given."""
+    try:
+        fraction = None if text is None else float(text)
+    except ValueError:
+        fraction = -1.0
+    if fraction is not None and not 0 < fraction <= 1:
+        raise BadInputError(f"--{name} {text} must be a number above 0 and at most 1, as 0.5 is for 50 %")
+    return fraction
+
+
+def report_errors(main: Callable[[], int]) -> int:
+    """Run a program's main and return its exit status.
+
+    Bad input is one sentence and 2, what ends a run (failing client code, actors that keep dying, a full disk) is 1, an
+    interrupt 130.
+    """
+    try:
+        return main()
+    except BadInputError as error:
+        print(f"fedray: {one_line(str(error))}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"fedray: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to continue")
+        exec("")  # where an import was interrupted, `python -m` would end itself by SIGINT; now it has forgotten that
+        return INTERRUPTED
+
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+LONGEST_SENTENCE = 2000  # characters
+
+
+def one_line(text: str) -> str:
+    """A sentence that repeats whatever was given, on one line, and without its middle where it is long."""
+    text = " ".join(text.split())
+    half = LONGEST_SENTENCE // 2
+    return text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
+
+
+def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
+    """Run a program's main with the command line's words, reporting errors and listening to interrupts.
+
+    A program may be started without stdout or stderr, as `>&-` does.
+    """
+    interrupt = Interrupt()
+    interrupt.listen()
+    stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
+    sys.stdout = guarded = Stdout(stdout, interrupt)
+    try:
+        status = report_errors(lambda: main(sys.argv[1:], interrupt))
+        guarded.flush()
+        return status or int(guarded.failed)
+    finally:
+        interrupt.end()

@@ -1,0 +1,101 @@
+"""--json: what happens in a run as one JSON object in a line of its own, for scripts.
+
+    {"event": "start", "run": ..., "folder": ..., "where": ..., "data": {...}, "model": {...}, "settings": {...}}
+    {"event": "round", "run": ..., ...}         the row of the table `rounds`
+    {"event": "notice", "run": ..., "text": ...}
+    {"event": "end", "run": ..., "status": ..., ...}      the row of the table `runs`, but for its settings
+
+A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that
+ended before, or, in a sweep, failed, has only its end, with "repeated": true.
+"""
+
+import json
+import math
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
+
+from fedray import results
+from fedray.core.errors import BadInputError
+from fedray.results.schema import OWN, TIME
+from fedray.run.prepared import Job
+from fedray.run.watch import Watch
+
+
+class JsonWatch(Watch):
+    """Writes the lines, each at once, to what is stdout now."""
+
+    def __init__(self) -> None:
+        self.stream = sys.stdout
+        self.lock, self.here = threading.Lock(), threading.local()
+        self.playing: dict[str, Job] = {}
+
+    def write(self, event: str, run: str | None, content: Mapping[str, Any]) -> None:
+        line = json.dumps({"event": event, "run": run, **writable(content)}, allow_nan=False)
+        with self.lock:
+            self.stream.write(line + "\n")
+            self.stream.flush()
+
+    def prepare(self, job: Job) -> None:
+        self.here.run = job.run  # a sweep plays its runs in threads of their own
+
+    def begin(self, job: Job, where: str) -> None:
+        d, (params, buffers) = job.dataset, job.vectors
+        self.playing[job.run] = job
+        data = {"dataset": d.name, "format": d.format, "train_examples": len(d.train_labels)}
+        data |= {"validation_examples": len(d.validation_labels), "test_examples": len(d.test_labels)}
+        model = {"name": job.experiment.model.name, "num_params": params.size, "num_buffers": buffers.size}
+        start = {"folder": str(job.folder), "where": where, "data": data, "model": model}
+        self.write("start", job.run, {**start, "settings": json.loads(job.settings_json)})
+
+    def round(self, job: Job, row: Mapping[str, Any]) -> None:
+        self.write("round", job.run, {name: value_of("rounds", name, value) for name, value in row.items()})
+
+    def notice(self, text: str) -> None:
+        self.write("notice", getattr(self.here, "run", None), {"text": text})
+
+    def detail(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        self.playing.pop(job.run, None)
+        output = job.experiment.output
+        (row,) = results.load(output.name, output.root, job.run).runs.astype(object).to_dict("records")
+        known = {name: value_of("runs", name, row[name]) for name in OWN["runs"] if name != "settings"}
+        paths = {"folder": str(job.folder), "model_file": str(job.model) if job.model.exists() else None}
+        self.write("end", job.run, {"repeated": repeated, **known, **paths})
+        self.here.run = None
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        """A run of a sweep failed, or is not this sweep's to play; `how` is the word for it."""
+        self.playing.pop(job.run, None)
+        self.write("end", job.run, {"repeated": False, "status": how, "error": why, "folder": str(job.folder)})
+
+    def close(self) -> None:
+        """What was begun and has no end yet came to one by an error or an interrupt, which is in its row."""
+        for job in list(self.playing.values()):
+            with suppress(BadInputError):  # what it left cannot be read, which has been said
+                self.end(job, str(job.status), repeated=False)
+
+
+def value_of(table: str, name: str, value: Any) -> Any:
+    """A value of this column, where a time is milliseconds since 1970 or one of pandas's."""
+    if OWN[table][name] != TIME or value is None or value != value:
+        return value
+    moment = datetime.fromtimestamp(value / 1000, UTC) if isinstance(value, int) else value.to_pydatetime()
+    return str(moment.isoformat(timespec="milliseconds"))
+
+
+def writable(value: Any) -> Any:
+    """As JSON has it: what is not a finite number is null, what is NumPy's or pandas's is Python's."""
+    if isinstance(value, Mapping):
+        return {name: writable(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [writable(each) for each in value]
+    value = value.item() if hasattr(value, "item") else value
+    if value != value or (isinstance(value, float) and not math.isfinite(value)):
+        return None
+    return value

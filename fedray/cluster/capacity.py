@@ -1,0 +1,73 @@
+"""What this machine, or a cluster, has to give: cores, GPUs, memory. Arithmetic and reading only."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedray.cluster.shares import room_on_gpus, single
+from fedray.core.limits import available_memory
+
+STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may take
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What is free to be reserved: the CPUs of each node, GPUs in all, and bytes of memory to spare.
+
+    `node_gpus` are the GPUs of each node, the last of which may be a part, where there are several nodes. `held_cpus`
+    and `held_gpus` are those that other jobs hold. `gpu_memory` is the bytes of each GPU, where that is known. `limits`
+    says in words what a container leaves of the machine.
+    """
+
+    cpus: tuple[float, ...]
+    gpus: float
+    memory: float
+    node_gpus: tuple[float, ...] = ()
+    held_cpus: float = 0.0
+    held_gpus: float = 0.0
+    gpu_memory: int | None = None
+    limits: str = ""
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether there are any, were they all held by other jobs."""
+        return self.gpus + self.held_gpus > 0
+
+    @property
+    def single_gpus(self) -> list[float]:
+        """The free GPUs beside CPUs, one by one, the last of each node perhaps a part."""
+        return [part for cpus, gpus in self.nodes if cpus for part in single(gpus)]
+
+    def places(self, num_gpus: float) -> list[int]:
+        """How many actors with such a share of GPUs each node has room for."""
+        return [room_on_gpus(gpus, num_gpus) if cpus else 0 for cpus, gpus in self.nodes]
+
+    @property
+    def nodes(self) -> list[tuple[float, float]]:
+        """The free CPUs and GPUs of each node."""
+        return list(zip(self.cpus, self.node_gpus or [self.gpus] * len(self.cpus), strict=True))
+
+
+def capacity_of(nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], memory: float) -> Capacity:
+    """The capacity of a cluster's nodes, given as what each has and what of it is free, as Ray names resources.
+
+    Nodes without CPUs are left out: every actor reserves a share of one.
+    """
+    useful = [(has, free) for has, free in nodes if has.get("CPU")]
+    cpus, gpus = ([free.get(kind, 0.0) for _, free in useful] for kind in ("CPU", "GPU"))
+    held_cpus, held_gpus = (
+        sum(has.get(kind, 0.0) - free.get(kind, 0.0) for has, free in useful) for kind in ("CPU", "GPU")
+    )
+    return Capacity(tuple(cpus), sum(gpus), memory, tuple(gpus), held_cpus, held_gpus)
+
+
+def shared_memory() -> int:
+    """The most that a local Ray's object store may take, in bytes; it takes what is put there, and no more.
+
+    40 % of memory, but no more than there is of /dev/shm, beyond which Ray would keep its objects on disk.
+    """
+    limit = int(STORE_SHARE * available_memory())
+    if Path("/dev/shm").is_dir():
+        limit = min(limit, int(0.9 * shutil.disk_usage("/dev/shm").free))
+    return max(limit, 100 * 2**20)

@@ -1,0 +1,176 @@
+"""An experiment composed from nested settings, a TOML file or dotted names; each wrong setting gets one sentence."""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from fedray.core.errors import BadInputError
+from fedray.core.settings import nearest
+from fedray.experiment import toml
+from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES, Experiment
+
+FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
+
+
+def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
+    """The class of section `name`, as the settings chose it; None for a plain top-level setting."""
+    if name in CHOSEN:
+        given = tree.get(name, {})
+        chosen = given.get("name", DEFAULT_NAMES[name]) if isinstance(given, Mapping) else DEFAULT_NAMES[name]
+        if not isinstance(chosen, str) or chosen not in CHOSEN[name]:
+            raise BadInputError(
+                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(str(chosen), CHOSEN[name])}"
+            )
+        return CHOSEN[name][chosen]
+    kind = FIELDS[name]
+    return kind if isinstance(kind, type) and hasattr(kind, "__pydantic_fields__") else None
+
+
+def pydantic_fields(kind: Any) -> dict[str, Any]:
+    return dict(kind.__pydantic_fields__)
+
+
+def all_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Every dotted setting with its pydantic field, for the algorithm and partition that `tree` chose."""
+    for name, field in pydantic_fields(Experiment).items():
+        kind = section_class(name, tree)
+        if kind is None:
+            yield name, field
+            continue
+        if name in CHOSEN:
+            yield f"{name}.name", None
+        for key, inner in pydantic_fields(kind).items():
+            yield f"{name}.{key}", inner
+
+
+def compose(tree: Mapping[str, Any]) -> Experiment:
+    """The experiment of nested settings; BadInputError with one sentence for each thing that is wrong."""
+    known = dict(all_settings(tree))
+    wrong, values = [], {}
+    for name, value in tree.items():
+        kind = section_class(name, tree) if name in FIELDS else None
+        if name not in FIELDS:
+            wrong.append(unknown(name, [*FIELDS, *known]))
+        elif kind is None:
+            wrong += not_a_truth(name, value, known)
+            values[name] = value
+        elif not isinstance(value, Mapping):
+            wrong.append(f"{name} is a section of settings, not a value; write {name}.KEY{first_key(name, known)}")
+        else:
+            given = {key: v for key, v in value.items() if not (name in CHOSEN and key == "name")}
+            inner = {key: v for key, v in given.items() if f"{name}.{key}" in known}
+            wrong += [unknown(f"{name}.{key}", known) for key in given if key not in inner]
+            wrong += [text for key, v in inner.items() for text in not_a_truth(f"{name}.{key}", v, known)]
+            try:
+                values[name] = TypeAdapter(kind).validate_python(inner)
+            except ValidationError as error:
+                wrong += sentences(error, f"{name}.")
+    if wrong:
+        raise BadInputError("; ".join(wrong))
+    try:
+        return TypeAdapter(Experiment).validate_python(values)
+    except ValidationError as error:
+        raise BadInputError("; ".join(sentences(error, ""))) from None
+
+
+def not_a_truth(name: str, value: Any, known: Mapping[str, Any]) -> list[str]:
+    """A sentence where true or false was given for something else, which pydantic would take for 1 or 0."""
+    kind = known[name].annotation
+    if isinstance(value, bool) and bool not in (kind, *get_args(kind)):
+        return [f"{name} = {str(value).lower()} is neither a number nor a text"]
+    return []
+
+
+def sentences(error: ValidationError, prefix: str) -> list[str]:
+    """What pydantic found, as one sentence each that names the dotted setting."""
+    found = []
+    for detail in error.errors():
+        name = prefix + ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and part.isidentifier())
+        message = detail["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+        given = detail["input"]
+        if detail["type"] == "value_error":
+            found.append(message)
+        elif detail["type"] == "literal_error":
+            options = detail["ctx"]["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            found.append(f"{name} = {given!r} {message}{nearest(str(given), options)}")
+        else:
+            found.append(f"{name} = {given!r} {message}")
+    return found
+
+
+def unknown(name: str, known: Any) -> str:
+    section, _, key = name.partition(".")
+    having = [choice for choice, kind in CHOSEN.get(section, {}).items() if key in pydantic_fields(kind)]
+    if having:
+        return f"{name} is a setting of {section}.name = {', '.join(having)}, not of the one that was chosen"
+    leaf = name.rpartition(".")[2]
+    by_leaf = next((k for k in known if k.rpartition(".")[2] == leaf), None)
+    return f"unknown setting {name!r}" + (f"; did you mean {by_leaf}?" if by_leaf else nearest(name, known))
+
+
+def first_key(name: str, known: Mapping[str, Any]) -> str:
+    return f", for example {next(key for key in known if key.startswith(name + '.'))}"
+
+
+def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
+    """Put a value at its dotted name into nested settings."""
+    *sections, key = name.split(".")
+    for part in sections:
+        inner = tree.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise BadInputError(f"unknown setting {name!r}: {part} is a value, not a section")
+        tree = inner
+    tree[key] = value
+
+
+def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Put settings by dotted name into nested settings, choices of a class first.
+
+    Another algorithm or partition than the tree's own takes its place whole: settings that only the old one has go.
+    """
+    for name in sorted(changes, key=lambda name: not name.endswith(".name")):
+        section = name.removesuffix(".name")
+        choosing = section in CHOSEN and name.endswith(".name") and isinstance(tree.get(section), dict)
+        before = dict(all_settings({section: dict(tree[section])})) if choosing else {}
+        set_dotted(tree, name, changes[name])
+        if choosing:
+            gone = before.keys() - dict(all_settings({section: tree[section]})).keys()
+            tree[section] = {key: value for key, value in tree[section].items() if f"{section}.{key}" not in gone}
+
+
+def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A settings file as nested settings and what it says of a sweep, for grid.py: "grid" and "search", as written.
+
+    "grid" is one table or a list of them, "search" is one; what the file does not have is absent.
+    """
+    try:
+        tree = toml.read(path)
+    except FileNotFoundError:
+        near = nearest(path.name, [p.name for p in path.parent.glob("*.toml")] if path.parent.is_dir() else [])
+        raise BadInputError(f"there is no settings file {path}{near}") from None
+    sweep: dict[str, Any] = {name: tree.pop(name) for name in ("grid", "search") if name in tree}
+    grid = sweep.get("grid", {})
+    tables = grid if isinstance(grid, list) and grid else [grid]
+    if not all(isinstance(table, dict) for table in tables):
+        raise BadInputError(f"[grid] in {path} must be a table of lists, or several, each under [[grid]]")
+    if not isinstance(sweep.get("search", {}), dict):
+        raise BadInputError(f"[search] in {path} must be one table")
+    set_default_name(tree, path.stem)
+    return tree, sweep
+
+
+def set_default_name(tree: dict[str, Any], name: str) -> None:
+    """Name the results, where the settings don't."""
+    output = tree.setdefault("output", {})
+    if isinstance(output, dict):
+        output.setdefault("name", name)
+
+
+def read_experiment(path: str | Path, overrides: Mapping[str, Any] | None = None) -> Experiment:
+    """The experiment of a settings file, with settings overridden by dotted name: {"algorithm.lr": 0.1}."""
+    tree, _ = read_toml(Path(path))
+    override(tree, overrides or {})
+    return compose(tree)

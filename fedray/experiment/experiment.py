@@ -1,0 +1,223 @@
+"""An experiment is all that identifies a run: the sections of the settings, composed.
+
+One typed definition (the sections' own declarations) validates TOML files and command lines and prints the help.
+Everything is hashed into the run id except the sections [cluster] (where it runs) and [output] (what it writes).
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Iterator, Mapping
+from hashlib import blake2b
+from typing import Any, Literal
+
+from pydantic import InstanceOf
+
+from fedray import data
+from fedray.algorithms import ALGORITHMS
+from fedray.algorithms.fedavg import FedAvg
+from fedray.cluster.settings import Cluster
+from fedray.core.errors import BadInputError
+from fedray.core.randomness import MAX_SEED
+from fedray.core.settings import Auto, Maybe, section, setting
+from fedray.data import Data
+from fedray.data.partitions import PARTITIONS
+from fedray.data.partitions.even import Iid
+from fedray.data.partitions.scheme import Partition
+from fedray.data.skew import Skew
+from fedray.models.model import Model
+from fedray.results.output import Output
+from fedray.server.participation import Faults
+
+
+@section
+class Evaluation:
+    """When the server's model is evaluated on the test set, and each client's on its own; when that ends the run."""
+
+    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
+    target_accuracy: Maybe[float] = setting(
+        None,
+        "Stop once the accuracy is at least this: on the validation split where there is one, else on the test set.",
+        gt=0,
+        le=1,
+    )
+    patience: Maybe[int] = setting(
+        None, "Stop after so many rounds without a better accuracy, of the same split.", unit="rounds", ge=1
+    )
+    top_k: Maybe[int] = setting(
+        None,
+        "Also count how often the right label is among the k best, of which there must be fewer than classes; of equal "
+        "scores the first label's is the better.",
+        unit="labels",
+        ge=1,
+    )
+    clients_every: Auto[int] = setting(
+        None,
+        "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
+        "the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
+        unit="rounds",
+        ge=0,
+    )
+    client_examples: Auto[int] = setting(
+        None,
+        "Test images of a client; auto: as many as the test set has for each client, and 10 to 1000.",
+        unit="images",
+        ge=1,
+    )
+
+    def resolved(self, own_models: bool) -> "Evaluation":
+        """With `clients_every` decided, given whether clients have models of their own."""
+        if self.clients_every is not None:
+            return self
+        return dataclasses.replace(self, clients_every=self.every if own_models else 0)
+
+
+@section
+class Experiment:
+    """All that identifies a run."""
+
+    seed: int = setting(0, "Seed of everything random.", ge=0, le=MAX_SEED)
+    rounds: int = setting(20, "Rounds of federated training.", unit="rounds", ge=1)
+    clients: int = setting(10, "Clients in the population, N.", unit="clients", ge=1)
+    cohort: int = setting(5, "Clients that take part in a round, m.", unit="clients", ge=1)
+    sampling: Literal["uniform", "size"] = setting(
+        "uniform",
+        "How a cohort is drawn, without replacement: uniform, all clients alike, or by size, one after another, each "
+        "in proportion to its examples among those left. With size, algorithm.weighting = num_examples counts a "
+        "client's examples twice, uniform once (Li et al. 2020, arXiv 1907.02189, whose Scheme I draws so, but with "
+        "replacement).",
+    )
+    blocks: Auto[int] = setting(
+        None,
+        "Into how many blocks of consecutive clients a cohort is cut, which are handed out and summed; auto: 16, which "
+        "2, 4, 8 and 16 cores share evenly, or, fused, one for every 25 clients and 2 to 16.",
+        ge=1,
+    )
+    engine: Auto[Literal["plain", "fused"]] = setting(
+        None,
+        "How clients train: plain, one after another, or fused, a block's clients as one batched program, which is "
+        "faster for small models, on a GPU for all, and gives the same within rounding, but trains no BatchNorm; auto: "
+        "fused for logistic and mlp.",
+    )
+    chunk_size: Auto[int] = setting(
+        None,
+        "Most clients of a block that engine = fused trains as one program; auto: what suits a processor's caches, or "
+        "8 GiB of a GPU's memory.",
+        unit="clients",
+        ge=1,
+    )
+    data: Data = Data()
+    partition: InstanceOf[Partition] = Iid()
+    skew: Skew = Skew()
+    model: Model = Model()
+    algorithm: InstanceOf[FedAvg] = FedAvg()
+    evaluation: Evaluation = Evaluation()
+    faults: Faults = Faults()
+    cluster: Cluster = Cluster()
+    output: Output = Output()
+
+    def __post_init__(self) -> None:
+        if self.cohort > self.clients:
+            raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
+        if self.cohort + self.faults.over_selection > self.clients:
+            raise BadInputError(
+                f"cohort = {self.cohort} and faults.over_selection = {self.faults.over_selection} ask more clients "
+                f"than the population has, clients = {self.clients}"
+            )
+        if self.faults.min_survivors > self.cohort:
+            raise BadInputError(
+                f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
+            )
+        looks = self.evaluation.target_accuracy or self.evaluation.patience or self.output.save_best
+        if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
+            raise BadInputError(
+                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy, patience "
+                "and output.save_best go by the clients, which evaluation.clients_every = 0 does not evaluate"
+            )
+        if self.algorithm.personalises and self.evaluation.top_k:
+            raise BadInputError(
+                f"evaluation.top_k = {self.evaluation.top_k} is for the server's model, and "
+                f"{self.chosen_name('algorithm')} has none to evaluate"
+            )
+        if self.model.freeze == "backbone" and self.model.is_known and not self.model.pretrained:
+            raise BadInputError(
+                f"model.freeze = backbone would leave {self.model.name} random features for good; it is for "
+                "model.pretrained = true, and for a function of your own that loads weights"
+            )
+        if self.algorithm.compares and self.model.features_are_fixed:
+            raise BadInputError(
+                f"algorithm.name = {self.chosen_name('algorithm')} compares what the last Linear layer is given, which "
+                f"nothing trains with {self.model.features_are_fixed}; set model.projection"
+            )
+        if self.engine == "fused" and self.unfit_to_fuse:
+            raise BadInputError(f"engine = fused {self.unfit_to_fuse}")
+        if self.chunk_size and self.chosen_engine == "plain":
+            raise BadInputError(f"chunk_size = {self.chunk_size} is for engine = fused, and this is plain")
+        for name, value in flatten(self.settings()):
+            if name != "seed" and isinstance(value, int) and value > LARGEST_COUNT:
+                raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
+
+    def resolved(self) -> "Experiment":
+        """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
+        engine = self.chosen_engine
+        return dataclasses.replace(
+            self,
+            data=data.resolve(self.data),
+            model=self.model.resolved(),
+            blocks=self.blocks or (min(16, max(2, self.cohort // 25)) if engine == "fused" else 16),
+            engine=engine,
+            evaluation=self.evaluation.resolved(self.algorithm.has_own_models),
+        )
+
+    @property
+    def chosen_engine(self) -> Literal["plain", "fused"]:
+        """The engine, "auto" replaced by its value."""
+        return self.engine or ("fused" if self.model.is_written_out and not self.unfit_to_fuse else "plain")
+
+    @property
+    def unfit_to_fuse(self) -> str:
+        """What the fused engine cannot do of this, to follow its name in a sentence; empty if it can do all of it."""
+        if self.model.has_batch_norm:
+            return (
+                f"trains no BatchNorm, which model.name = {self.model.name} has: its statistics would be those of many "
+                "clients' padded batches; set model.norm = group"
+            )
+        if self.algorithm.unfusable:
+            return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"
+        return ""
+
+    def settings(self) -> dict[str, Any]:
+        """All settings as nested dictionaries of plain values, as TOML would write them."""
+        tree = dataclasses.asdict(self)
+        for name in CHOSEN:
+            tree[name] = {"name": self.chosen_name(name), **tree[name]}
+        return tree
+
+    def chosen_name(self, section: str) -> str:
+        """The name that a chosen section goes by; for a class that is not enrolled under its name, where it is from."""
+        kind = type(getattr(self, section))
+        return kind.name if CHOSEN[section].get(kind.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
+
+    def run_id(self, data_fingerprint: str, model_fingerprint: str = "") -> str:
+        """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
+        tree = {name: value for name, value in self.settings().items() if name not in ("cluster", "output")}
+        tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
+        tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
+        digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
+        return re.sub(r"[^A-Za-z0-9_.-]", "", f"{self.chosen_name('algorithm')}-seed{self.seed}-{digest}")
+
+
+LARGEST_COUNT = 2**31 - 1  # what the tables hold
+
+# Sections of which one of several classes is chosen by the key `name`.
+CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
+DEFAULT_NAMES = {"algorithm": FedAvg.name, "partition": Iid.name}
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested tables."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value

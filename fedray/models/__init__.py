@@ -1,0 +1,1 @@
+"""Models: described without torch, built with it, as flat vectors."""

@@ -1,0 +1,55 @@
+"""The blueprint of a model, made where torch is."""
+
+import torch
+
+from fedray.models.activations import measure_activations
+from fedray.models.blueprint import Blueprint, Torch
+from fedray.models.build import build, names_of
+from fedray.models.flat import FlatModel
+from fedray.models.model import Model, Shape
+from fedray.models.trial import Trial, check_fresh, try_out
+
+
+def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
+    """What the driver needs to know of the model that `build` gives; BadInputError where it cannot be trained."""
+    module, trial = build(model, shape, classes, seed, fingerprint), Trial("", ())
+    if not model.is_known:
+        again = build(model, shape, classes, seed, fingerprint)
+        check_fresh(module, again, model)
+        trial = try_out(again, model, shape, classes)
+    tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
+    flat = FlatModel(module)
+    names, norms = names_of(flat)
+    layouts = {"params": flat.layout, "buffers": flat.buffer_layout}
+    places = {
+        name: (kind, tuple(shape))
+        for kind, layout in layouts.items()
+        for name, shape in zip(layout.names, layout.shapes, strict=True)
+    }
+    kept, widest, draws = measure_activations(flat, shape)
+    return Blueprint(
+        params=flat.params.numpy(),
+        buffers=flat.buffers.numpy(),
+        places=places,
+        others={name: value for name, value in tensors.items() if name not in places},
+        names=names,
+        norms=norms,
+        kept_bytes=kept,
+        widest_bytes=widest,
+        featureless=trial.featureless,
+        idle=trial.idle,
+        unstackable=trial.unstackable,
+        draws=draws,
+        torch=Torch(
+            version=str(torch.__version__),
+            cpu_capability=torch.backends.cpu.get_cpu_capability(),
+            bfloat16=computes_in_bfloat16(),
+        ),
+    )
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this processor does (AVX512-BF16, AMX or Arm's BF16); where torch can't tell, yes."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return True
+    return any(value is True and "bf16" in name for name, value in torch.cpu.get_capabilities().items())

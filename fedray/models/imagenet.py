@@ -1,0 +1,71 @@
+"""torchvision's networks for ImageNet, from random or from pretrained weights. Its import takes 2 s, so only here."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from fedray.core.errors import BadInputError
+from fedray.models import weights
+from fedray.models.model import KNOWN, Model
+from fedray.models.parts import last_linear
+
+AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+OLD_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
+"""Names in files from before names of modules could not have dots; torchvision reads them in this way, too."""
+
+
+def make(model: Model, classes: int, fingerprint: str = "") -> nn.Module:
+    """The network that `model` names, for images of three channels, from weights with that fingerprint, if given."""
+    from torchvision import models
+
+    settings: dict[str, Any] = {"num_classes": classes}
+    if KNOWN[model.name].least_aux:
+        # Both were trained on images that were normalised otherwise, which transform_input accounts for.
+        settings |= {"aux_logits": model.aux_weight > 0, "init_weights": True, "transform_input": model.pretrained}
+    module: nn.Module = getattr(models, model.name)(**settings)
+    if model.stem == "cifar":
+        module.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        nn.init.kaiming_normal_(module.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision's
+        module.maxpool = nn.Identity()
+    if model.pretrained:
+        path = weights.locate(model.name, KNOWN[model.name].weights)
+        if fingerprint and weights.fingerprint(path) != fingerprint:
+            raise BadInputError(
+                f"the weights of model.name = {model.name} in {path} are not those that this run is named by: they "
+                "were changed meanwhile, or this machine has others"
+            )
+        load(module, model.name, path)
+    return module
+
+
+def load(module: nn.Module, name: str, path: Path) -> None:
+    """Set all parameters and buffers but those of the last layer and of auxiliary classifiers from a file.
+
+    BadInputError where it does not hold weights of this network; what came from a mirror is not kept then.
+    """
+    heads = (f"{last_linear(module)}.", *AUXILIARY)
+    try:
+        found = read(path)
+        wanted = {key: x.shape for key, x in module.state_dict().items() if not key.startswith(heads)}
+        have = {key: x for key, x in found.items() if not key.startswith(heads)}
+        off = [key for key in wanted.keys() ^ have.keys() if not key.endswith(".num_batches_tracked")]
+        off += [key for key in wanted.keys() & have.keys() if wanted[key] != have[key].shape]
+        if off:
+            raise ValueError(f"{len(off)} tensors are missing, unknown or of another shape, {min(off)} for one")
+    except Exception as error:  # torch raises whatever its unpickler stumbles over
+        reason, advice = str(error).strip().partition("\n")[0], "remove it"
+        if path.name != KNOWN[name].weights:
+            path.unlink(missing_ok=True)
+            advice = "it came from FEDRAY_WEIGHTS_URL, and was removed"
+        raise BadInputError(f"what {path} holds are not the weights of {name} ({reason}); {advice}") from error
+    module.load_state_dict(have, strict=False)
+
+
+def read(path: Path) -> Mapping[str, torch.Tensor]:
+    """The tensors of a file by the names that they have today."""
+    found = torch.load(path, map_location="cpu", weights_only=True, mmap=weights.is_mappable(path))
+    return {"".join(old.groups()) if (old := OLD_DENSE.fullmatch(key)) else key: x for key, x in found.items()}

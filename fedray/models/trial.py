@@ -1,0 +1,132 @@
+"""Whether a network of the user's own can be trained: two images through it, in training and in evaluation mode."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.func import functional_call, vmap
+
+from fedray.core.errors import BadInputError
+from fedray.models import own_models
+from fedray.models.dropout import dropout_layers
+from fedray.models.flat import FlatModel, Tensors
+from fedray.models.model import Model, Shape
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What came out of it."""
+
+    featureless: str
+    """Why nothing can be learned from the features that the last Linear layer is given; empty if it can."""
+    idle: tuple[str, ...]
+    """The parameters that are to be trained, but that the output does not depend on."""
+    unstackable: str = ""
+    """Why many clients' networks cannot be computed as one program; empty if they can."""
+
+
+def check_fresh(module: nn.Module, again: nn.Module, model: Model) -> None:
+    """Refuse a function that gives tensors twice: what was trained would be where a model begins."""
+    if {id(tensor) for tensor in module.parameters()} & {id(tensor) for tensor in again.parameters()}:
+        raise BadInputError(
+            f"model.name = {model.name} gives the same parameters whenever it is called; it must make new ones"
+        )
+
+
+def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Trial:
+    """Try a network that is then thrown away; BadInputError where it has nothing to train, or fails."""
+    check_tensors(module, model)
+    flat, seen = FlatModel(module), []
+    buffers = dict(module.named_buffers())
+    linear = [(name, layer) for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+    for _, layer in linear[-1:]:
+        layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        order = torch.channels_last if model.channels_last else torch.contiguous_format
+        images = torch.rand(2, *shape).contiguous(memory_format=order)
+        flat.train()
+        output = answer(module, model, images, classes, "in training")
+        headless, features = "it has none", None
+        if linear:
+            features = seen[0][0] if len(seen) == 1 and torch.equal(seen[0][1], output) else None
+            headless = f"that of {model.name}, {linear[-1][0]}, does not give its output" if features is None else ""
+        if headless and (model.freeze == "backbone" or model.projection):
+            raise BadInputError(f"model.freeze and model.projection go by the last Linear layer, and {headless}")
+        idle = unused(flat, model, output)
+        unstackable = try_stacked(flat, images)
+        module.eval()
+        answer(module, model, images, classes, "in evaluation")
+    if moved := [name for name, buffer in module.named_buffers() if buffer is not buffers[name]]:
+        raise BadInputError(
+            f"model.name = {model.name} puts another tensor in the place of its buffer {moved[0]}; it must write to it"
+        )
+    if features is not None and not features.requires_grad:
+        headless = f"nothing before that, {linear[-1][0]}, is trained"
+    return Trial(headless, idle, unstackable)
+
+
+def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
+    """Why torch.func.vmap cannot compute the network, in training, for two clients' parameters; empty if it can."""
+    tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
+    tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
+    buffers = [(buffer, buffer.clone()) for buffer in flat.module.buffers()]
+
+    def output(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(functional_call(flat.module, tensors, (images,)))
+
+    first, other = images
+    try:
+        found, again = (
+            vmap(output, randomness="different")(tensors, torch.stack([first, second] * 2).unflatten(0, (2, 2)))
+            for second in (other, 1 - other)
+        )
+    except Exception as error:
+        return own_models.describe(error)
+    if not all(torch.equal(buffer, before) for buffer, before in buffers):
+        return "it changes its buffers in training"
+    # Batches are padded, which must not change what becomes of the examples.
+    return "" if torch.equal(found[:, 0], again[:, 0]) else "its output for an image depends on the rest of the batch"
+
+
+def check_tensors(module: nn.Module, model: Model) -> None:
+    """Refuse parameters and buffers that are not what a vector can hold."""
+    tensors = [*module.named_parameters(remove_duplicate=False)]
+    if len({id(tensor) for _, tensor in tensors}) < len(tensors):
+        raise BadInputError(f"model.name = {model.name} gives a network with parameters that have two names")
+    if not any(tensor.requires_grad for _, tensor in tensors):
+        raise BadInputError(f"model.name = {model.name} gives a network without parameters to train")
+    for name, tensor in (*tensors, *module.named_buffers()):
+        if tensor.device.type != "cpu" or (tensor.is_floating_point() and tensor.dtype != torch.float32):
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise BadInputError(
+                f"model.name = {model.name} gives a network whose {name} is {kind} on {tensor.device}, not float32 on "
+                "the cpu, from where it is moved to GPUs"
+            )
+
+
+def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, mode: str) -> torch.Tensor:
+    """What the network gives for the images, [2, classes]."""
+    try:
+        with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16"):
+            output = module(images)
+    except Exception as error:
+        failed = f"fails for images {tuple(images.shape[1:])} {mode} ({own_models.describe(error)})"
+        raise BadInputError(f"model.name = {model.name} {failed}") from error
+    found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+    if found != (2, classes):
+        raise BadInputError(
+            f"model.name = {model.name} gives {found} for 2 images {mode}, not an output {(2, classes)}"
+        )
+    return torch.as_tensor(output)
+
+
+def unused(flat: FlatModel, model: Model, output: torch.Tensor) -> tuple[str, ...]:
+    """The parameters to train that the output does not depend on."""
+    try:
+        loss = F.cross_entropy(output.float(), torch.zeros(2, dtype=torch.int64))
+        gradients = torch.autograd.grad(loss, flat.trainable, allow_unused=True)
+    except Exception as error:
+        raise BadInputError(f"model.name = {model.name} has no gradient ({own_models.describe(error)})") from error
+    return tuple(name for name, grad in zip(flat.layout.names, gradients, strict=True) if grad is None)

@@ -1,0 +1,119 @@
+"""torchvision's ImageNet weights as files: in torch's own cache, or fetched into it. No torch is needed for that.
+
+FEDRAY_WEIGHTS_URL names a mirror: a folder that has them under torchvision's own names. What a mirror holds need not
+be the original; if it is not, it is kept under another name, so that nobody takes it for that.
+"""
+
+import os
+import shutil
+import sys
+import tempfile
+import zipfile
+from functools import lru_cache
+from hashlib import sha256
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+from fedray.core.errors import BadInputError
+
+ORIGIN = "https://download.pytorch.org/models"
+LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # how a file of torch.save began before it was a zip archive
+SECONDS = 30.0  # without a byte from the server
+
+
+def folder() -> Path:
+    """torch.hub's own folder of weights."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(os.environ.get("TORCH_HOME") or f"{cache}/torch").expanduser() / "hub" / "checkpoints"
+
+
+def places(file: str) -> tuple[str, Path, Path | None]:
+    """The mirror, if there is one; where the original is kept; and where what a mirror has is."""
+    original, mirror = folder() / file, os.environ.get("FEDRAY_WEIGHTS_URL", "").rstrip("/")
+    copy = original.with_name(f"{original.stem}.of-{sha256(mirror.encode()).hexdigest()[:8]}.pth")
+    return mirror, original, copy if mirror else None
+
+
+def find(file: str) -> Path | None:
+    """The file with these weights, if it is here."""
+    _, *paths = places(file)
+    return next((path for path in paths if path and path.is_file()), None)
+
+
+def locate(network: str, file: str) -> Path:
+    """The file with a network's weights, fetched if it is not here; BadInputError in one sentence where that fails."""
+    if here := find(file):
+        return here
+    mirror, original, copy = places(file)
+    url = f"{mirror or ORIGIN}/{file}"
+    try:
+        return fetch(url, original, copy)
+    except (OSError, HTTPException, ValueError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the server's answer
+        raise BadInputError(
+            f"the ImageNet weights of {network} could not be fetched from {url} to {original.parent} ({error}): try "
+            "again with a network, set FEDRAY_WEIGHTS_URL to a mirror, put the file there yourself, or start from "
+            "random weights with --model.pretrained false"
+        ) from error
+
+
+def fetch(url: str, original: Path, copy: Path | None) -> Path:
+    """Fetch a file to `original` where it has the hash that its name ends with, or else to `copy`, if it holds weights.
+
+    Until it is there whole, it lies under a hidden name.
+    """
+    original.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".fedray-", dir=original.parent) as hidden:
+        part = Path(hidden, "part")
+        with (
+            urlopen(Request(url, headers={"User-Agent": "fedray"}), timeout=SECONDS) as answer,
+            part.open("wb") as file,
+        ):
+            expected = answer.headers.get("Content-Length")
+            if sys.stderr.isatty():
+                print(f"fetching {url} ({int(expected or 0) / 1e6:.0f} MB)", file=sys.stderr)
+            shutil.copyfileobj(answer, file, 1 << 20)
+        found = part.stat().st_size
+        if expected and found != int(expected):
+            raise ValueError(f"only {found} of {expected} bytes came")
+        digest = hash_of(part)
+        if digest.startswith(original.stem.rpartition("-")[2]):
+            return part.rename(original)
+        if copy is None:
+            raise ValueError(f"its hash is {digest[:8]}, not that of its name")
+        if not holds_weights(part):
+            raise ValueError("what came are no weights")
+        return part.rename(copy)
+
+
+def holds_weights(path: Path) -> bool:
+    """Whether this looks like a file of torch.save, whole."""
+    with path.open("rb") as file:
+        return zipfile.is_zipfile(path) or file.read(len(LEGACY)) == LEGACY
+
+
+def is_mappable(path: Path) -> bool:
+    """Whether torch can map the file into memory, rather than read it: since torch 1.6 they are written so."""
+    return zipfile.is_zipfile(path)
+
+
+def fingerprint(path: Path) -> str:
+    """The SHA-256 of a file's content, 64 hex digits; computed once while the file stays as it is."""
+    about = path.stat()
+    return _hash_of(path, about.st_size, about.st_mtime_ns)
+
+
+@lru_cache
+def _hash_of(path: Path, size: int, changed: int) -> str:
+    return hash_of(path)
+
+
+def hash_of(path: Path) -> str:
+    digest = sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

@@ -1,0 +1,154 @@
+"""What people ask of results again and again: curves as mean and interval, and the way to a target.
+
+Every function takes the `Results` that `fedray.results.load` returns and changes nothing. Settings go by the column
+names of `results.runs`: `algorithm`, `lr`, `algorithm.mu`. A run whose row in `runs` could not be read is left out.
+Of a column whose name ends in `loss` less is better, of every other one more.
+
+Spread is over runs, each of which counts as one sample: `std` divides by n - 1, an interval is Student's t for the
+mean. Both are NaN for a single run. To have seeds alone in them, group by all else that varies (`varied`).
+"""
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedray.core.errors import BadInputError
+from fedray.results.schema import GROUPING, OWN
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from fedray.results.frames import Results
+
+COSTS = ("seconds", "bytes")
+WAYS = ("rounds", *COSTS)
+SPREAD = ("runs", "mean", "std", "low", "high")
+MOST_POINTS = 200
+
+
+def curves(
+    results: "Results",
+    by: str | Sequence[str] = (),
+    value: str = "test_accuracy",
+    over: str = "round",
+    confidence: float = 0.95,
+) -> "pd.DataFrame":
+    """The mean of `value`, a column of `rounds`, over the runs of each group at each point of `over`.
+
+    `over` is "round", or "seconds" or "bytes" (both ways) since the start of the run. For these two every run's curve
+    is interpolated, within its own span, at evenly spaced points, as many as its group's longest curve has, 200 at
+    most. Columns: those of `by`, `over`, `runs` (how many have a value there), `mean`, `std`, `low`, `high`.
+    """
+    names = settings_columns(results, by)
+    check_choice("over", over, ("round", *COSTS))
+    points = _points(results, value).merge(results.runs[["run", *(name for name in names if name != "run")]], on="run")
+    if over != "round":
+        points = _on_a_grid(points, names, over)
+    return spread(points, [*names, over], "value", confidence)
+
+
+def to_target(results: "Results", target: float, value: str = "test_accuracy") -> "pd.DataFrame":
+    """How far each run had to go until `value` first reached `target`: a row for each, NaN where it never did.
+
+    Columns: `run`, the grouping columns, and up to the end of that round `rounds`, `seconds` and `bytes` (both ways).
+    """
+    points = _points(results, value)
+    ahead = sign(value) * (points["value"] - target) >= 0
+    first = points[ahead].groupby("run", as_index=False).first().rename(columns={"round": "rounds"})
+    runs = results.runs[["run", *GROUPING]]
+    return runs.merge(first[["run", *WAYS]].astype(dict.fromkeys(WAYS, float)), on="run", how="left")
+
+
+def to_target_by(
+    results: "Results", target: float, by: str | Sequence[str] = (), value: str = "test_accuracy"
+) -> "pd.DataFrame":
+    """`to_target` summed up by group: how many `runs`, how many `reached` it, and of these mean and std.
+
+    Columns: those of `by`, `runs`, `reached`, `rounds_mean`, `rounds_std`, `seconds_mean`, ... `bytes_std`.
+    """
+    names = settings_columns(results, by)
+    # Under names of their own, since a setting is called rounds.
+    settings = results.runs[["run"]].assign(**{f"by {name}": results.runs[name] for name in names})
+    rows = groups(to_target(results, target, value).merge(settings, on="run"), [f"by {name}" for name in names])
+    counted = {"runs": ("run", "count"), "reached": ("rounds", "count")}
+    found = rows.agg(**counted, **{f"{way}_{what}": (way, what) for way in WAYS for what in ("mean", "std")})
+    return _ungrouped(found, names)
+
+
+def spread(frame: "pd.DataFrame", by: Sequence[str], value: str, confidence: float = 0.95) -> "pd.DataFrame":
+    """Columns `by`, `runs` (rows with a `value`), `mean`, `std`, `low`, `high`: a row for each group, also of nulls."""
+    from scipy.special import stdtrit
+
+    if not 0 < confidence < 1:
+        raise BadInputError(f"confidence = {confidence} must be between 0 and 1, as 0.95 is")
+    found = groups(frame, by)[value].agg(runs="count", mean="mean", std="std")
+    half = stdtrit(found["runs"] - 1, 0.5 + confidence / 2) * found["std"] / np.sqrt(found["runs"])
+    return _ungrouped(found.assign(low=found["mean"] - half, high=found["mean"] + half), by)
+
+
+def groups(frame: "pd.DataFrame", by: Sequence[str]) -> Any:
+    """The frame grouped, null values too; all of it as one group where `by` is empty."""
+    return frame.groupby(list(by) or np.zeros(len(frame), dtype=int), dropna=False)
+
+
+def sign(value: str) -> int:
+    """-1 where less of the column is better."""
+    return -1 if value.endswith("loss") else 1
+
+
+def settings_columns(results: "Results", given: str | Sequence[str]) -> list[str]:
+    """The names as a list; BadInputError where one is no column of `runs` to group by."""
+    names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    for name in names:
+        _check("setting", name, [known for known in map(str, results.runs) if known not in OWN["rounds"]])
+    return names
+
+
+def check_value(name: str) -> None:
+    """Raise BadInputError where `name` is no column of `rounds` with a number to look at."""
+    numbers = [known for known in OWN["rounds"] if known not in ("round", "finished_at")]
+    _check("column of numbers in rounds", name, numbers)
+
+
+def check_choice(argument: str, given: str, choices: Sequence[str]) -> None:
+    """Raise BadInputError where `given` is none of the choices."""
+    if given not in choices:
+        raise BadInputError(f"{argument} = {given!r} is not one of {', '.join(choices)}")
+
+
+def _check(what: str, name: str, known: Sequence[str]) -> None:
+    if name not in known:
+        nearest = get_close_matches(str(name), known, n=1, cutoff=0.0)
+        raise BadInputError(f"there is no {what} {name!r}" + (f"; the nearest is {nearest[0]!r}" if nearest else ""))
+
+
+def _ungrouped(found: "pd.DataFrame", names: Sequence[str]) -> "pd.DataFrame":
+    if not names:
+        return found.reset_index(drop=True)
+    return found.rename_axis(index=list(names)).reset_index()
+
+
+def _points(results: "Results", value: str) -> "pd.DataFrame":
+    """The rounds with a `value`: run, round, seconds and bytes since the run's start, value; in order."""
+    check_value(value)
+    rounds = results.rounds.sort_values(["run", "round"], ignore_index=True)
+    spent = {"seconds": rounds["seconds"], "bytes": rounds["bytes_down"] + rounds["bytes_up"]}
+    sums = {name: each.fillna(0).groupby(rounds["run"]).cumsum() for name, each in spent.items()}
+    return rounds[["run", "round"]].assign(**sums, value=rounds[value]).dropna(subset="value")
+
+
+def _on_a_grid(points: "pd.DataFrame", names: Sequence[str], over: str) -> "pd.DataFrame":
+    """The points of each run moved to its group's grid along `over`."""
+    import pandas as pd
+
+    parts = [points[[*names, over, "value"]].iloc[:0]]
+    for _, group in groups(points, names):
+        runs = [run for _, run in group.groupby("run")]
+        grid = np.linspace(group[over].min(), group[over].max(), min(MOST_POINTS, max(map(len, runs))))
+        for run in runs:
+            within = grid[(grid >= run[over].iloc[0]) & (grid <= run[over].iloc[-1])]
+            part = run[list(names)].iloc[[0] * len(within)]
+            parts.append(part.assign(**{over: within, "value": np.interp(within, run[over], run["value"])}))
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)

@@ -1,0 +1,99 @@
+"""Which labels the server's model takes for which: the counts of a round, and those of the best and the final model.
+
+Any round may be the last one that a killed process leaves, so that each has its counts in the journal, packed: as JSON
+they would be a thousand times its other numbers, where there are many classes.
+"""
+
+import base64
+import math
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from fedray.results.schema import OWN, Columns, to_rows
+
+
+def confusion_columns(confusion: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
+    """The confusion matrices of the splits as columns of the table: a row for each count above 0."""
+    columns: dict[str, list[Any]] = {name: [] for name in ("split", "label", "predicted", "count")}
+    for split, counts in confusion.items():
+        label, predicted = np.nonzero(counts)
+        columns["split"] += [split] * len(label)
+        columns["label"] += label.tolist()
+        columns["predicted"] += predicted.tolist()
+        columns["count"] += counts[label, predicted].tolist()
+    return columns
+
+
+def pack(counts: Columns) -> Columns:
+    """The counts of a round as the journal has them: a row for each split, whose `counts` are text.
+
+    The text is 8-byte integers in base64, compressed with all their first bytes in front, then their second ones and so
+    on: how many classes there are, the steps from one count's place in the matrix, row by row, to the next, and the
+    counts.
+    """
+    splits = list(dict.fromkeys(counts["split"]))
+    packed: Columns = {"round": counts["round"][: len(splits)], "split": list(splits), "counts": []}
+    columns = [np.array(counts[name], np.int64) for name in ("label", "predicted", "count")]
+    for split in splits:
+        of_split = np.array([each == split for each in counts["split"]])
+        label, predicted, count = (values[of_split] for values in columns)
+        classes = 1 + predicted.max()
+        numbers = np.concatenate([[classes], np.diff(label * classes + predicted, prepend=0), count]).astype("<i8")
+        shuffled = numbers.view(np.uint8).reshape(-1, 8).T.tobytes()
+        packed["counts"].append(base64.b64encode(zlib.compress(shuffled)).decode())
+    return packed
+
+
+def unpack(packed: Columns) -> Columns:
+    """The inverse of `pack`, without the column `which`; ValueError, or TypeError, where that cannot be."""
+    counts: Columns = {name: [] for name in ("round", "split", "label", "predicted", "count")}
+    for t, split, text in zip(packed["round"], packed["split"], packed["counts"], strict=True):
+        try:
+            shuffled = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
+        except zlib.error as error:
+            raise ValueError(f"the counts of round {t} cannot be unpacked: {error}") from None
+        classes, *_ = numbers = np.ascontiguousarray(shuffled.reshape(8, -1).T).view("<i8").ravel()
+        steps, count = numbers[1:].reshape(2, -1)
+        places = steps.cumsum()
+        if not (0 < classes < 2**31 and (places >= 0).all() and (places < classes * 2**31).all()):
+            raise ValueError(f"the counts of round {t} are those of no matrix")
+        label, predicted = np.divmod(places, classes)
+        columns = ([t] * len(count), [split] * len(count), label.tolist(), predicted.tolist(), count.tolist())
+        for name, values in zip(counts, columns, strict=True):
+            counts[name] += values
+    return counts
+
+
+class BestAndFinal:
+    """The counts of the best and of the last of the rounds that it is shown, in order; a table of all would be large.
+
+    The best round is the one that target and patience go by, the first of equals: by the validation split where there
+    is one, otherwise by the test set.
+    """
+
+    def __init__(self) -> None:
+        self.counts: dict[str, Columns] = {}
+        self.highest = -math.inf
+
+    def show(self, line: Mapping[str, Columns]) -> None:
+        """A journal line; one of a round that was not evaluated changes nothing."""
+        if not line["confusion"]["counts"]:
+            return
+        (row,) = to_rows(line["rounds"])
+        accuracy = row["test_accuracy"] if row["validation_accuracy"] is None else row["validation_accuracy"]
+        if accuracy is not None and accuracy > self.highest:
+            self.highest, self.counts["best"] = accuracy, line["confusion"]
+        self.counts["final"] = line["confusion"]
+
+    @property
+    def columns(self) -> Columns:
+        """The columns of the confusion table."""
+        columns: Columns = {name: [] for name in OWN["confusion"]}
+        for which, packed in self.counts.items():
+            counts = unpack(packed)
+            for name, values in columns.items():
+                values += [which] * len(counts["count"]) if name == "which" else counts[name]
+        return columns

@@ -1,0 +1,238 @@
+"""A checkpoint is one safetensors file: named arrays, what each client remembers, and JSON in its header. No pickle, so
+nothing in it can run.
+
+What clients remember may be far more than fits in memory, so it is written and read one client at a time. The header
+also holds a BLAKE2b digest of everything else in the file; a file damaged on disk is refused, never half loaded.
+"""
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from fedray.core.atomic import remove_stale, replacing
+from fedray.core.errors import BadInputError, DamagedError
+from fedray.core.updates import Vectors
+
+TYPE_NAMES = {
+    "<f8": "F64",
+    "<f4": "F32",
+    "<f2": "F16",
+    "<i8": "I64",
+    "<i4": "I32",
+    "<i2": "I16",
+    "|i1": "I8",
+    "|u1": "U8",
+    "|b1": "BOOL",
+}
+TYPES = {name: type_ for type_, name in TYPE_NAMES.items()}
+LARGEST_HEADER = 100_000_000  # bytes, of the safetensors library
+WIDEST = 2**63 - 1  # no client and no offset has more digits
+MEMORY = "memory/"  # begins the names of what clients remember
+
+# A file starts with the length of the header in 8 bytes, and our header with the digest, so that its place is known.
+BEGINNING = '{"__metadata__":{"blake2b":"'
+UNKNOWN = "0" * 32
+DIGEST = slice(8 + len(BEGINNING), 8 + len(BEGINNING) + len(UNKNOWN))
+blake2b = partial(hashlib.blake2b, digest_size=len(UNKNOWN) // 2)
+compact = partial(json.dumps, separators=(",", ":"))
+
+
+def save(
+    path: str | Path,
+    arrays: Vectors,
+    meta: dict[str, Any],
+    memories: Iterable[tuple[int, Vectors]] = (),
+    at_most: int = 0,
+    keep: Path | None = None,
+) -> None:
+    """Write arrays of any shape, and meta that JSON can hold, in place of `path`: durable once this returns.
+
+    A kill at any moment leaves the file as it was before or as it is after; with `keep`, where the old one is kept, it
+    may leave the old one there alone. Tuples in `meta` come back as lists.
+    `memories`, of `at_most` as many clients, are taken one by one, each let go of before the next. All have the same
+    names, shapes and types; ValueError names a client where they differ, and an array whose type safetensors has not.
+    """
+    if any(name.startswith(MEMORY) for name in arrays):
+        raise ValueError(f"names that begin with {MEMORY!r} are for what clients remember")
+    _write(Path(path), arrays, {"meta": json.dumps(meta)}, memories, at_most, keep)
+
+
+def load(path: str | Path) -> tuple[Vectors, dict[str, Any], Iterator[tuple[int, Vectors]]]:
+    """Read back what `save` wrote, bit for bit: arrays, meta, and the memories, each read when it is asked for.
+
+    BadInputError where the file is missing or may not be read, DamagedError where it is damaged or something else,
+    before anything is returned. The file stays open until the memories are used up or let go of; when it is replaced
+    meanwhile, they are still the old one's.
+    """
+    reading = _read(Path(path))
+    try:
+        arrays, meta = next(reading)
+    except FileNotFoundError:
+        raise BadInputError(f"there is no checkpoint {path}") from None
+    except PermissionError as error:
+        raise BadInputError(f"the checkpoint {path} cannot be read: {error.strerror}") from None
+    except OSError as error:
+        raise DamagedError(f"the checkpoint {path} is damaged: {error.strerror or error}") from None
+    return arrays, meta, reading
+
+
+def save_model(path: str | Path, tensors_by_name: Vectors, meta: dict[str, str]) -> None:
+    """Write a model as plain safetensors, for `safetensors.torch.load_file` or any other reader of the format."""
+    _write(Path(path), tensors_by_name, {"format": "pt", **meta})
+
+
+def _write(
+    path: Path,
+    arrays: Vectors,
+    metadata: dict[str, str],
+    memories: Iterable[tuple[int, Vectors]] = (),
+    at_most: int = 0,
+    keep: Path | None = None,
+) -> None:
+    """Stream a safetensors file: the header's length, the header as JSON, the arrays' bytes, those of the memories.
+
+    By hand, because the library's own writer wants all arrays at once, and goes through a file of a random name, which
+    a kill would leave behind. The header is known last, so room is left for it; the rest of that is filled with spaces.
+    """
+    nobody: tuple[int, Vectors] = (-1, {})
+    remaining = iter(memories)
+    client, memory = next(remaining, nobody)
+    layout = _layout(memory)
+    opening = '{"__metadata__":' + compact({"blake2b": UNKNOWN, **metadata})
+    room = len(opening) + _room(arrays) + at_most * _room(memory, f"{MEMORY}{client}/") + len("}")
+    room += -room % 8
+    if room > LARGEST_HEADER:
+        raise ValueError(f"the memories of {at_most} clients are too many for one safetensors file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(path)
+    with replacing(path, keep) as temporary, temporary.open("wb") as file:
+        file.seek(8 + room)
+        body = _Body(file)
+        body.write(arrays)
+        while client >= 0:
+            if _layout(memory) != layout:
+                raise ValueError(f"client {client} remembers {_layout(memory)}, clients before it {layout}")
+            body.write(memory, f"{MEMORY}{client}/")
+            del memory  # before the next one comes
+            client, memory = next(remaining, nobody)
+        header = ",".join([opening, *body.entries]) + "}"
+        if len(header) > room:
+            raise ValueError(f"more clients remember something than {at_most}")
+        head = bytearray(room.to_bytes(8, "little") + header.ljust(room).encode())
+        body.digest.update(head)
+        head[DIGEST] = body.digest.hexdigest().encode()
+        file.seek(0)
+        file.write(head)
+
+
+class _Body:
+    """A file's arrays, one after another, with what the header and the digest will say of them."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.digest = file, blake2b()
+        self.entries: list[str] = []  # as JSON, which takes less memory
+        self.size = 0
+
+    def write(self, arrays: Vectors, prefix: str = "") -> None:
+        for name, array in _in_order(arrays):
+            self.entries.append(_entry(prefix + name, array, self.size))
+            self.size += array.nbytes
+            data = np.asarray(array, order="C").reshape(-1).view(np.uint8).data  # copied only where not in C order
+            self.digest.update(data)
+            self.file.write(data)
+
+
+def _in_order(arrays: Vectors) -> list[tuple[str, np.ndarray]]:
+    """Arrays as they follow each other in the file: wide types first keeps each of them aligned to its type."""
+    return sorted(sorted(arrays.items()), key=lambda item: -item[1].itemsize)
+
+
+def _entry(name: str, array: np.ndarray, begin: int) -> str:
+    """What the header says of an array, which is written in C order from the byte `begin` on."""
+    if array.dtype.str not in TYPE_NAMES:
+        raise ValueError(f"array {name!r} of type {array.dtype} cannot be saved")
+    offsets = (begin, begin + array.nbytes)
+    entry = {"dtype": TYPE_NAMES[array.dtype.str], "shape": array.shape, "data_offsets": offsets}
+    return f"{compact(name)}:{compact(entry)}"
+
+
+def _room(arrays: Vectors, prefix: str = "") -> int:
+    """At most so many bytes the header has about arrays like these, anywhere in the file and of any client."""
+    return sum(len(_entry(prefix + name, array, WIDEST)) + len(f",{WIDEST}") for name, array in arrays.items())
+
+
+def _layout(arrays: Vectors) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {name: (str(array.dtype), array.shape) for name, array in sorted(arrays.items())}
+
+
+def _read(path: Path) -> Iterator[Any]:
+    """From one open file that was verified: first its arrays and its meta, then client by client its memories."""
+    if path.exists() and not path.is_file():  # a pipe would never end
+        raise DamagedError(f"the checkpoint {path} is not a file")
+    with path.open("rb") as file:
+        try:
+            header, begin = _verified(file, path)
+            metadata = header.pop("__metadata__")
+            if "meta" not in metadata:
+                raise DamagedError(f"{path} is no checkpoint of fedray")
+            meta = dict(json.loads(metadata["meta"]))
+            arrays: dict[str, Any] = {}
+            memories: dict[int, dict[str, Any]] = {}
+            for name, entry in header.items():
+                _check(entry, os.fstat(file.fileno()).st_size - begin)
+                if name.startswith(MEMORY):
+                    _, client, key = name.split("/", 2)
+                    memories.setdefault(int(client), {})[key] = entry
+                else:
+                    arrays[name] = entry
+        except DamagedError:
+            raise
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise DamagedError(f"the checkpoint {path} is damaged: its header says {error}") from None
+        yield _arrays(file, begin, arrays), meta
+        for number, entries in memories.items():
+            yield number, _arrays(file, begin, entries)
+
+
+def _check(entry: Mapping[str, Any], size: int) -> None:
+    """Raise where an array's entry is none, or is of more bytes than there are."""
+    width, shape = np.dtype(TYPES[entry["dtype"]]).itemsize, entry["shape"]
+    first, last = entry["data_offsets"]
+    if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
+        raise ValueError(f"a shape of {shape}")
+    if last - first != math.prod(shape) * width or last > size:
+        raise ValueError(f"an array of {last - first} bytes")
+
+
+def _verified(file: BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
+    """The header, once the whole file was seen to match its digest, and where the data begin."""
+    length = int.from_bytes(file.read(8), "little")
+    if length > LARGEST_HEADER:
+        raise DamagedError(f"{path} is no checkpoint of fedray, or it is damaged: its header has {length} bytes")
+    head = bytearray(length.to_bytes(8, "little") + file.read(length))
+    if not head.startswith(BEGINNING.encode(), 8):
+        raise DamagedError(f"{path} is no checkpoint of fedray, or it is damaged: its header has no digest")
+    claimed, head[DIGEST] = head[DIGEST], UNKNOWN.encode()
+    digest = hashlib.file_digest(file, blake2b)  # in small pieces, to the end of the file
+    digest.update(head)
+    if digest.hexdigest().encode() != claimed:
+        raise DamagedError(f"the checkpoint {path} is damaged: its bytes do not match the digest in its header")
+    return json.loads(head[8:]), 8 + length
+
+
+def _arrays(file: BufferedReader, begin: int, entries: dict[str, Any]) -> Vectors:
+    """The arrays that the header describes by these entries, read from the file."""
+    arrays: Vectors = {}
+    for name, entry in entries.items():
+        file.seek(begin + entry["data_offsets"][0])
+        array = np.fromfile(file, TYPES[entry["dtype"]], math.prod(entry["shape"]))
+        arrays[name] = array.reshape(entry["shape"])
+    return arrays

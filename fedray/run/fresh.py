@@ -1,0 +1,135 @@
+"""--fresh: what there is of a run is moved into a results folder beside its own, `NAME.old-1`, before it starts over.
+
+A run's files are renamed one by one, its row first. A mark in the new folder says that this has begun, and goes when it
+is done, so that a start after a kill in between takes the rest along, to the same place.
+"""
+
+import errno
+import os
+import shutil
+from itertools import count
+from pathlib import Path
+
+from fedray.core.atomic import replacing, sync, writing
+from fedray.core.errors import BadInputError
+from fedray.results.files import read_row
+from fedray.results.journal import read_journal
+from fedray.results.recorder import check_writable
+from fedray.results.schema import PER_RUN
+
+LONGEST = 100  # letters of a results name
+
+
+def move_aside(folder: Path, run: str, into: Path | None = None) -> Path | None:
+    """Move all files of a run of the results `folder` aside and return where they are; None where there are none.
+
+    That is where this was begun before, else `into`, unless other data of this run are there, else a new folder. To be
+    called while the run's lock is held.
+    """
+    target = begun(folder, run)
+    there = files(folder, run)
+    if target:
+        for leftover in target.rglob(".*.tmp-*"):
+            leftover.unlink()
+    else:
+        if not there:
+            return None
+        target = into if into and not files(into, run) else next_folder(folder)
+    with writing(target):
+        target.mkdir(exist_ok=True)
+        mark = mark_of(target, run)
+        mark.write_text(folder.name)
+        sync(target)
+        copy_beside(folder, run, target)
+        for path in there:
+            move(path, target / path.relative_to(folder))
+        for inner in {path.parent.relative_to(folder) for path in there}:
+            sync(target / inner)
+        mark.unlink()
+        sync(target)
+    return target
+
+
+def begun(folder: Path, run: str) -> Path | None:
+    """Where moving this run aside was begun and not ended; None where it was not."""
+    olds = (path for path in folder.parent.glob("*.old-*") if is_old(path, folder))
+    marks = (mark_of(old, run) for old in olds)
+    return next((mark.parent for mark in marks if mark.exists() and mark.read_text() in ("", folder.name)), None)
+
+
+def next_folder(folder: Path) -> Path:
+    """The first of NAME.old-1, NAME.old-2, ... with nothing in it; BadInputError where it could not be made."""
+    free = next(path for number in count(1) if is_free(path := old_folder(folder, number)))
+    check_writable(free)
+    return free
+
+
+def is_free(path: Path) -> bool:
+    """Whether nothing is there, or no more than a kill left that came before anything was moved."""
+    return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
+
+
+def old_folder(folder: Path, number: int) -> Path:
+    """A name that is a results name itself, so a long one is cut."""
+    suffix = f".old-{number}"
+    return folder.with_name(folder.name[: LONGEST - len(suffix)] + suffix)
+
+
+def is_old(path: Path, folder: Path) -> bool:
+    number = path.name.rpartition("-")[2]
+    return number.isdecimal() and path == old_folder(folder, int(number))
+
+
+def mark_of(target: Path, run: str) -> Path:
+    return target / f".{run}.moving"
+
+
+def files(folder: Path, run: str) -> list[Path]:
+    """All that there is of a run, its row first: without that, readers of the folder pass over its other tables.
+
+    What Weights & Biases keeps of it is a folder.
+    """
+    tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
+    others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
+    others += [f"models/{run}.safetensors", f"models/{run}.best.safetensors"]
+    found = [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
+    return [*found, *sorted(folder.glob(f"tensorboard/{run}/*")), *sorted(folder.glob(f"wandb/*run-*-{run}"))]
+
+
+def copy_beside(folder: Path, run: str, target: Path) -> None:
+    """Copy what the run shares with others: its settings file and its partition, or all where it is not known which."""
+    partition = partition_of(folder, run)
+    for path in (folder / "experiment.toml", *folder.glob(f"partitions/{partition or '[!.]*'}.parquet")):
+        copy = target / path.relative_to(folder)
+        if path.is_file() and not copy.exists():
+            copy.parent.mkdir(exist_ok=True)
+            copy_file(path, copy)
+
+
+def partition_of(folder: Path, run: str) -> str | None:
+    try:
+        row, journal = folder / "runs" / f"{run}.parquet", read_journal(folder / "journal" / f"{run}.jsonl")
+        found = read_row(row)["partition_id"][0].as_py() if row.exists() else None
+        return found or (journal[0]["runs"]["partition_id"][0] if journal else None)
+    except (BadInputError, KeyError, IndexError, TypeError):
+        return None
+
+
+def move(path: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:  # the results are a file system of their own
+            raise
+        if path.is_dir():
+            shutil.copytree(path, target, copy_function=copy_file, dirs_exist_ok=True)
+            shutil.rmtree(path)
+        else:
+            copy_file(path, target)
+            path.unlink()
+
+
+def copy_file(path: str | Path, target: str | Path) -> None:
+    with replacing(Path(target)) as temporary:
+        shutil.copy2(path, temporary)

@@ -1,0 +1,136 @@
+"""A run's session, population and past, opened for the length of a `with`."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fedray.cluster.plan import Plan, plan
+from fedray.cluster.settings import Cluster
+from fedray.core.errors import BadInputError
+from fedray.results.recorder import Recorder
+from fedray.run.prepared import Job
+from fedray.run.resume import Past, read_past
+from fedray.run.watch import Watch
+from fedray.server.population import Population
+
+if TYPE_CHECKING:
+    from fedray.cluster.start import Session
+
+log = logging.getLogger(__name__)
+
+
+def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
+    """Say so where the settings want what this device does not have, or leave what it is there for."""
+    e, found = job.experiment, job.blueprint
+    if e.model.precision == "bfloat16" and device == "cpu" and not found.torch.bfloat16:
+        watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
+    if e.model.precision == "tf32" and device == "cpu":
+        watch.notice("only GPUs have TensorFloat-32, so that model.precision = tf32 is float32 here")
+    if e.engine == "plain" and device == "cuda" and not (e.unfit_to_fuse or found.unfit_to_fuse):
+        watch.notice("engine = fused would train a block's clients as one program, which is what keeps a GPU busy")
+
+
+def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
+    """Say so where GPUs are reserved, or were to be, and clients train on the CPU all the same."""
+    if device != "cpu":
+        return
+    if np.any(clients.rows()["num_gpus"]):
+        watch.notice("torch finds no GPU where the actors have a share of one reserved, so clients train on the CPU")
+    elif share := job.experiment.cluster.gpus_per_client:
+        asked = f"cluster.gpus_per_client = {share:g}"
+        watch.notice(f"there is no GPU here, so {asked} reserves nothing, and clients train on the CPU")
+
+
+def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
+    """What a checkpoint holds of the run, and a recorder that goes on from there; neither writes anything yet.
+
+    With `fresh` it has no past, and nothing of what there is of it is read.
+    """
+    output = job.experiment.output
+    names = (output.root, output.name, job.run, job.grouping, job.run_row)
+    if fresh:
+        return None, Recorder(*names, flush_seconds=output.flush_seconds)
+    past = read_past(job)
+    return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
+
+
+@contextmanager
+def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
+    """One Ray for the runs that share these settings; None for no Ray."""
+    if cluster.backend == "in-process":
+        yield None
+        return
+    from fedray.cluster.start import connected
+
+    with connected(cluster) as session:
+        yield session
+
+
+@contextmanager
+def population(
+    job: Job, session: "Session | None", notice: Callable[[str], None], again: bool = False
+) -> Iterator[tuple[Population, str, str]]:
+    """The run's population with a sentence on where it is and its device, for the length of a `with`.
+
+    When it is made `again`, since nodes were lost, what is left of them has to do, whatever the settings say.
+    """
+    e = job.experiment
+    if session is None:
+        from fedray.training.device import choose_device, settle_on
+        from fedray.training.in_process import InProcessPopulation
+
+        device = choose_device(e.cluster.gpus != 0 and e.cluster.gpus_per_client != 0)
+        settle_on(device)
+        here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests, device)
+        yield here, "this process, no Ray" + (", on a GPU" if device == "cuda" else ""), device
+        return
+    from fedray.cluster.population import RayPopulation
+    from fedray.cluster.tickets import Patience
+
+    try:
+        planned = plan(e.cluster, e.clients, session.capacity, job.needs)
+    except BadInputError:
+        if not again:
+            raise
+        planned = plan(anyhow(e.cluster), e.clients, session.capacity, job.needs)
+    patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
+    parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
+    with timed(f"starting {planned.actors} actors"):
+        clients = RayPopulation(session.pool, planned, *parts, patience, notice)
+    try:
+        yield clients, describe(planned, e.clients, session, clients.device), clients.device
+    finally:
+        clients.close()
+
+
+def anyhow(cluster: Cluster) -> Cluster:
+    """The same settings with whatever reservations fit; what was to train on the CPU still does."""
+    gpus = 0.0 if cluster.gpus_per_client == 0 else None
+    return dataclasses.replace(cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=gpus)
+
+
+def describe(planned: Plan, clients: int, session: "Session", device: str) -> str:
+    kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
+    memory = f" ({planned.gpu_bytes // 2**20} MiB)" if planned.gpu_bytes else ""
+    gpu = f"{planned.num_gpus:g} GPU{memory}"
+    if not planned.num_gpus and not session.capacity.gpus:
+        gpu = "no GPU free" if session.capacity.held_gpus else "no GPU here"
+    rest = f"; {planned.why}" if planned.why else ""
+    rest += "; clients train on the CPU" if planned.num_gpus and device == "cpu" else ""
+    rest += f"; {session.pool.plainly}" if session.pool.plainly else ""
+    rest += f"; {session.capacity.limits}" if session.capacity.limits else ""
+    actors = f"{planned.actors} Ray actor{'s' * (planned.actors != 1)}"
+    return f"{actors}, {kind}, {planned.num_cpus:g} CPU and {gpu} each{rest}"
+
+
+@contextmanager
+def timed(what: str) -> Iterator[None]:
+    """Say how long it took to do this."""
+    began = time.perf_counter()
+    yield
+    log.debug("%s took %.2f s", what, time.perf_counter() - began)

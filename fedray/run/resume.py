@@ -1,0 +1,111 @@
+"""A run goes on where its checkpoint was written: what is saved, given back, and must match.
+
+The last two checkpoints are kept, so that one damaged on disk costs some rounds and not the run.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fedray.core.atomic import writing
+from fedray.core.errors import START_OVER, BadInputError, DamagedError
+from fedray.core.updates import Vectors
+from fedray.experiment.experiment import flatten
+from fedray.run import checkpoint
+from fedray.run.prepared import Job
+from fedray.server.population import Population
+
+
+def save(job: Job, state: Vectors, t: int, clients: Population, device: str) -> None:
+    """A checkpoint of everything that round t + 1 starts from; the one before it is kept."""
+    meta = {"run": job.run, "round": t, "device": device, **identity(job), **job.versions}
+    trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
+    with writing(job.folder):
+        checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
+
+
+@dataclass(frozen=True)
+class Past:
+    """What a checkpoint holds: the server's state and the clients' memories after round t, and a sentence about it.
+
+    The memories are read from the file as they are asked for, so they can be asked for once. `damaged` is the newer
+    checkpoint where that cannot be read.
+    """
+
+    t: int
+    state: Vectors
+    memories: Iterator[tuple[int, Vectors]]
+    notice: str
+    damaged: Path | None = None
+    device: str = ""
+    """That on which the last rounds were trained; empty where that is not known."""
+
+    def on_another(self, device: str) -> str:
+        """What is to be said where the run goes on on another device, to follow the notice."""
+        if self.device in ("", device):
+            return ""
+        return f"; it was trained on {self.device} and now is on {device}, so the bits differ from an undisturbed run"
+
+    def drop_damaged(self) -> None:
+        """Remove the newer checkpoint, so that the next one to be saved takes its place and not this one's."""
+        if self.damaged:
+            self.damaged.unlink(missing_ok=True)
+
+
+def read_past(job: Job) -> Past | None:
+    """The run's past, None where it has none; BadInputError where that is damaged or another experiment's.
+
+    Where the last checkpoint is damaged, or missing, the past is that of the one before it.
+    """
+    why = ""
+    for path in (job.checkpoint, job.checkpoint_before):
+        if path.exists():
+            try:
+                past = read_checkpoint(job, path)
+            except DamagedError as error:
+                why = f"{why}, and {error}" if why else str(error)
+            else:
+                said = f"{why}; going on from the one before it: {past.notice}"
+                return replace(past, notice=said, damaged=job.checkpoint) if why else past
+    if why:
+        raise BadInputError(f"{why}; {START_OVER}")
+    return None
+
+
+def read_checkpoint(job: Job, path: Path) -> Past:
+    """The past that this file holds."""
+    state, meta, memories = checkpoint.load(path)
+    mine, t = identity(job), meta.get("round")
+    if type(t) is not int or not 1 <= t <= job.experiment.rounds:
+        raise DamagedError(f"the checkpoint {path} is damaged: it is of round {t!r}")
+    theirs = {name: meta.get(name) for name in mine}
+    first = job.experiment.algorithm.init(*job.vectors)
+    if mine != theirs or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in first.items()}:
+        other = difference(theirs, mine)
+        raise BadInputError(f"the checkpoint {path} is of another experiment ({other}); {START_OVER}")
+    here = job.versions
+    then = {name: meta.get(name) for name in here}
+    changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
+    notice = f"continuing run {job.run} after round {t}"
+    if changed:
+        notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
+    return Past(t, state, memories, notice, device=str(meta.get("device") or ""))
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """What must match between a checkpoint and the run that would continue it, as dotted plain values."""
+    settings = dict(flatten(job.experiment.settings()))
+    kept = {
+        name: value for name, value in settings.items() if not name.startswith(("cluster.", "output.", "data.root"))
+    }
+    return {"settings": kept, "data": job.fingerprint}
+
+
+def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
+    """What tells two identities apart, in words."""
+    a, b = theirs.get("settings") or {}, mine["settings"]
+    differing = [
+        f"{name} {a.get(name)!r} there, {b.get(name)!r} here" for name in sorted({*a, *b}) if a.get(name) != b.get(name)
+    ]
+    return "; ".join(differing) or ("other data" if theirs.get("data") != mine["data"] else "other shapes")

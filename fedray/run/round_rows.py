@@ -1,0 +1,121 @@
+"""What a round gives to the tables: its evaluation, its row, its clients, its events."""
+
+import dataclasses
+import math
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import Any
+
+import numpy as np
+
+from fedray.core.updates import Event, Report, mean_loss
+from fedray.data.dataset import Split
+from fedray.experiment.experiment import Experiment
+from fedray.results.confusion_counts import confusion_columns
+from fedray.results.schema import OWN
+from fedray.server.population import Population
+from fedray.server.rounds import Round
+
+EVALUATED = (
+    "test_loss",
+    "test_accuracy",
+    "test_top_k_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "validation_top_k_accuracy",
+    "client_loss",
+    "client_accuracy",
+    "client_accuracy_p10",
+    "client_accuracy_std",
+)
+PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
+"""The columns that `seconds` is the sum of, but for `seconds_record`."""
+
+
+def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """The round's row of the rounds table, but for its `seconds`, and the columns of `evaluations` and `confusion`.
+
+    Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
+    """
+    began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
+
+    def due(every: int) -> bool:
+        return every > 0 and (done.t % every == 0 or done.t == e.rounds)
+
+    tables: dict[str, dict[str, Any]] = {}
+    if due(evaluation.every) and not e.algorithm.personalises:
+        splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
+        found = {split: clients.evaluate(done.state, split, evaluation.top_k) for split in splits}
+        for split, each in found.items():
+            row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
+        tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
+    if due(evaluation.clients_every or 0):
+        message = e.algorithm.broadcast(done.state, done.t)
+        counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
+        row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
+        row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
+        tables["evaluations"] = {
+            "client": range(len(clients)),
+            "test_examples": counts,
+            "test_loss": losses,
+            "test_accuracy": accuracies,
+        }
+    if tables:
+        row["seconds_evaluate"] = time.perf_counter() - began
+    return row, tables
+
+
+ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}
+"""The columns of the rounds table that count the clients whose update is not there, by their status."""
+
+
+def round_row(done: Round) -> dict[str, Any]:
+    """What a round's training gives of its row of the rounds table."""
+    reports = done.updates.reports
+    everyone = [*reports, *done.absent]
+    counts = Counter(report.status for report in done.absent)
+    sent = max((report.bytes_down for report in everyone), default=0)  # the same to each of those that were asked
+    return {
+        "round": done.t,
+        "round_lr": done.lr,
+        **dict.fromkeys((*EVALUATED, "seconds_evaluate")),
+        "train_loss": mean_loss(reports),
+        "cohort_size": len(done.cohort),
+        "answered": len(reports),
+        **{column: counts[status] for status, column in ABSENCES.items()},
+        "num_examples": sum(report.num_examples for report in reports),
+        "images": sum(report.images for report in reports),
+        "padding": sum(report.padding for report in reports),
+        "update_norm": norm(done.mean["params"]),
+        "bytes_down": sent * len(done.cohort),
+        "bytes_up": sum(report.bytes_up for report in everyone),
+        "retries": done.updates.retries,
+        **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
+        "finished_at": int(time.time() * 1000),
+    }
+
+
+def client_columns(done: Round) -> dict[str, list[Any]]:
+    names = [field.name for field in dataclasses.fields(Report) if field.name in OWN["clients"]]
+    reports = sorted([*done.updates.reports, *done.absent], key=attrgetter("client"))
+    return {name: [getattr(report, name) for report in reports] for name in names}
+
+
+def event_rows(events: Sequence[Event]) -> list[dict[str, Any]]:
+    names = [field.name for field in dataclasses.fields(Event) if field.name != "clients"]
+    return [
+        {name: getattr(event, name) for name in names} | {"at_work": ",".join(map(str, event.clients)) or None}
+        for event in events
+    ]
+
+
+def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
+    return [{"name": name, "value": float(value)} for name, value in metrics.items()]
+
+
+def norm(vector: np.ndarray) -> float:
+    """The Euclidean norm; NumPy's own sums, since BLAS's bits depend on its threads, of pieces that fit the cache."""
+    pieces = np.split(vector, range(2**16, vector.size, 2**16))
+    return math.sqrt(math.fsum(np.square(piece, dtype=np.float64).sum() for piece in pieces))

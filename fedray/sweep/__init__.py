@@ -1,0 +1,1 @@
+"""Many runs: grids, search, halving, and their table. `python -m fedray.sweep` runs them."""

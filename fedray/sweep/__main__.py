@@ -1,0 +1,225 @@
+"""python -m fedray.sweep experiments/lr.toml      runs a grid of experiments; skips what is finished
+
+Which runs there are, grid.py says. They share one Ray and its warm actors, some of them in flight at a time, and each
+ends in the same bits as alone. All that a sweep knows is in the tables of its runs, so that it can be killed at any
+moment and started again.
+"""
+
+import shlex
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedray import results
+from fedray.cli import verbosity
+from fedray.cli.command_line import CommandLine, read_command_line, read_fraction, run_program
+from fedray.cli.verbosity import read_verbosity, speak
+from fedray.core.errors import BadInputError, DamagedError
+from fedray.core.interrupt import Interrupt
+from fedray.core.lock import hold
+from fedray.experiment.composition import compose, override
+from fedray.experiment.experiment import Experiment, flatten
+from fedray.run.prepared import Job, preload
+from fedray.sweep.estimate import known_runs, outlook
+from fedray.sweep.grid import Point, points, varying
+from fedray.sweep.halving import read_rungs
+from fedray.sweep.play import Sweep, done, play_sweep
+from fedray.sweep.summary import summary
+from fedray.sweep.view import SweepView, view_of
+
+PROGRAM = "python -m fedray.sweep"
+BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
+DESCRIPTION = (
+    "Run a grid of experiments, or what is left of it. The exit status is 0 when every run came to a good end, 1 when "
+    "some failed, 3 when some diverged, 2 for bad input."
+)
+FLAGS = {
+    "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
+    "retry-failed": "run those again that failed before",
+    "fresh": "start all runs over, and move what there is of them aside, into a results folder NAME.old-1",
+    "yes": "start more than 10,000 runs",
+    **verbosity.FLAGS,
+}
+VALUES = {
+    "max-concurrent": (
+        "N",
+        "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
+    ),
+    "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
+    "target": ("ACCURACY", "the table's target, a fraction (default: 90 % of the best, in whole percent)"),
+    **verbosity.VALUES,
+}
+LISTS = {
+    "grid": (
+        "SETTING=VALUES",
+        "further axes of the grid, or other values of its own: algorithm.lr=0.01,0.1 seed=0..4",
+    )
+}
+
+
+def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", results.DamagedResultsWarning)  # said once, at the end
+        return sweep_all(argv, interrupt or Interrupt())
+
+
+def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
+    line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
+    said = read_verbosity(line)
+    composed = experiments(line)
+    target = read_fraction("target", line.values.get("target"))
+    rungs = read_rungs(line.values["halve"], [e for _, e in composed]) if "halve" in line.values else []
+    most = read_count("max-concurrent", line.values.get("max-concurrent"))
+    if line.flags["dry-run"]:
+        if said.json:
+            raise BadInputError("--json is for what runs say, and with --dry-run there are none")
+        for point, experiment in composed:
+            print(command(line, point, experiment))
+        every = [experiment for _, experiment in composed]
+        print(f"# {look_ahead(every, line.flags['retry-failed'], line.flags['fresh'])}")
+        return 0
+    sweep = make_sweep(line, composed, rungs)
+    folder = sweep.jobs[0].folder
+    results.check_version(folder.parent, folder.name)
+    left = sweep.left
+    watch = view_of(said, sweep.jobs, left, sweep.labels)
+    interrupt.tell = watch.notice
+    return speak(said, watch.detail, lambda: play_and_sum_up(sweep, left, most, target, watch, interrupt))
+
+
+def play_and_sum_up(
+    sweep: Sweep, left: list[Job], most: int | None, target: float | None, watch: SweepView, interrupt: Interrupt
+) -> int:
+    """Play what is left of the sweep, show what came of all of it, and return the exit status."""
+    folder = sweep.jobs[0].folder
+    watch.say("sweep", describe(sweep))
+    for sentence in sweep.damaged:
+        watch.notice(sentence)
+    runs_left = {job.run for job in left}
+    for job in sweep.jobs:
+        if job.run not in runs_left:
+            watch.skip(job)
+    if left:
+        preload(left)  # torch, too, is imported while the data are read and Ray starts
+        for job in left:
+            Job(job.experiment).check_split()
+        with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
+            try:
+                play_sweep(sweep, most, watch, interrupt)
+            finally:
+                watch.close()
+    for job in sweep.jobs:
+        if job.ended:
+            job.tidy()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", results.DamagedResultsWarning)
+        found = results.load(folder.name, folder.parent)
+    for warning in caught:
+        watch.notice(str(warning.message))
+    watch.show(summary(found, [job.run for job in sweep.jobs], sweep.axes, target))
+    watch.say("results", f"{folder}/, for a page of them python -m fedray.report {folder}")
+    return 1 if sweep.damaged else exit_status([job.status for job in sweep.jobs])
+
+
+def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
+    """Every experiment of the grid, all validated; a value given on the command line replaces its axis."""
+    if not line.file:
+        raise BadInputError(f"name a settings file with a [grid], as in {PROGRAM} experiments/lr.toml")
+    if not (line.sweep or line.lists):
+        raise BadInputError(f"{line.file} has no [grid]; python -m fedray {line.file} runs it")
+    composed = []
+    for point in points(line):
+        tree = copy_tree(line.tree)
+        override(tree, point)
+        composed.append((point, compose(tree)))
+    return composed
+
+
+def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], rungs: Sequence[int]) -> Sweep:
+    """Each run once: points that differ only in what fedray works out are one."""
+    jobs: dict[str, Job] = {}
+    labels: dict[str, str] = {}
+    damaged: dict[str, str] = {}
+    for point, experiment in composed:
+        job = Job(experiment)
+        try:
+            if not line.flags["fresh"]:
+                job.status  # noqa: B018
+            jobs.setdefault(job.run, job)
+        except DamagedError as error:
+            damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep, or --fresh all"
+        labels.setdefault(job.run, " ".join(f"{name}={written(value)}" for name, value in point.items()) or job.run)
+    axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
+    file = line.file or Path()
+    if not jobs:
+        raise BadInputError(next(iter(damaged.values())))
+    runs, sentences = tuple(jobs.values()), tuple(damaged.values())
+    flags = line.flags["retry-failed"], line.flags["fresh"]
+    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences)
+
+
+def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: copy_tree(value) if isinstance(value, Mapping) else value for key, value in tree.items()}
+
+
+def read_count(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
+        raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
+    return int(text)
+
+
+def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
+    """The command that makes this run alone, without overrides that another choice of the point has no use for."""
+    words = ["python", "-m", "fedray", str(line.file)]
+    there = dict(flatten(experiment.settings()))
+    for name, value in {**line.overrides, **point}.items():
+        if name in there:
+            words += [f"--{name}", written(value)]
+    return shlex.join(words)
+
+
+def written(value: Any) -> str:
+    """A setting as on the command line."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: bool) -> str:
+    """How many of the runs are left and how long they take, as far as that can be known without their data."""
+    try:
+        if away := next((e.model.name for e in experiments if not e.model.is_here), None):
+            raise BadInputError(f"the weights of {away} are not here yet, and a dry run fetches nothing")
+        jobs = {job.run: job for job in map(Job, experiments)}
+        known = known_runs(experiments[0].output.root, experiments[0].output.name)
+        left = [job for job in jobs.values() if fresh or job.status not in done(retry_failed)]
+    except BadInputError as error:
+        return f"{len(experiments):,} runs; how long they take cannot be said: {' '.join(str(error).split())}"
+    played = {} if fresh else {run.run: run.rounds for run in known}
+    rounds = [
+        (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
+    ]
+    return outlook(len(jobs), rounds, known)
+
+
+def describe(sweep: Sweep) -> str:
+    """How many runs there are, and how many of them are not to be run."""
+    if sweep.fresh:
+        return f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, all started over"
+    ended = sum(job.ended for job in sweep.jobs)
+    text = f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, {ended} of them finished before"
+    failed = len(sweep.jobs) - len(sweep.left) - ended
+    return text + (f", {failed} failed before (--retry-failed runs them again)" if failed else "")
+
+
+def exit_status(statuses: Sequence[str | None]) -> int:
+    """0 when all came to a good end, or were halved; 1 when some failed or are not done; 3 when some diverged."""
+    if any(status not in (*results.FINAL_STATUSES, "halved") for status in statuses):
+        return 1
+    return 3 if "diverged" in statuses else 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_program(main))

@@ -1,0 +1,139 @@
+"""How long the runs that are left will take, by the seconds of the runs that are known.
+
+Everything here goes by flat settings: dotted name -> value, `dict(flatten(experiment.settings()))` of a resolved
+experiment.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedray import results
+from fedray.data.synthetic import SIZES
+from fedray.experiment.experiment import flatten
+
+Settings = Mapping[str, Any]
+
+FORWARD = 1 / 3  # what an example costs in evaluation, one pass forward, of what it costs in training
+
+
+@dataclass(frozen=True)
+class Known:
+    """A run of which some rounds were played, in so many seconds."""
+
+    run: str
+    settings: Settings
+    rounds: int
+    seconds: float
+
+
+def known_runs(root: str | Path, name: str) -> list[Known]:
+    """The runs in a folder that have played a round; none where there is no such folder."""
+    if not (Path(root) / name).is_dir():
+        return []
+    runs = results.load(name, root).runs
+    rows = zip(*(runs[column].tolist() for column in ("run", "settings", "rounds_done", "seconds")), strict=True)
+    return [
+        Known(run, dict(flatten(json.loads(settings))), int(rounds), float(seconds))
+        for run, settings, rounds, seconds in rows
+        if settings and rounds > 0 and seconds > 0  # a null is NaN here, which is not
+    ]
+
+
+def work(settings: Settings) -> float:
+    """What a round costs, in examples trained on: those of the cohort's passes, and FORWARD of all that is evaluated.
+
+    It compares rounds of one model; another model costs something else.
+    """
+    clients, held_out = settings["clients"], settings.get("data.validation_examples") or 0
+    train = (settings.get("data.train_examples") or SIZES["train"]) - held_out
+    test = (settings.get("data.test_examples") or SIZES["test"]) + held_out
+    shard = settings.get("partition.examples") or train / clients
+    if steps := settings.get("algorithm.steps"):
+        trained = mean(settings.get("algorithm.steps_min"), steps) * (settings.get("algorithm.batch_size") or shard)
+    else:
+        trained = mean(settings.get("algorithm.epochs_min"), settings.get("algorithm.epochs", 1)) * shard
+    if "algorithm.personal_epochs" in settings:  # ditto trains a second model, as long unless told otherwise
+        trained += (settings["algorithm.personal_epochs"] or trained / shard) * shard
+    evaluated = test / (settings.get("evaluation.every") or 1)
+    if every := settings.get("evaluation.clients_every"):
+        each = settings.get("evaluation.client_examples") or min(1000, max(10, test // clients))
+        evaluated += clients * each / every
+    return float(settings["cohort"] * trained + FORWARD * evaluated)
+
+
+def mean(least: float | None, most: float) -> float:
+    """What is drawn from a range on average; without a least number there is nothing to draw."""
+    return (least or most) / 2 + most / 2
+
+
+def estimate(known: Sequence[Known], left: Sequence[tuple[Settings, int]]) -> list[float] | None:
+    """The seconds of each run that is left, from its settings and its number of rounds left; None where none is known.
+
+    They are those of the known runs most like it, in proportion to the work of the rounds. Alike is to have the same
+    model, and then the most settings in common; seeds, and what is said under cluster and output, don't count.
+    """
+    if not known:
+        return None
+    names = differing([run.settings for run in known] + [settings for settings, _ in left])
+    cost: dict[Kind, tuple[float, float]] = {}  # seconds and work of the known runs of a kind
+    for run in known:
+        kind = to_kind(run.settings, names)
+        seconds, done = cost.get(kind, (0.0, 0.0))
+        cost[kind] = seconds + run.seconds, done + run.rounds * work(run.settings)
+    kinds = [to_kind(settings, names) for settings, _ in left]
+    rates = {kind: nearest_rate(kind, cost) for kind in set(kinds)}
+    return [rates[kind] * work(settings) * rounds for kind, (settings, rounds) in zip(kinds, left, strict=True)]
+
+
+Kind = tuple[Any, frozenset[tuple[str, str]]]
+"""What makes runs alike: the model, and those of the other settings that differ between runs at all."""
+
+
+def differing(several: Sequence[Settings]) -> list[str]:
+    """The settings that are not the same everywhere, but for those that do not make runs unlike."""
+    names = {name for settings in several for name in settings}
+    return [
+        name
+        for name in names
+        if name not in ("seed", "model.name")
+        and not name.startswith(("cluster.", "output."))
+        and len({repr(settings.get(name)) for settings in several}) > 1
+    ]
+
+
+def to_kind(settings: Settings, names: Sequence[str]) -> Kind:
+    return settings.get("model.name"), frozenset((name, repr(settings.get(name))) for name in names)
+
+
+def nearest_rate(kind: Kind, cost: Mapping[Kind, tuple[float, float]]) -> float:
+    """Seconds for a unit of work, of all the kinds that are most like this one."""
+    model, chosen = kind
+    likeness = {other: (other[0] == model, len(other[1] & chosen)) for other in cost}
+    most = max(likeness.values())
+    seconds, done = zip(*(cost[other] for other in cost if likeness[other] == most), strict=True)
+    return float(sum(seconds) / sum(done))
+
+
+def outlook(runs: int, left: Sequence[tuple[Settings, int]], known: Sequence[Known]) -> str:
+    """A sentence on how many of so many runs are left, and how long they take."""
+    if not left:
+        return f"none of {counted(runs, 'run')} is left"
+    counts = counted(runs, "run") if len(left) == runs else f"{len(left):,} of {counted(runs, 'run')}"
+    seconds = estimate(known, left)
+    if seconds is None:
+        return f"{counts} left; no run is known yet to estimate their time by"
+    return f"{counts} left, about {duration(sum(seconds))} one after another, by {counted(len(known), 'known run')}"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes, hours or days, the largest of which there are two: "4 minutes"."""
+    units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
+    unit = next((unit for unit, length in units.items() if seconds / length >= 2), "second")
+    return counted(max(1, round(seconds / units[unit])), unit)
+
+
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -1,0 +1,64 @@
+"""Successive halving: at given rounds the worse half of a sweep's configurations is stopped.
+
+Jamieson, Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943,
+with the rounds as the budget. A configuration is judged by the mean over its seeds, and so stopped with all of them.
+What is decided follows from what is recorded alone, so that a sweep that was killed decides the same again.
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+from fedray.core.errors import BadInputError
+from fedray.experiment.experiment import Experiment
+from fedray.run.stopping import judged_by
+
+Round = Mapping[Any, Any]
+
+
+def read_rungs(text: str, experiments: Sequence[Experiment]) -> list[int]:
+    """The rounds of `--halve 10,30`, ascending; BadInputError where they are none, or no run is longer."""
+    try:
+        rungs = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise BadInputError(f"--halve {text} must be rounds with commas between them, as in --halve 10,30") from None
+    longest = max(experiment.rounds for experiment in experiments)
+    if rungs != sorted(set(rungs)) or rungs[0] < 1:
+        raise BadInputError(f"--halve {text} must be rounds that ascend from 1 or more, as in --halve 10,30")
+    if rungs[-1] >= longest:
+        raise BadInputError(f"--halve {text} stops nothing at round {rungs[-1]}: the longest run has {longest} rounds")
+    if early := next((e for e in experiments if rungs[0] < looks_every(e)), None):
+        raise BadInputError(
+            f"--halve {text} cannot judge at round {rungs[0]}: accuracy is measured every {looks_every(early)} rounds"
+        )
+    return rungs
+
+
+def looks_every(experiment: Experiment) -> int:
+    """Every how many rounds the accuracy that judges a run is measured."""
+    evaluation = experiment.resolved().evaluation
+    return (evaluation.clients_every or 0) if experiment.algorithm.personalises else evaluation.every
+
+
+def configuration(experiment: Experiment) -> str:
+    """All that makes a configuration, whatever its seed: a key."""
+    return json.dumps({**experiment.settings(), "seed": None}, sort_keys=True)
+
+
+def score(experiment: Experiment, rounds: Sequence[Round], t: int) -> float:
+    """A run's accuracy at its last evaluation up to round t, after which it may have ended; -inf if it has none."""
+    name = judged_by(experiment)
+    scores = [row[name] for row in rounds if row["round"] <= t and row[name] is not None]
+    return scores[-1] if scores and not math.isnan(scores[-1]) else -math.inf
+
+
+def worse_half(scores: Mapping[str, Sequence[float]]) -> list[str]:
+    """The configurations to stop, given their runs' scores: all but the better half, an odd one out being kept.
+
+    Of equals those that come first are kept.
+    """
+    means = {key: mean(runs) if all(map(math.isfinite, runs)) else -math.inf for key, runs in scores.items()}
+    ranked = sorted(means, key=lambda key: -means[key])
+    return ranked[math.ceil(len(ranked) / 2) :]

@@ -1,0 +1,105 @@
+"""The table at the end of a sweep: what varies, and what came of it as mean and standard deviation over seeds."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from fedray.results.analysis import to_target_by
+from fedray.results.comparison import COMPLETE
+from fedray.results.frames import Results
+from fedray.results.schema import FAILED_STATUSES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+ACCURACIES = {
+    "final_validation_accuracy": "validation accuracy",
+    "final_test_accuracy": "final accuracy",
+    "best_test_accuracy": "best accuracy",
+    "final_client_accuracy": "clients' accuracy",
+}
+BEST = {"test_accuracy": "best_test_accuracy", "client_accuracy": "best_client_accuracy"}
+
+
+def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: float | None = None) -> Table:
+    """The runs grouped by `axes`, settings; `target` is the accuracy to be reached, by default one that suits them.
+
+    Means are over the runs that came to an end and did not diverge.
+    """
+    rows = results.runs.set_index("run").loc[lambda all_runs: all_runs.index.isin(runs)].reset_index()
+    rows = rows.assign(order=rows["run"].map({run: place for place, run in enumerate(runs)})).sort_values("order")
+    done = rows["status"].isin(COMPLETE)
+    names = [name for name in axes if name in rows]
+    shown = [name for name in ACCURACIES if rows.loc[done, name].notna().any()]
+    measure = next((name for name, best in BEST.items() if rows.loc[done, best].notna().any()), "test_accuracy")
+    if target is None:
+        target = fitting_target(
+            rows.loc[done].groupby(names or (lambda _: 0), dropna=False)[BEST[measure]].mean().max()
+        )
+    ways = ways_to(dataclasses.replace(results, runs=rows[done]), target, names, measure)
+    table = Table(box=None, pad_edge=False)
+    to = [] if target is None else [f"{way} to {100 * target:g} %" for way in ("rounds", "seconds")]
+    for heading in (*names, "runs", *(ACCURACIES[name] for name in shown), *to, "rounds", "seconds", ""):
+        table.add_column(heading, justify="left" if heading in (*names, "") else "right")
+    for _, group in rows.groupby(names or (lambda _: 0), dropna=False, sort=False):
+        ended = group[done.loc[group.index]]
+        runs_done = str(len(group)) if len(ended) == len(group) else f"{len(ended)} of {len(group)}"
+        key = tuple(written(group[name].iloc[0]) for name in names)
+        means = [f"{ended[name].mean():.4g}" if len(ended) else "" for name in ("rounds_done", "seconds")]
+        accuracies = [mean_and_std(ended[name]) for name in shown]
+        table.add_row(*key, runs_done, *accuracies, *(ways.get(key, ("", "")) if to else ()), *means, trouble(group))
+    return table
+
+
+def fitting_target(best: float | None) -> float | None:
+    """The highest whole percent that is at most 90 % of the best accuracy; None below 1 %."""
+    percent = 0 if best is None or math.isnan(best) else math.floor(90 * best)
+    return percent / 100 if percent else None
+
+
+def ways_to(
+    results: Results, target: float | None, names: Sequence[str], measure: str
+) -> Mapping[tuple[str, ...], tuple[str, str]]:
+    """For each group the mean rounds and seconds to the target, with how many of its runs reached it if not all did."""
+    if target is None or results.runs.empty:
+        return {}
+    found = {}
+    for row in to_target_by(results, target, names, measure).to_dict("records"):
+        missed = "" if row["reached"] == row["runs"] else f" ({row['reached']} of {row['runs']})"
+        rounds, seconds = (f"{row[f'{way}_mean']:.4g}" if row["reached"] else "never" for way in ("rounds", "seconds"))
+        said = missed if row["reached"] else ""
+        found[tuple(written(row[name]) for name in names)] = rounds + said, seconds + said
+    return found
+
+
+def written(value: Any) -> str:
+    """A setting's value, from a table, as one would write it; nothing for one that the run does not have."""
+    if isinstance(value, (bool, np.bool_)):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return ", ".join(map(written, value))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def mean_and_std(values: "pd.Series[float]") -> str:
+    known = values.dropna()
+    if known.empty:
+        return ""
+    return f"{known.mean():.4f}" + (f" ± {known.std():.4f}" if len(known) > 1 else "")
+
+
+def trouble(group: "pd.DataFrame") -> str:
+    """How many runs of a group did not come to a good end, and how they did."""
+    counts = group["status"].value_counts()
+    return ", ".join(
+        f"{counts[status]} {status}" for status in (*BAD_ENDS, "running", "interrupted") if status in counts
+    )
+
+
+BAD_ENDS = ("diverged", *FAILED_STATUSES, "halved")

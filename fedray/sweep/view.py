@@ -1,0 +1,209 @@
+"""What one sees of a sweep: live, the runs in flight, the best so far and the time left; elsewhere a line for each run.
+
+Runs report from threads of their own.
+"""
+
+import math
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from fedray import results
+from fedray.cli.console import ConsoleWatch, NoticeWatch, clock
+from fedray.cli.json_lines import JsonWatch
+from fedray.cli.verbosity import Verbosity
+from fedray.experiment.experiment import flatten
+from fedray.run.prepared import Job
+from fedray.run.stopping import judged_by
+from fedray.run.watch import Watch
+from fedray.sweep.estimate import work
+
+WIDE = 200  # columns of a file, which has no edge to wrap at
+DRAWN_SECONDS = 0.1  # at least between two pictures
+
+
+class SweepView(Watch):
+    """Who wants to see a sweep; this one sees errors only."""
+
+    def say(self, label: str, text: str) -> None:
+        """Something about all of it."""
+
+    def skip(self, job: Job) -> None:
+        """A run came to its end before, or failed, and is not played again."""
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        """A run failed, or is not this sweep's to play; `how` is the word for it."""
+        print(f"fedray: {why}", file=sys.stderr)
+
+    def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
+        """After round `rung` so many configurations were kept, and these runs stopped."""
+
+    def show(self, table: Table) -> None:
+        """The summary of all runs, at the end."""
+
+
+class SweepNotices(NoticeWatch, SweepView):
+    """Prints notices, and errors; what it is `said` at other levels it does not hear."""
+
+    def say(self, label: str, text: str) -> None:
+        if label == "note":
+            super().say(label, text)
+
+
+class SweepLines(JsonWatch, SweepView):
+    """The lines of all its runs, and errors."""
+
+    def skip(self, job: Job) -> None:
+        self.end(job, str(job.status), repeated=True)
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        super().fail(job, why, how)
+        print(f"fedray: {why}", file=sys.stderr)
+
+
+def view_of(said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> SweepView:
+    """Whoever is to see a sweep of these runs, of which some are `left` to be played."""
+    if said.json:
+        return SweepLines()
+    if said.shows_progress:
+        return SweepWatch(jobs, left, labels)
+    return SweepNotices() if said.shows_notices else SweepView()
+
+
+class SweepWatch(ConsoleWatch, SweepView):
+    """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
+
+    def __init__(
+        self, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], console: Console | None = None
+    ) -> None:
+        """`left` are those of the runs that are to be played."""
+        super().__init__(console)
+        self.labels, self.lock = labels, threading.RLock()
+        self.shown = ""  # the run whose set-up was shown
+        self.ended, self.total = len(jobs) - len(left), len(jobs)
+        self.running: dict[str, tuple[Job, Mapping[str, Any]]] = {}
+        self.best: tuple[float, str] | None = None
+        self.round_work = {job.run: work(dict(flatten(job.experiment.settings()))) for job in left}
+        self.left = {job.run: job.experiment.rounds for job in left}  # rounds
+        self.played = 0.0  # work of the rounds played since the start
+        self.began_at = time.monotonic()
+        self.live: Live | None = None  # has a lock of its own, only ever taken by who holds this one
+        self.drawn_at = 0.0
+
+    def say(self, label: str, text: str) -> None:
+        with self.lock:
+            super().say(label, text)
+
+    def prepare(self, job: Job) -> None:
+        with self.lock:
+            if not self.shown:
+                self.shown = job.run
+                self.say_setting(job)
+
+    def begin(self, job: Job, where: str) -> None:
+        with self.lock:
+            if self.shown == job.run:
+                self.say_model(job)
+                self.say("actors", where)
+                self.began_at = time.monotonic()
+            self.running[job.run] = job, {}
+            if self.console.is_terminal and not self.live:
+                self.live = Live(get_renderable=self.render, console=self.console, transient=True, auto_refresh=False)
+                self.live.start()
+
+    def round(self, job: Job, row: Mapping[str, Any]) -> None:
+        with self.lock:
+            self.running[job.run] = job, row
+            self.left[job.run] = job.experiment.rounds - row["round"]
+            self.played += self.round_work[job.run]
+            if self.live and time.monotonic() > self.drawn_at + DRAWN_SECONDS:
+                self.live.refresh()
+                self.drawn_at = time.monotonic()
+
+    def notice(self, text: str) -> None:
+        self.say("note", text)
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        with self.lock:
+            self.running.pop(job.run, None)
+            if status == "interrupted":
+                return
+            self.count(job)
+            text = f"{status}: {self.sum_up(job)}"
+            self.console.print(f"{self.place()}{self.labels[job.run]}  {text}  {self.outlook()}", markup=False)
+
+    def fail(self, job: Job, why: str, how: str = "failed") -> None:
+        with self.lock:
+            self.running.pop(job.run, None)
+            self.count(job)
+            self.console.print(f"{self.place()}{self.labels[job.run]}  {how}  {self.outlook()}", markup=False)
+            super().fail(job, why, how)
+
+    def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
+        with self.lock:
+            for job in stopped:
+                self.count(job)
+            self.say("halving", f"after round {rung} the better {kept} of the configurations go on")
+
+    def count(self, job: Job) -> None:
+        """A run is not played any more."""
+        if self.left.pop(job.run, None) is not None:
+            self.ended += 1
+
+    def sum_up(self, job: Job) -> str:
+        """How the run did; the best of all is kept."""
+        output = job.experiment.output
+        ended = results.load(output.name, output.root, job.run).runs.iloc[0]
+        if ended["status"] == "diverged":
+            return str(ended["error"])
+        said = []
+        if not math.isnan(ended["final_test_accuracy"]):
+            said.append(f"accuracy {ended['final_test_accuracy']:.4f}, best {ended['best_test_accuracy']:.4f}")
+        if not math.isnan(ended["final_client_accuracy"]):
+            said.append(f"clients {ended['final_client_accuracy']:.4f}")
+        reached = ended[f"final_{judged_by(job.experiment)}"]
+        if not math.isnan(reached) and (not self.best or reached > self.best[0]):
+            self.best = reached, self.labels[job.run]
+        return ", ".join([*said, f"{ended['rounds_done']} rounds in {ended['seconds']:.1f} s"])
+
+    def place(self) -> str:
+        return f"[{self.ended:>{len(str(self.total))}}/{self.total}] "
+
+    def outlook(self) -> str:
+        """The time left, in proportion to the work of the rounds left."""
+        left = sum(rounds * self.round_work[run] for run, rounds in self.left.items())
+        if not self.played or not left:
+            return ""
+        return f"ETA {clock((time.monotonic() - self.began_at) * left / self.played)}"
+
+    def render(self) -> Group:
+        with self.lock:
+            counts = f"{self.ended} done, {len(self.running)} running, {len(self.left) - len(self.running)} left"
+            best = f"   best {self.best[0]:.4f} ({self.best[1]})" if self.best else ""
+            rows = Table.grid(padding=(0, 2))
+            for job, row in self.running.values():
+                t, rounds = row.get("round", 0), job.experiment.rounds
+                accuracy = row.get(judged_by(job.experiment))
+                said = "" if accuracy is None else f"accuracy {accuracy:.4f}"
+                bar = ProgressBar(total=rounds, completed=t, width=24)
+                rows.add_row(self.labels[job.run], f"round {t}/{rounds}", bar, said)
+            return Group(rows, Text(f"{self.total} runs: {counts}{best}   {self.outlook()}"))
+
+    def close(self) -> None:
+        with self.lock:
+            if self.live:
+                self.live.stop()
+                self.live = None
+
+    def show(self, table: Table) -> None:
+        if not self.console.is_terminal:
+            self.console.width = WIDE
+        self.console.print(table)

@@ -1,0 +1,1 @@
+"""A process that trains: the SGD loop, forward passes, batches, evaluation."""

@@ -1,0 +1,1 @@
+"""The fused engine: a block of clients trained as one program."""

@@ -1,0 +1,176 @@
+"""What many clients train on in a round: each one's shard cut into batches as client.py cuts it, and padded."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedray.core.randomness import Generators
+from fedray.core.updates import Vectors
+from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
+from fedray.models.dropout import dropout_keys
+from fedray.models.flat import Array
+from fedray.training.spec import Recipe
+
+
+@dataclass(frozen=True)
+class Share:
+    """A client's part of a block, and how an epoch of it is cut: `used` examples into batches of `size`."""
+
+    place: int
+    client: int
+    images: Array
+    labels: Array
+    memory: Vectors
+    size: int
+    used: int
+    per_epoch: int
+    steps: int
+    width: int
+    """What its batches are padded to."""
+
+
+def cut(
+    algorithm: Any,
+    seed: int,
+    t: int,
+    place: int,
+    client: int,
+    images: Array,
+    labels: Array,
+    memory: Vectors,
+    width: Callable[[int, int], int],
+) -> Share:
+    """A client's Share: batches, epochs and steps as Trainer.batches makes them.
+
+    `width` is what batches are padded to, given their size and the algorithm's.
+    """
+    n = len(labels)
+    wanted = algorithm.batch_size or n
+    size = min(wanted, n)
+    used = n - n % wanted if algorithm.drop_last else n
+    per_epoch = -(-used // size)
+    steps = algorithm.local_steps(seed, t, client, per_epoch)
+    padded = width(size, algorithm.batch_size)
+    return Share(place, client, images, labels, memory, size, used, per_epoch, steps, padded)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A step's batches of the first A clients, of B rows each; rows that are padding weigh nothing."""
+
+    sizes: np.ndarray
+    """The number of examples in each batch [A]; 0 for a client that has no steps left."""
+    pixels: torch.Tensor
+    """uint8 [A, B, c, h, w], augmented."""
+    targets: torch.Tensor
+    """int64 [A, B]."""
+    weights: torch.Tensor
+    """float32 [A, B]: one over the number of examples in the batch, and 0 for padding."""
+    keys: torch.Tensor
+    """int32 [A, layers, 2]: those of the dropout layers."""
+
+    @property
+    def tensors(self) -> tuple[torch.Tensor, ...]:
+        """All but the sizes, in order."""
+        return self.pixels, self.targets, self.weights, self.keys
+
+
+class Batches:
+    """All batches of C clients, S steps of B rows. Where a batch has fewer examples, or a client fewer steps, the other
+    rows are an image of the group's, and weigh nothing; so are all rows of `places` beyond the C clients."""
+
+    def __init__(self, recipe: Recipe, shares: list[Share], t: int, device: str, places: int, dropouts: int):
+        """`dropouts` is the number of layers that need keys."""
+        self.recipe = recipe
+        lengths = np.array([len(share.labels) for share in shares])
+        firsts = np.zeros(places, np.int64)
+        firsts[: len(shares)] = lengths.cumsum() - lengths
+        rows = draw_epochs(
+            shares, recipe.seed, "shuffle", t, places, lambda rng, share: rng.permutation(len(share.labels))
+        )
+        rows += firsts[:, None]
+        self.crops = self.holes = None
+        if "crop-flip" in recipe.augment:
+            crops = draw_epochs(
+                shares, recipe.seed, "augment", t, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
+            )
+            self.crops = torch.from_numpy(crops).to(device)
+        if "cutout" in recipe.augment:
+            holes = draw_epochs(
+                shares, recipe.seed, "cutout", t, places, lambda rng, share: draw_cutout(rng, share.images.shape)
+            )
+            self.holes = torch.from_numpy(holes).to(device)
+        self.sizes = np.zeros((shares[0].steps, places), np.int64)
+        self.sizes[:, : len(shares)] = batch_sizes(shares)
+        weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
+        self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+        keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
+        for i, share in enumerate(shares if dropouts else ()):
+            keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
+        self.keys = torch.from_numpy(keys).to(device)
+        self.rows = torch.from_numpy(rows).to(device)
+        labels = join([share.labels for share in shares], device)
+        self.targets = labels.index_select(0, self.rows.flatten()).view(self.rows.shape)
+        self.images = join([share.images for share in shares], device)
+
+    def at(self, step: int, count: int) -> Batch:
+        """A step's batches of the first so many clients."""
+        pixels = self.images.index_select(0, self.rows[step, :count].flatten())
+        if self.crops is not None:
+            pixels = crop_flip_as_drawn(pixels, self.crops[step, :count].flatten())
+        if self.holes is not None:
+            pixels = cutout(pixels, self.holes[step, :count].flatten(), self.recipe.cutout, self.recipe.mean)
+        return Batch(
+            self.sizes[step, :count],
+            pixels.view(count, self.rows.shape[2], *pixels.shape[1:]),
+            self.targets[step, :count],
+            self.weights[step, :count],
+            self.keys[step, :count],
+        )
+
+
+def join(parts: list[Array], device: str) -> torch.Tensor:
+    """Arrays of the host, or tensors of the device, one after another on the device."""
+    tensors = [part for part in parts if isinstance(part, torch.Tensor)]
+    return torch.cat(tensors) if tensors else torch.from_numpy(np.concatenate(parts)).to(device)
+
+
+def draw_epochs(
+    shares: list[Share],
+    seed: int,
+    purpose: str,
+    t: int,
+    count: int,
+    draw: Callable[[np.random.Generator, Share], np.ndarray],
+) -> np.ndarray:
+    """What is drawn for each example in each epoch of each client, where it is in the batches [S, count, B]; else 0."""
+    batches = np.zeros((shares[0].steps, count, shares[0].width), np.int64)
+    generators = Generators(seed, purpose, t)
+    for i, share in enumerate(shares):
+        for epoch, steps in share_epochs(share):
+            deal(batches[steps, i], draw(generators.at(share.client, epoch), share), share)
+    return batches
+
+
+def share_epochs(share: Share) -> Iterator[tuple[int, slice]]:
+    """Each epoch of a client, and which of its steps that is; the last may be broken off."""
+    for epoch, first in enumerate(range(0, share.steps, share.per_epoch)):
+        yield epoch, slice(first, min(first + share.per_epoch, share.steps))
+
+
+def deal(batches: np.ndarray, epoch: np.ndarray, share: Share) -> None:
+    """Write a client's epoch [n] into its batches [at most per_epoch, B]; padding stays as it is."""
+    full = min(share.used // share.size, len(batches))
+    batches[:full, : share.size] = epoch[: full * share.size].reshape(full, share.size)
+    if full < len(batches):
+        batches[full, : share.used - full * share.size] = epoch[full * share.size : share.used]
+
+
+def batch_sizes(shares: list[Share]) -> np.ndarray:
+    """The number of examples in each step's batch of each client [S, C]; 0 after a client's last step."""
+    size, used, per_epoch, steps = np.array([(s.size, s.used, s.per_epoch, s.steps) for s in shares]).T
+    step = np.arange(steps[0])[:, None]
+    return np.where(step < steps, np.minimum(size, used - step % per_epoch * size), 0)

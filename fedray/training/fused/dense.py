@@ -1,0 +1,70 @@
+"""Models that are stacks of Linear and ReLU, many clients' at a time, their gradients written out.
+
+A small model spends its time on the overhead of operations. The gradients of 25 clients of logistic regression (784
+features, batches of 10, one thread) take 0.18 ms so, 0.65 with autograd through the same products, 0.95 with
+torch.func.vmap of the module, and 1.7 client by client.
+"""
+
+from typing import Any, ClassVar
+
+import torch
+
+from fedray.data.augment import normalise
+from fedray.models.flat import Layout, Tensors
+from fedray.training.fused.batches import Batch
+from fedray.training.fused.losses import losses_and_slopes
+from fedray.training.spec import Recipe
+
+Layers = list[tuple[torch.Tensor, torch.Tensor]]  # the weights [A, out, in] and biases [A, out] of each Linear
+
+
+class Dense:
+    """The gradients of such models."""
+
+    constants: ClassVar[list[torch.Tensor]] = []
+    """It reads nothing but its arguments."""
+
+    def __init__(self, recipe: Recipe, layout: Layout):
+        self.recipe, self.layout = recipe, layout
+        self.layers: Layers = []
+        self.slopes: Layers = []
+
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
+        """From now on differentiate at `params` [A, P], which may change, and write into `grads` [A, P]."""
+        self.layers, self.slopes = pair(self.layout.views(params)), pair(self.layout.views(grads))
+
+    def forget(self) -> None:
+        """Let go of the memory that it looks at."""
+        self.layers, self.slopes = [], []
+
+    def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
+        """The losses [A] of these batches, whose gradients are written."""
+        images = normalise(batch.pixels, self.recipe.mean, self.recipe.std)
+        inputs, output = forward(self.layers, images.flatten(2).transpose(1, 2))
+        loss, slope = losses_and_slopes(algorithm, output, batch, classes=1)
+        backward(self.layers, self.slopes, inputs, slope)
+        return loss
+
+
+def pair(views: Tensors) -> Layers:
+    """A stack's tensors by layer: the weight and the bias of one Linear after the other."""
+    tensors = list(views.values())
+    return list(zip(tensors[::2], tensors[1::2], strict=True))
+
+
+def forward(layers: Layers, x: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """The input [A, in, B] of each layer, and the output [A, out, B] of the last; an example is a column."""
+    inputs: list[torch.Tensor] = []
+    for weight, bias in layers:
+        inputs.append(x.relu_() if inputs else x)
+        x = torch.baddbmm(bias.unsqueeze(2), weight, x)
+    return inputs, x
+
+
+def backward(layers: Layers, slopes: Layers, inputs: list[torch.Tensor], slope: torch.Tensor) -> None:
+    """Write the gradient with respect to `layers` into `slopes`, given the one with respect to the output."""
+    for i in reversed(range(len(layers))):
+        torch.bmm(slope, inputs[i].transpose(1, 2), out=slopes[i][0])
+        torch.sum(slope, 2, out=slopes[i][1])
+        if i:
+            slope = torch.bmm(layers[i][0].transpose(1, 2), slope).mul_(inputs[i] > 0)

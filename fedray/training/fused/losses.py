@@ -1,0 +1,70 @@
+"""The losses of many clients' batches, and their gradients with respect to what the models give."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from fedray.training.fused.batches import Batch
+
+
+def losses_and_slopes(
+    algorithm: Any, output: torch.Tensor, batch: Batch, classes: int = 2
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each client's loss [A] of the output [A, B, classes], and its gradient, shaped like the output.
+
+    `classes` is their dimension: with 1 the output is [A, classes, B].
+    """
+    if not algorithm.has_own_loss:
+        return cross_entropy(output, batch.targets, batch.weights, algorithm.label_smoothing, classes)
+    loss, slope = loss_of_hook(algorithm, output.movedim(classes, 2), batch.targets, batch.sizes)
+    return loss, slope.movedim(2, classes)
+
+
+def cross_entropy(
+    output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float, classes: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """FedAvg.loss of each client [A], and its gradient: the softmax minus the one-hot targets, of which `smoothing`
+    spreads a share evenly over the classes.
+
+    An example's weight [A, B] is one over the size of its batch, and 0 for padding.
+    """
+    targets, weights = targets.unsqueeze(classes), weights.unsqueeze(classes)
+    logs = output.log_softmax(classes)
+    likelihood = logs.gather(classes, targets)
+    if smoothing:
+        likelihood = (1 - smoothing) * likelihood + smoothing * logs.mean(classes, keepdim=True)
+    loss = likelihood.mul_(weights).sum((1, 2)).neg_()
+    slope = add_at(logs.exp_().mul_(weights), targets, (smoothing - 1) * weights, classes, output.is_cuda)
+    return loss, slope.sub_(smoothing / output.shape[classes] * weights) if smoothing else slope
+
+
+def add_at(
+    slope: torch.Tensor, targets: torch.Tensor, values: torch.Tensor, classes: int, compare: bool
+) -> torch.Tensor:
+    """The slope, to which `values` were added at the targets' classes.
+
+    scatter_add_ takes half the time of comparing every class on a CPU, and is not held for deterministic on a GPU.
+    """
+    if not compare:
+        return slope.scatter_add_(classes, targets, values)
+    labels = torch.arange(slope.shape[classes], device=slope.device)
+    return slope.add_((labels.unsqueeze(-1) if classes == 1 else labels).eq(targets) * values)
+
+
+def loss_of_hook(
+    algorithm: Any, output: torch.Tensor, targets: torch.Tensor, sizes: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """An algorithm's own loss of each client [A], and its gradient [A, B, classes].
+
+    The hook sees no padding: it is called for the batches of one size at a time, as if for each alone.
+    """
+    loss, slope = output.new_zeros(len(output)), torch.zeros_like(output)
+    for size in np.unique(sizes[sizes > 0]).tolist():
+        these = torch.from_numpy(np.flatnonzero(sizes == size)).to(output.device)
+        with torch.enable_grad():
+            outputs = output.detach()[these, :size].requires_grad_()
+            each = torch.func.vmap(algorithm.loss)(outputs, targets[these, :size])
+            slope[these, :size] = torch.autograd.grad(each.sum(), outputs)[0]
+        loss[these] = each.detach()
+    return loss, slope

@@ -1,0 +1,80 @@
+"""Any model without BatchNorm, many clients' at a time: torch.func.vmap of the module over params [A, P]."""
+
+from typing import Any
+
+import torch
+from torch.func import functional_call, vmap
+
+from fedray.data.augment import normalise
+from fedray.models.dropout import dropout_layers
+from fedray.models.flat import FlatModel, Tensors
+from fedray.training.fused.batches import Batch
+from fedray.training.fused.layers import AsProducts, AsTorchDoes
+from fedray.training.fused.losses import losses_and_slopes
+from fedray.training.spec import Recipe
+
+FORMS = {"cpu": AsTorchDoes, "cuda": AsProducts}
+"""How convolutions of many clients are computed. On a CPU a block of cnn's or resnet18's takes 0.8 and 0.5 of the time
+with vmap's own grouped convolutions (experiments/speed/together.py); on a GPU neither has been measured."""
+
+
+class Stacked:
+    """The gradients of many clients at once: those of the sum of their losses, since none depends on another's."""
+
+    def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
+        self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
+        self.form = FORMS[self.kind]
+        self.dropouts = dropout_layers(flat.module)
+        self.leaves: Tensors = {}
+        self.slopes: list[torch.Tensor] = []
+
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
+        """From now on differentiate at `params` [A, P], which may change, and write into `grads` [A, P]."""
+        views = self.flat.layout.views(params)
+        self.leaves = {name: view.detach().requires_grad_() for name, view in views.items()}
+        self.slopes = list(self.flat.layout.views(grads).values())
+
+    def forget(self) -> None:
+        """Let go of the memory that it looks at."""
+        self.leaves, self.slopes = {}, []
+
+    def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
+        """The losses [A] of these batches, whose gradients are written."""
+        leaves = list(self.leaves.values())
+        with torch.enable_grad():
+            main, *others = self.outputs(self.leaves, batch.keys, self.inputs(batch.pixels))
+        loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
+        slopes = [slope]
+        for other in others:
+            _, slope = losses_and_slopes(algorithm, other.detach(), batch)
+            slopes.append(slope.mul_(self.recipe.model.aux_weight))
+        found = torch.autograd.grad([main, *others], leaves, slopes, allow_unused=True, materialize_grads=True)
+        torch._foreach_copy_(self.slopes, list(found))
+        return loss
+
+    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
+        """uint8 images [A, B, c, h, w] as the model's normalised input."""
+        inputs = normalise(pixels, self.recipe.mean, self.recipe.std)
+        if not self.recipe.model.channels_last:
+            return inputs
+        return inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(inputs)
+
+    def outputs(self, params: Tensors, keys: torch.Tensor, inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The models' float32 outputs [A, B, classes], and those of their auxiliary classifiers."""
+        model, module = self.recipe.model, self.flat.module
+
+        def output(tensors: Tensors, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            made = functional_call(module, tensors, (inputs,))
+            outputs = tuple(made) if isinstance(made, tuple) else (made,)
+            return outputs if model.aux_weight else outputs[:1]
+
+        tensors = params | {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
+        half = torch.autocast(self.kind, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
+        with half, self.form():
+            outputs = vmap(output)(tensors, inputs)
+        return [output.float() for output in outputs]
+
+    @property
+    def constants(self) -> list[torch.Tensor]:
+        """What it reads besides its arguments and would make anew if it were gone."""
+        return [tensor for layer in self.dropouts.values() for tensor in layer.positions.values()]

@@ -1,0 +1,353 @@
+"""Local training of many clients as one batched program: the loop of client.py for params [C, P].
+
+Clients lie along a leading dimension of everything. How their gradients are computed is the program's: written out for
+stacks of Linear and ReLU (dense.py), torch.func.vmap of the module for all other models without BatchNorm (stacked.py);
+on a GPU either is captured in CUDA graphs (replayed.py). The loop around it, with the algorithms' hooks, is here.
+
+A client's batches are padded by its own shard's size, never by its neighbours', so that on a CPU the written-out
+program gives each client the same bits whoever is trained with it. In general they depend on who is, by rounding, and
+who that is depends on the settings alone: on the cohort, its blocks, and how many clients are trained at once.
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cached_property
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fedray.core.updates import Report, Vectors, num_bytes
+from fedray.models.activations import measure_activations
+from fedray.models.build import build
+from fedray.models.dropout import dropout_layers
+from fedray.models.flat import FlatModel, Tensors
+from fedray.training import chunks as at_once
+from fedray.training.fused.batches import Batches, Share, cut
+from fedray.training.fused.dense import Dense
+from fedray.training.fused.replayed import Program, Replayed
+from fedray.training.fused.stacked import Stacked
+from fedray.training.spec import Recipe
+from fedray.training.transfer import Done, Examples, to_host
+
+
+class Result(NamedTuple):
+    """What became of a client: its update, new memory, mean loss, the norm of its update, and the images computed."""
+
+    update: Mapping[str, Any]
+    memory: Vectors
+    train_loss: torch.Tensor | float
+    update_norm: torch.Tensor | float
+    counts: torch.Tensor | None
+    """On a device, whether all of it is finite, as a tensor."""
+    images: int
+    padding: int
+
+
+Results = dict[int, Result]  # by place
+WANT_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # of CUDA, and of cuBLAS and cuDNN
+
+
+class Together:
+    """The clients of one trainer, trained many at a time."""
+
+    def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
+        self.recipe, self.flat, self.device = recipe, flat, device
+        self.apart = device != "cpu"
+        self.on_gpu = torch.device(device).type == "cuda"
+        self.written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
+        program: Program = Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device)
+        self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
+        self.dropouts = dropout_layers(flat.module)
+        self.params_bytes = flat.params.nbytes
+        self.room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.at_once: int | None = None
+
+    def train(
+        self,
+        algorithm: Any,
+        clients: Sequence[int],
+        shards: Iterable[Examples],
+        received: Tensors,
+        memories: Sequence[Vectors],
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+    ) -> Iterator[Done]:
+        """What became of each client, in the order of `clients`; what Trainer.work gives for one.
+
+        `received` is the message on the device, `initial` the model that memories begin with. Clients that were trained
+        together share the time it took in proportion to their steps.
+        """
+        width = wide if self.on_gpu else narrow
+        shares = (
+            cut(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
+            for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
+        )
+        if not self.written_out:
+            self.flat.load(received["params"], received["buffers"])
+            self.flat.train()
+        for portion in self.portions(shares):
+            while portion:
+                part, began = portion[: self.at_once], time.perf_counter()
+                try:
+                    results = self.train_portion(algorithm, part, received, initial, t, lr)
+                except RuntimeError as error:
+                    if len(part) == 1 or not lacks_memory(error):
+                        raise
+                    self.at_once = -(-len(part) // 2)
+                    self.forget()
+                    continue
+                portion = portion[len(part) :]
+                yield from self.report(part, results, num_bytes(received), time.perf_counter() - began)
+
+    def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
+        """The results with their reports, in the order of `part`."""
+        seconds_a_step = seconds / sum(share.steps for share in part)
+        bytes_up = num_bytes(results[part[0].place].update)  # they are as long as one another's
+        for share in part:
+            result = results[share.place]
+            loss, norm = result.train_loss, result.update_norm
+            report = Report(
+                client=share.client,
+                num_examples=len(share.labels),
+                steps=share.steps,
+                train_loss=loss if isinstance(loss, float) else None,
+                update_norm=norm if isinstance(norm, float) else None,
+                seconds=seconds_a_step * share.steps,
+                bytes_down=bytes_down,
+                bytes_up=bytes_up,
+                images=result.images,
+                padding=result.padding,
+                squeezed=self.at_once or 0,
+            )
+            yield Done(result.update, result.memory, report, loss, norm, result.counts)
+
+    def portions(self, shares: Iterable[Share]) -> Iterator[list[Share]]:
+        """As many consecutive shares at a time as are to be trained at once, and at least one."""
+        portion: list[Share] = []
+        held = shards = 0
+        for share in shares:
+            needed = self.bytes_of_client(share.width)
+            if portion and (
+                len(portion) >= (self.at_once or self.recipe.chunk_size or len(portion) + 1)
+                or (self.recipe.chunk_size is None and self.is_full(held + needed, shards + share.images.nbytes))
+            ):
+                yield portion
+                portion, held, shards = [], 0, 0
+            portion.append(share)
+            held, shards = held + needed, shards + share.images.nbytes
+        if portion:
+            yield portion
+
+    def is_full(self, held: int, shards: int) -> bool:
+        """Whether so many bytes of clients, and of their images, are too many at once."""
+        return (
+            held > at_once.ON_GPU_AT_ONCE
+            if self.on_gpu
+            else held > at_once.PARAMS_AT_ONCE or shards > at_once.SHARDS_AT_ONCE
+        )
+
+    def bytes_of_client(self, width: int) -> int:
+        """What a client counts, by at_once.py."""
+        params = self.params_bytes
+        return at_once.bytes_of_client(params, width, *self.activations) if self.on_gpu else params
+
+    @cached_property
+    def activations(self) -> tuple[int, int]:
+        """Bytes of an image, as measure_activations gives them."""
+        r = self.recipe
+        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint))
+        kept, widest, _ = measure_activations(flat, r.shape)
+        return kept, widest
+
+    def train_portion(
+        self,
+        algorithm: Any,
+        portion: list[Share],
+        received: Tensors,
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+    ) -> Results:
+        """Train clients, those of one width at once, the largest group first: it takes the most room."""
+        results: Results = {}
+        ordered = sorted(portion, key=lambda share: (share.width, -share.steps))
+        groups = [list(group) for _, group in groupby(ordered, key=attrgetter("width"))]
+        for group in sorted(groups, key=len, reverse=True):
+            results |= self.train_group(algorithm, group, received, initial, t, lr)
+        return results
+
+    @torch.no_grad()
+    def train_group(
+        self,
+        algorithm: Any,
+        shares: list[Share],
+        received: Tensors,
+        initial: Tensors | None,
+        t: int,
+        lr: float,
+    ) -> Results:
+        """Train C clients of one width, those with the most steps first."""
+        count = len(shares)
+        start = received["params"].expand(count, -1)
+        remembered = stack_memories(algorithm, shares, initial, self.device)
+        batches = Batches(self.recipe, shares, t, self.device, self.places(count), len(self.dropouts))
+        end, losses, computed = self.descend(algorithm, batches, received, remembered, count, lr)
+        steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
+        update, remembered = algorithm.finish(start, end, steps, lr, received, remembered)
+        if update["params"].shape != end.shape:
+            found, wanted = tuple(update["params"].shape), tuple(end.shape)
+            raise ValueError(f'finish() gave updates "params" of shape {found}, not {wanted}')
+        sizes = batches.sizes[:, :count]
+        images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
+        still = torch.zeros_like(received["buffers"])  # nothing here changes buffers
+        updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
+        means, norms, counts = self.figures(updates, losses, sizes)
+        memories = rows_of(remembered, count)
+        # On the host arrays, a row of which is made in half the time of a tensor's.
+        kept: Mapping[str, Any] = updates if self.apart else {name: rows.numpy() for name, rows in updates.items()}
+        results: Results = {}
+        for i, share in enumerate(shares):
+            mine = {name: rows[i] for name, rows in kept.items()}
+            memory = {name: rows[i].copy() for name, rows in memories.items()}  # kept for long, apart from the others'
+            results[share.place] = Result(mine, memory, means[i], norms[i], counts[i], images[i], padding[i])
+        return results
+
+    def figures(self, updates: Tensors, losses: torch.Tensor, sizes: np.ndarray) -> tuple[Any, Any, Any]:
+        """Each client's mean loss, the norm of its update, and whether all of it is finite: on a device, tensors [C]
+        that nobody waited for; on the host the last is None, since it is looked at where the updates are summed."""
+        norms = updates["params"].square().sum(1).sqrt()
+        if self.apart:
+            by_size = torch.from_numpy(sizes).to(losses.device)
+            means = (losses.double() * by_size).sum(0) / by_size.sum(0)
+            counts = means.isfinite()
+            for rows in updates.values():
+                counts = counts & rows.isfinite().all(1)
+            return means, norms, counts
+        # cumsum adds step after step; sum would take another order for one client than for many.
+        found = (losses.numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)
+        return found.tolist(), norms.tolist(), [None] * len(norms)
+
+    def descend(
+        self,
+        algorithm: Any,
+        batches: Batches,
+        received: Tensors,
+        remembered: Tensors,
+        count: int,
+        lr: float,
+    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+        """The SGD loop: all params [C, P] after their last step, the mean losses [S, C] of the batches, and how many
+        clients' places [S] were computed.
+
+        Who has steps left are always the first few, so that the others' params rest.
+        """
+        steps, places = batches.sizes.shape
+        params, grads = self.take_room(places, received["params"])
+        velocity = torch.empty_like(params[:count])
+        losses = torch.zeros(steps, count, device=params.device)
+        places_computed = np.zeros(steps, np.int64)
+        before = 0
+        for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
+            if active != before:
+                before, computed = active, self.places(count, active)
+                self.program.look_at(params[:computed], grads[:computed])
+                now, grad, speed = params[:active], grads[:active], velocity[:active]
+                memory = {name: tensor[:active] for name, tensor in remembered.items()}
+            losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
+            places_computed[step] = computed
+            algorithm.clip(grad)
+            direction = algorithm.correct(grad, now, received, memory, lr)
+            if algorithm.weight_decay:
+                direction = direction.add(now, alpha=algorithm.weight_decay)
+            if algorithm.momentum:
+                direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
+            now.add_(direction, alpha=-lr)
+        end = params[:count]
+        return end.clone() if self.on_gpu else end, losses, places_computed  # the next group is trained in there
+
+    def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Params [places, P], at `start`, and their gradients: in the same memory each time where graphs need that."""
+        if not self.on_gpu:
+            params = start.expand(places, -1).clone(memory_format=torch.contiguous_format)
+            return params, torch.empty_like(params)
+        if self.room is None or len(self.room[0]) < places:
+            self.forget()
+            self.room = start.new_empty(places, len(start)), start.new_empty(places, len(start))
+        params, grads = (whole[:places] for whole in self.room)
+        return params.copy_(start), grads
+
+    def places(self, count: int, active: int | None = None) -> int:
+        """How many clients the program computes of a group of `count`, of which so many have steps left.
+
+        On a GPU each number is a graph of its own, so that it is `count`, rounded up to one of eight between powers of
+        two, and halved as soon as that suffices.
+        """
+        if not self.on_gpu:
+            return active or count
+        step = max(1, 2 ** (count.bit_length() - 1) // 8)
+        places = -(-count // step) * step
+        while active and -(-places // 2) >= active and places > 1:
+            places = -(-places // 2)
+        return places
+
+    def forget(self) -> None:
+        """Give up what is kept for the next round."""
+        self.room = None
+        self.program.forget()
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an error is for want of memory, or came while such a one was on its way.
+
+    Of what torch's allocator does not give, but CUDA and its libraries, there is only the text; and where memory ends
+    during a capture, the end of the capture may fail with an error of its own.
+    """
+    while error:
+        if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WANT_OF_MEMORY):
+            return True
+        error = error.__context__
+    return False
+
+
+def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
+    """How many images each client's places had besides its own, given how many places [S] were computed and the sizes
+    [S, C] of the batches; what there was beyond the last client is the first one's."""
+    count = sizes.shape[1]
+    there = np.arange(count) < computed[:, None]
+    found = (width * there - sizes).sum(0)
+    found[0] += width * np.maximum(computed - count, 0).sum()
+    return [int(number) for number in found]
+
+
+def narrow(size: int, wanted: int) -> int:
+    """What batches of `size` are padded to on a CPU: those of a shard that is smaller than the algorithm's batches,
+    of `wanted` images, to a multiple of 8, so that few differ."""
+    return size if size == wanted else -(-size // 8) * 8
+
+
+def wide(size: int, wanted: int) -> int:
+    """What they are padded to on a GPU, where more clients at once are worth more than less padding; whole shards, of
+    any size, to a power of two."""
+    return wanted or 1 << (size - 1).bit_length()
+
+
+def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None, device: str) -> Tensors:
+    """The clients' memories as tensors [C, ...], new for those that have none."""
+    if initial is None:
+        return {}
+    blank: Vectors = {}
+    if not all(share.memory for share in shares):
+        blank = {name: tensor.cpu().numpy() for name, tensor in algorithm.init_memory(**initial).items()}
+    memories = [share.memory or blank for share in shares]
+    return {name: torch.from_numpy(np.stack([memory[name] for memory in memories])).to(device) for name in memories[0]}
+
+
+def rows_of(tensors: Tensors, count: int) -> Vectors:
+    """As arrays of `count` rows; what is the same for all clients is repeated."""
+    rows = [tensor.expand(count, -1) for tensor in tensors.values()]
+    on_host = all(tensor.device.type == "cpu" for tensor in rows)
+    return dict(zip(tensors, [tensor.numpy() for tensor in rows] if on_host else to_host(rows), strict=True))

@@ -1,0 +1,121 @@
+"""Between the host's memory and a device's: what goes to the device once and stays, and what comes back in one copy.
+
+A device works on its own: what it is told to compute is done some time later, and each number that the host reads of
+it has to be waited for. So a client's round is handed on as it is on the device (Done), the updates of a block are
+added up there (SumThere), and the host reads all that it needs at once.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fedray.core.updates import Report, Sum, Vectors
+from fedray.models.flat import Array, Tensors
+
+if TYPE_CHECKING:
+    pass
+
+Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
+
+
+def numbers_to(device: str, *numbers: np.ndarray) -> Iterable[torch.Tensor]:
+    """A few arrays of one shape and type on the device, in one copy that nobody waits for."""
+    stacked = torch.from_numpy(np.stack(numbers))
+    if torch.device(device).type == "cuda":
+        # torch keeps pinned memory from being used again before a copy from it is done.
+        return stacked.pin_memory().to(device, non_blocking=True).unbind()
+    return stacked.to(device).unbind()
+
+
+def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
+    """Tensors of a device as arrays, in one copy, with which they share no memory."""
+    if not tensors:
+        return []
+    # The largest numbers first, so that each array begins where its numbers may.
+    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
+    pieces = [tensors[i].detach().reshape(-1).contiguous().view(torch.uint8) for i in order]
+    copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
+    found = {i: copy.view(tensors[i].dtype).view(tensors[i].shape) for i, copy in zip(order, copies, strict=True)}
+    return [found[i].numpy() for i in range(len(tensors))]
+
+
+class Done(NamedTuple):
+    """What a client's round gave, which on a device need not be computed yet."""
+
+    update: Mapping[str, Any]
+    """Vectors: tensors where the clients train, or, by engine = fused on the host, arrays."""
+    memory: Vectors
+    report: Report
+    """On a device without its loss and its norm, and with the seconds of telling the device what to do."""
+    train_loss: torch.Tensor | float
+    update_norm: torch.Tensor | float
+    counts: torch.Tensor | None = None
+    """Whether the loss and all of the update are finite, where that is known already, on the device."""
+
+    @property
+    def numbers(self) -> list[torch.Tensor]:
+        """The loss and the norm, where the update is."""
+        device = self.update["params"].device
+        return [
+            number if isinstance(number, torch.Tensor) else torch.tensor(number, dtype=torch.float64, device=device)
+            for number in (self.train_loss, self.update_norm)
+        ]
+
+
+class SumThere:
+    """The weighted sum of a block's updates, made where they are and read once: updates.Sum, to the bit.
+
+    An update that is not finite, or whose loss is not, counts as minus zeros, which change no sum, nor the sign of any
+    zero in it.
+    """
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+        self.vectors: Tensors = {}
+        self.reports: list[Report] = []
+        self.weights: list[float] = []
+        self.losses: list[torch.Tensor] = []
+        self.norms: list[torch.Tensor] = []
+        self.counts: list[torch.Tensor] = []
+
+    def add(self, done: Done, weight: float) -> None:
+        loss, norm = done.numbers
+        counts = done.counts
+        if counts is None:
+            counts = torch.isfinite(loss)
+            for vector in done.update.values():
+                counts = counts & torch.isfinite(vector).all()
+        leave_out = ~counts
+        for name, vector in done.update.items():
+            # Two operations, since one that multiplies and adds would round once, where NumPy rounds twice.
+            part = (vector * float(np.float32(weight))).masked_fill_(leave_out, -0.0)
+            self.vectors[name] = self.vectors[name].add_(part) if name in self.vectors else part
+        self.reports.append(done.report)
+        self.weights.append(weight)
+        self.losses.append(loss)
+        self.norms.append(norm)
+        self.counts.append(counts)
+
+    def read(self) -> tuple[Sum, list[Report]]:
+        """The sum and the reports, in one copy; the clients share the time from the first to now, as theirs went."""
+        numbers = [torch.stack(each) for each in (self.losses, self.norms, self.counts)]
+        losses, norms, counts, *vectors = to_host([*numbers, *self.vectors.values()])
+        longer = (time.perf_counter() - self.began) / sum(report.seconds or 0.0 for report in self.reports)
+        reports = [
+            replace(
+                report,
+                train_loss=loss,
+                update_norm=norm,
+                seconds=(report.seconds or 0.0) * longer,
+                status="ok" if ok else "non_finite",
+            )
+            for report, loss, norm, ok in zip(
+                self.reports, losses.tolist(), norms.tolist(), counts.tolist(), strict=True
+            )
+        ]
+        weight = sum(weight for weight, ok in zip(self.weights, counts, strict=True) if ok)
+        return Sum(dict(zip(self.vectors, vectors, strict=True)) if counts.any() else {}, weight), reports

@@ -1,0 +1,202 @@
+"""The programs as a user starts them."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+
+from fedray.__main__ import main
+from fedray.cli.command_line import report_errors
+from fedray.results import load
+
+ROOT = Path(__file__).parents[2]
+SMALL = [
+    "--data.dataset",
+    "synthetic",
+    "--data.train_examples",
+    "400",
+    "--data.test_examples",
+    "200",
+    "--cohort",
+    "2",
+    "--clients",
+    "2",
+]
+
+
+def start(*arguments, module="fedray", **options):
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=ROOT, **streams, **options)
+
+
+def wait_for(process, beginning):
+    for line in process.stdout:
+        if line.startswith(beginning):
+            return
+    raise AssertionError("it ended before")
+
+
+def finish(process):
+    out, err = process.communicate(timeout=200)
+    return process.returncode, out, err
+
+
+def test_quickstart_learns_in_time_and_prints_only_what_it_should(tmp_path):
+    """At least 60 % on the synthetic data in under 90 s on 2 cores, with ten clients in ten processes."""
+    environment = os.environ | {"FEDRAY_DATA": str(tmp_path)}
+    began = time.monotonic()
+    status, out, err = finish(
+        start("experiments/quickstart.toml", "--output.root", tmp_path / "results", env=environment)
+    )
+    seconds = time.monotonic() - began
+    assert (status, err) == (0, "")
+    kept = tmp_path / "results/quickstart/experiment.toml"
+    assert kept.read_text() == (ROOT / "experiments/quickstart.toml").read_text()
+    lines = out.splitlines()
+    assert lines[0].startswith("data      synthetic (generated), 50,000 training and 10,000 test images")
+    assert any(line.startswith("actors    10 Ray actors, one for each client, ") for line in lines)
+    known = (
+        r"(data|clients|model|run|actors|status|accuracy|loss|classes|best|time|results) |round +\d+/10  accuracy |$"
+    )
+    assert all(re.match(known, line) for line in lines), out
+    rounds = pd.read_parquet(tmp_path / "results/quickstart/rounds")
+    assert rounds["test_accuracy"].iloc[-1] >= 0.6
+    assert seconds < 90
+    population = pd.read_parquet(tmp_path / "results/quickstart/population")
+    assert population["actor"].nunique() == population["pid"].nunique() == 10
+
+
+def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhere(tmp_path):
+    """Killed on Ray, continued in this process: the model and the rounds of a run that nothing disturbed."""
+    settings = [*SMALL, "--rounds", "30", "--algorithm.batch_size", "8", "--output.root", tmp_path]
+    with start(*settings) as process:
+        wait_for(process, "round  7")
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 8
+        os.kill(process.pid, signal.SIGKILL)
+    _, alive = psutil.wait_procs(family, timeout=30)
+    assert not alive
+    assert load("unnamed", tmp_path).rounds["round"].max() >= 7
+    here = [*map(str, settings), "--cluster.backend", "in-process"]
+    assert main(here) == 0
+    assert main([*here, "--output.name", "undisturbed"]) == 0
+    one, other = (load(name, tmp_path) for name in ("unnamed", "undisturbed"))
+    assert one.runs["model_fingerprint"][0] == other.runs["model_fingerprint"][0]
+    same = ["round", "test_loss", "test_accuracy", "train_loss", "update_norm", "bytes_down", "bytes_up"]
+    pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
+
+
+def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path):
+    process = start(*SMALL, "--rounds", "25", "--algorithm.batch_size", "4", "--output.root", tmp_path)
+    wait_for(process, "round  3")
+    actors = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Client")]
+    os.kill(actors[0].pid, signal.SIGKILL)
+    status, out, err = finish(process)
+    assert (status, err) == (0, "")
+    said = [line for line in out.split("\n") if line and not line.startswith(("round", "best"))]
+    labels = ["note", "status", "data", "accuracy", "loss", "classes", "time", "faults", "results", "model"]
+    assert [line.split()[0] for line in said] == labels
+    assert f"actor lost (process {actors[0].pid})" in said[0]
+    assert "1 x actor lost" in said[7]
+    tables = load("unnamed", tmp_path)
+    assert tables.rounds["retries"].sum() >= 1
+    assert tables.clients["pid"].nunique() == 3
+
+
+def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
+    process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path, start_new_session=True)
+    wait_for(process, "round    5")
+    family = psutil.Process(process.pid).children(recursive=True)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all of Ray's processes
+    status, out, err = finish(process)
+    assert (status, err) == (130, "")
+    assert "interrupted; run the same command again to continue" in out
+    assert list(tmp_path.glob("unnamed/checkpoints/*"))
+    _, alive = psutil.wait_procs(family, timeout=10)
+    assert not alive
+
+
+def test_an_error_in_client_code_shows_once_with_client_and_round(tmp_path):
+    script = tmp_path / "mine.py"
+    script.write_text(
+        "import sys\n"
+        "from fedray import algorithms, __main__, command_line\n"
+        "from fedray.algorithms.fedavg import FedAvg\n"
+        "class Broken(FedAvg):\n"
+        "    name = 'broken'\n"
+        "    def loss(self, output, targets):\n"
+        "        raise ZeroDivisionError('the mistake')\n"
+        "algorithms.ALGORITHMS['broken'] = Broken\n"
+        "sys.exit(command_line.report_errors(lambda: __main__.main(sys.argv[1:])))\n"
+    )
+    command = [sys.executable, str(script), *SMALL, "--algorithm.name", "broken", "--output.root", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 1
+    assert re.match(r"fedray: client [01] failed in round 1:\nTraceback", done.stderr)
+    assert done.stderr.count("ZeroDivisionError: the mistake") == done.stderr.count("Traceback") == 1
+    assert "Traceback" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["--algorithm.lrr", "1"], ["did you mean algorithm.lr?"]),
+        (["--clients", "500"], ["500", "400"]),
+        (["--cohort", "3"], ["cohort = 3", "clients = 2"]),
+        (["--cluster.gpus", "1", "--cluster.gpus_per_client", "0.6", "--cluster.clients_per_actor", "1"], ["2 actors x 0.6 GPU", "1 GPU"]),
+        (["--data.dataset", "cifar10", "--data.root", "/nowhere"], ["/nowhere"]),
+        (["--model.name", "resnet18", "--algorithm.batch_size", "1"], ["BatchNorm"]),
+        (["--model.name", "nowhere:net"], ["there is no module nowhere"]),
+        (["--model.name", "fedray.models.small:vgg12"], ["no function vgg12; did you mean vgg11?"]),  # found where torch is
+        (["--output.root", __file__], ["test_main.py"]),
+        (["--output.root", "/proc/results"], ["/proc"]),
+    ],
+)  # fmt: skip
+def test_bad_input_is_one_sentence_exit_2_and_nothing_on_disk(tmp_path, monkeypatch, capsys, arguments, parts):
+    monkeypatch.chdir(tmp_path)
+    assert report_errors(lambda: main([*SMALL, *arguments])) == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("fedray: ")
+    assert err.count("\n") == 1
+    assert all(part in err for part in parts), err
+    assert not list(tmp_path.iterdir())
+    assert "round 1" not in out
+
+
+def test_the_sweeps_help_names_its_own_options_too():
+    status, out, _ = finish(start("--help", module="fedray.sweep"))
+    assert status == 0
+    assert "--algorithm.lr FLOAT" in out
+    assert "--dry-run" in out
+
+
+@pytest.mark.parametrize("name", ["train-00000-of-00001.parquet", "cifar-10-batches-py/data_batch_1"])
+def test_a_damaged_data_file_is_named(tmp_path, monkeypatch, capsys, name):
+    damaged = tmp_path / "data" / name
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"junk")
+    monkeypatch.chdir(tmp_path)
+    assert report_errors(lambda: main(["--data.dataset", "cifar10", "--data.root", str(tmp_path / "data")])) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert str(damaged.parent) in err
+    assert not (tmp_path / "results").exists()
+
+
+def test_readme_in_python_is_settings_run_frame(tmp_path, monkeypatch):
+    """The three lines under "From Python", made small."""
+    readme = (ROOT / "README.md").read_text()
+    lines = re.search(r"From Python:\n\n```python\n(.*?)```", readme, re.S).group(1)
+    small = '{"clients": 2, "cohort": 1, "data.dataset": "synthetic", "data.train_examples": 100, "data.test_examples": 50, "cluster.backend": "in-process", '
+    scope = {}
+    monkeypatch.chdir(tmp_path)
+    exec(lines.replace("experiments/", f"{ROOT}/experiments/").replace("{", small), scope)
+    assert scope["rounds"]["round"].tolist() == [1, 2, 3, 4, 5]

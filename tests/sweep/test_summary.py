@@ -1,0 +1,102 @@
+"""The table at the end of a sweep, from a few rounds written with the real recorder."""
+
+import io
+import json
+
+import pytest
+from rich.console import Console
+
+from fedray import results
+from fedray.experiment.composition import compose
+from fedray.results.recorder import Recorder
+from fedray.results.schema import GROUPING
+from fedray.sweep.summary import fitting_target, summary
+
+WIDTH = 200
+
+
+def record(root, lr, seed, accuracies, status="finished"):
+    experiment = compose({"seed": seed, "algorithm": {"lr": lr}})
+    run = f"run-{lr}-{seed}"
+    grouping = dict.fromkeys(GROUPING) | {"algorithm": "fedavg", "lr": lr, "seed": seed}
+    recorder = Recorder(root, "sweep", run, grouping, {"settings": json.dumps(experiment.settings())})
+    recorder.start([], [])
+    for t, accuracy in enumerate(accuracies, start=1):
+        recorder.round({"round": t, "test_accuracy": accuracy, "seconds": 0.5, "bytes_down": 1, "bytes_up": 1}, [])
+    recorder.finish(status)
+    return run
+
+
+def shown(table):
+    console = Console(width=WIDTH, record=True, file=io.StringIO())
+    console.print(table)
+    return [line.split() for line in console.export_text().splitlines()]
+
+
+@pytest.fixture
+def runs(tmp_path):
+    ids = [
+        record(tmp_path, 0.1, 0, [0.2, 0.4, 0.6]),
+        record(tmp_path, 0.1, 1, [0.3, 0.6, 0.5]),
+        record(tmp_path, 0.2, 0, [0.1, 0.1, 0.4]),
+        record(tmp_path, 0.2, 1, [0.5, None, None], "diverged"),
+        record(tmp_path, 0.3, 0, [], "failed"),
+    ]
+    record(tmp_path, 0.4, 0, [0.99])  # of another sweep in the same folder
+    return results.load("sweep", tmp_path), ids
+
+
+def test_means_are_over_the_seeds_that_came_to_a_good_end(runs):
+    """The best mean of the best accuracies is 0.6, so the target is 54 %."""
+    heading, *rows = shown(summary(*runs, ["algorithm.lr"]))
+    assert " ".join(heading) == (
+        "algorithm.lr runs final accuracy best accuracy rounds to 54 % seconds to 54 % rounds seconds"
+    )
+    assert rows == [
+        ["0.1", "2", "0.5500", "±", "0.0707", "0.6000", "±", "0.0000", "2.5", "1.25", "3", "1.5"],
+        ["0.2", "1", "of", "2", "0.4000", "0.4000", "never", "never", "3", "1.5", "1", "diverged"],
+        ["0.3", "0", "of", "1", "1", "failed"],
+    ]
+
+
+def test_a_target_that_some_seeds_miss_says_how_many_reached_it(runs):
+    _, first, *_ = shown(summary(*runs, ["algorithm.lr"], target=0.6))
+    assert first[8:] == ["2.5", "1.25", "3", "1.5"]
+    _, first, *_ = shown(summary(*runs, [], target=0.55))
+    assert first == [
+        "3",
+        "of",
+        "5",
+        "0.5000",
+        "±",
+        "0.1000",
+        "0.5333",
+        "±",
+        "0.1155",
+        "2.5",
+        "(2",
+        "of",
+        "3)",
+        "1.25",
+        "(2",
+        "of",
+        "3)",
+        "3",
+        "1.5",
+        "1",
+        "diverged,",
+        "1",
+        "failed",
+    ]
+
+
+def test_runs_are_in_the_order_of_the_sweep(runs):
+    tables, ids = runs
+    assert [row[0] for row in shown(summary(tables, ids[::-1], ["algorithm.lr"]))[1:]] == ["0.3", "0.2", "0.1"]
+
+
+def test_the_target_that_suits_is_nine_tenths_of_the_best_in_whole_percent():
+    assert fitting_target(0.6) == 0.54
+    assert fitting_target(0.555) == 0.49
+    assert fitting_target(0.01) is None
+    assert fitting_target(float("nan")) is None
