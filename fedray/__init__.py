@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from fedray.core.lazy import lazy
+from fedray.core.version import __version__
 
 if TYPE_CHECKING:
     from fedray.algorithms.fedavg import FedAvg
@@ -12,8 +13,7 @@ if TYPE_CHECKING:
     from fedray.results.folder import load
     from fedray.run.simulation import run as simulate
 
-__version__ = "0.3.0"
-__all__ = ["ConsoleWatch", "FedAvg", "load", "read_experiment", "section", "setting", "simulate"]
+__all__ = ["ConsoleWatch", "FedAvg", "__version__", "load", "read_experiment", "section", "setting", "simulate"]
 
 __getattr__, __dir__ = lazy(
     "fedray",

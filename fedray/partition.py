@@ -18,6 +18,7 @@ from fedray.data.heterogeneity import Heterogeneity, count_sizes, measure
 from fedray.data.partitions import label_counts, partition_id
 from fedray.experiment.composition import compose, set_default_name
 from fedray.experiment.experiment import Experiment
+from fedray.run.checks import check_split
 from fedray.run.prepared import Job
 
 PROGRAM = "python -m fedray.data"
@@ -43,7 +44,7 @@ def main(argv: list[str]) -> int:
         if experiment.skew.is_off:
             raise BadInputError("--images shows what [skew] does to images, and skew.noise, rotation and colour are 0")
     job, watch = Job(experiment, writes=False), ConsoleWatch()
-    job.check_split()
+    check_split(job)
     if samples and (channels := job.dataset.train_images.shape[1]) not in (1, 3):
         raise BadInputError(f"--images can draw grey images and coloured ones, not {channels} channels")
     if line.sweep:

@@ -49,6 +49,7 @@ class FedAvg(LocalTraining):
 
     name: ClassVar[str] = "fedavg"
     linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum, so that blocks may be summed early
+    shares_nothing: ClassVar[bool] = False  # whether all that is trained may stay at the clients
     fusable: ClassVar[bool] = True
     """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over
     leading dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An

@@ -14,6 +14,7 @@ class Local(FedAvg):
     """Every client trains alone."""
 
     name: ClassVar[str] = "local"
+    shares_nothing: ClassVar[bool] = True
 
     def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
         return names

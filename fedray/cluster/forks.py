@@ -68,8 +68,8 @@ class ForkServer:
         if modules:
             self.ask(forkserver.preload, *modules).connection.close()
 
-    def ask(self, function: Callable[..., Any], *args: Any) -> Answer:
-        """Have the importable function called; its answer can be waited for later."""
+    def ask(self, function: Callable[..., Any] | str, *args: Any) -> Answer:
+        """Have an importable function called, or one named "module:function"; its answer can be waited for later."""
         mine, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self.socket, [pickle.dumps((function, args))], [theirs.fileno()])
@@ -83,6 +83,16 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def called_by_name(server: ForkServer | None, name: str, *args: Any) -> Callable[[], Any]:
+    """Have "module:function" called where torch is imported; what is returned waits for its answer.
+
+    The driver so calls what it never imports. Without a server the function is called here, when its answer is wanted.
+    """
+    if server is None:
+        return lambda: forkserver.named(name)(*args)
+    return server.ask(name, *args).result
 
 
 class Nursery:

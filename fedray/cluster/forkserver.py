@@ -105,9 +105,17 @@ def preload(*modules: str) -> None:
     gc.freeze()  # the collector never touches these objects again, so the memory that holds them stays shared
 
 
-def _call(reply: socket.socket, function: Callable[..., Any], args: tuple[Any, ...]) -> NoReturn:
+def named(function: str) -> Callable[..., Any]:
+    """The function of "module:function", its module imported."""
+    module, _, name = function.partition(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found
+
+
+def _call(reply: socket.socket, function: Callable[..., Any] | str, args: tuple[Any, ...]) -> NoReturn:
     """Call the function and send back what it gives or raises; a nursery has the socket itself."""
     try:
+        function = named(function) if isinstance(function, str) else function
         answer = (True, function(reply, *args) if function is nursery else function(*args))
     except Exception as error:
         error.add_note(traceback.format_exc())

@@ -37,7 +37,8 @@ def software() -> dict[str, str]:
         for file in sorted(folder.rglob("*.py")):
             digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
             digest.update(file.read_bytes())
-        said = re.search(r'^__version__ = "(.*)"', Path(spec.origin).read_text(), re.MULTILINE)
+        version = folder / "core" / "version.py"
+        said = re.search(r'^__version__ = "(.*)"', version.read_text(), re.MULTILINE) if version.is_file() else None
         found["fedray"] = f"{said[1] if said else 'unknown'} (source {digest.hexdigest()})"
     return found
 

@@ -5,6 +5,11 @@ import numpy as np
 from fedray.core.randomness import generator
 
 
+def own_test_size(test_examples: int, clients: int) -> int:
+    """The examples that each client is evaluated on by default: its part of the test set, from 10 to 1000."""
+    return min(1000, max(10, test_examples // clients))
+
+
 def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
     """Rows of the test set for each client, sorted int64, at most `size` and at least one; a pure function.
 

@@ -8,7 +8,6 @@ from typing import Literal
 from fedray.core.errors import BadInputError
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.models import own_models, weights
-from fedray.models.blueprint import Blueprint
 
 Shape = tuple[int, int, int]
 
@@ -238,13 +237,3 @@ def imagenet_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, 
     if channels == 1:
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     return IMAGENET_MEAN, IMAGENET_STD
-
-
-def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
-    """The blueprint of a model and the torch that it was built with, which this call imports where it runs.
-
-    `shape` is (channels, height, width) of one image; `fingerprint` is what Model.fingerprint should be, if given.
-    """
-    from fedray.models import describe
-
-    return describe.blueprint(model, shape, classes, seed, fingerprint)

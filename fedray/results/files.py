@@ -8,8 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from fedray import __version__
 from fedray.core.errors import BadInputError, DamagedError
+from fedray.core.version import __version__
 from fedray.results.schema import SCHEMAS
 
 

@@ -1,21 +1,73 @@
-"""Checks of an experiment against its data and its model, made before anything is on disk."""
+"""Checks of a prepared experiment against its data and its model, made before anything is on disk."""
 
 from functools import lru_cache
 from typing import Any
 
-from fedray.algorithms import local_optimizer
 from fedray.algorithms.local_optimizer import LocalOptimizer
-from fedray.cluster.forks import ForkServer
+from fedray.cluster.forks import ForkServer, called_by_name
 from fedray.core.errors import BadInputError
+from fedray.run.prepared import Job
+
+
+def check_split(job: Job) -> None:
+    """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
+    dataset, _ = job.read_data()
+    if job.experiment.skew.colour and job.recipe.shape[0] == 1:
+        raise BadInputError(
+            f"skew.colour = {job.experiment.skew.colour} scales red, green and blue, but the images of "
+            f"{dataset.name} are grey"
+        )
+    top_k, classes = job.experiment.evaluation.top_k, len(dataset.classes)
+    if top_k and top_k >= classes:
+        raise BadInputError(
+            f"evaluation.top_k = {top_k} takes in all {classes} classes of {dataset.name}, of which the right "
+            "one is always one; it must be fewer"
+        )
+    if any(len(rows) == 0 for rows in job.own_tests or ()):
+        raise BadInputError(
+            "the test set has no image of the labels of some client, which so cannot be evaluated; use more of "
+            "data.test_examples, or evaluation.clients_every = 0"
+        )
+
+
+def check_shards(job: Job) -> None:
+    """Raise BadInputError where a shard or the algorithm does not suit the model, or the batch size a shard."""
+    sizes = [len(shard) for shard in job.shards]
+    check_batches(job.experiment.algorithm, sizes, bool(job.blueprint.norms))
+    check_layers(job)
+    check_optimizer(job)
+
+
+def check_layers(job: Job) -> None:
+    """Raise BadInputError where what the algorithm does with some layers would come to nothing."""
+    algorithm, found = job.experiment.algorithm, job.blueprint
+    named = f"algorithm.name = {job.experiment.chosen_name('algorithm')}"
+    kept = set(algorithm.personal(found.names, found.norms))
+    trained = {name for name, (kind, _) in found.places.items() if kind == "params"}
+    if trained <= kept and not algorithm.shares_nothing:
+        raise BadInputError(
+            f"{named} with model.name = {job.experiment.model.name} keeps all that is trained at the clients, so "
+            "that nothing would be shared; that is algorithm.name = local"
+        )
+    if (own := trained & kept) and own <= set(found.idle):
+        raise BadInputError(f"{named} keeps {', '.join(sorted(own))} at the clients, which the model does not use")
+    if job.experiment.engine == "fused" and (why := found.unfit_to_fuse):
+        raise BadInputError(f"engine = fused cannot train model.name = {job.experiment.model.name}: {why}")
+    if algorithm.compares and found.featureless:
+        raise BadInputError(f"{named} compares what the last Linear layer is given, and {found.featureless}")
+
+
+def check_optimizer(job: Job) -> None:
+    """Raise BadInputError where the clients' optimizer is not torch's, or does not suit the model."""
+    if wanted := job.experiment.algorithm.local_optimizer:
+        places = job.blueprint.places.values()
+        try_optimizer(job.fork_server(), wanted, tuple(shape for kind, shape in places if kind == "params"))
 
 
 @lru_cache
 def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Have an optimizer tried where torch is, once for all runs of a sweep; BadInputError where it fails."""
-    if server is None:
-        local_optimizer.check(wanted, shapes)
-    else:
-        server.ask(local_optimizer.check, wanted, shapes).result()
+    """Try an optimizer where torch is, once for all runs of a sweep; BadInputError where it fails."""
+    called_by_name(server, "fedray.algorithms.local_optimizer:check", wanted, shapes)()
 
 
 def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:

@@ -1,8 +1,58 @@
-"""The memory that a run needs."""
+"""The memory that a run needs. Arithmetic only."""
 
+import dataclasses
 from typing import Any
 
-from fedray.models import model as models
+from fedray.cluster.needs import Needs, object_store_bytes
+from fedray.models.model import Model
+from fedray.run.prepared import Job
+from fedray.training.chunks import VECTORS, bytes_of_client, most_at_once
+from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU
+
+
+def needs_of(job: Job) -> Needs:
+    """What this run asks of memory."""
+    d, e = job.dataset, job.experiment
+    model = sum(vector.nbytes for vector in job.vectors)
+    train = d.train_images.nbytes + d.train_labels.nbytes
+    held = sum(len(shard) for shard in job.shards)  # more than there are, where a partition draws with replacement
+    evaluated = sum(part.nbytes for part in (*d.examples("test"), *d.examples("validation")))
+    shared = train + evaluated + 8 * held
+    shards = held * train // len(d.train_labels)
+    remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
+    store = object_store_bytes(shared, model, e.cohort) + remembered
+    largest = max(map(len, job.shards), default=0)
+    largest_shard = largest * train // len(d.train_labels)
+    batch, blueprint = min(e.algorithm.batch_size or largest, largest), job.blueprint
+    needs = Needs(
+        model=model,
+        shards=shards,
+        object_store=store,
+        vectors=vectors_held(e.algorithm),
+        frozen=blueprint.frozen_bytes * copies_held(e.algorithm, e.model),
+        activations=blueprint.activation_bytes(batch, EVALUATION_BATCH),
+        largest_shard=largest_shard,
+        evaluated=evaluated,
+        activations_on_gpu=blueprint.activation_bytes(batch, EVALUATION_BATCH_ON_GPU),
+    )
+    if e.engine != "fused":
+        return needs
+    params, images = job.vectors[0].nbytes, (blueprint.kept_bytes, blueprint.widest_bytes)
+    of_client = bytes_of_client(params, e.algorithm.batch_size or largest, *images)
+    block = -(-(e.cohort + e.faults.over_selection) // (e.blocks or 1))
+    on_cpu, on_gpu = (
+        min(block, most_at_once(e.chunk_size, size, gpu)) for size, gpu in ((params, False), (of_client, True))
+    )
+    one = dataclasses.replace(
+        needs,
+        activations=max(needs.activations, on_cpu * blueprint.activation_bytes(batch, 0)),
+        activations_on_gpu=max(needs.activations_on_gpu, of_client - VECTORS * params),
+        at_once=on_cpu,
+        together="on a GPU" if e.model.is_written_out else "anywhere",
+    )
+    images_at_once = max(needs.activations_on_gpu, on_gpu * (of_client - VECTORS * params))
+    many = dataclasses.replace(one, at_once_on_gpu=on_gpu, activations_on_gpu=images_at_once)
+    return many if e.chunk_size else dataclasses.replace(many, fewer=one)
 
 
 def vectors_held(algorithm: Any) -> int:
@@ -18,7 +68,7 @@ def vectors_held(algorithm: Any) -> int:
     return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
 
 
-def copies_held(algorithm: Any, model: models.Model) -> int:
+def copies_held(algorithm: Any, model: Model) -> int:
     """How often a process comes to hold what is frozen of the model: its own, and what it takes to build models.
 
     Where clients remember, another is built, whose frozen parameters then are given up. Weights take their size again

@@ -13,8 +13,10 @@ from fedray.cluster.plan import Plan, plan
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.results.recorder import Recorder
+from fedray.run.needs import needs_of
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
+from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.watch import Watch
 from fedray.server.population import Population
 
@@ -52,7 +54,7 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
     With `fresh` it has no past, and nothing of what there is of it is read.
     """
     output = job.experiment.output
-    names = (output.root, output.name, job.run, job.grouping, job.run_row)
+    names = (output.root, output.name, job.run, grouping_columns(job), run_row(job))
     if fresh:
         return None, Recorder(*names, flush_seconds=output.flush_seconds)
     past = read_past(job)
@@ -93,11 +95,11 @@ def population(
     from fedray.cluster.tickets import Patience
 
     try:
-        planned = plan(e.cluster, e.clients, session.capacity, job.needs)
+        planned = plan(e.cluster, e.clients, session.capacity, needs_of(job))
     except BadInputError:
         if not again:
             raise
-        planned = plan(anyhow(e.cluster), e.clients, session.capacity, job.needs)
+        planned = plan(anyhow(e.cluster), e.clients, session.capacity, needs_of(job))
     patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
     parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
     with timed(f"starting {planned.actors} actors"):

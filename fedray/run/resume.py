@@ -14,12 +14,13 @@ from fedray.core.updates import Vectors
 from fedray.experiment.experiment import flatten
 from fedray.run import checkpoint
 from fedray.run.prepared import Job
+from fedray.run.run_columns import versions
 from fedray.server.population import Population
 
 
 def save(job: Job, state: Vectors, t: int, clients: Population, device: str) -> None:
     """A checkpoint of everything that round t + 1 starts from; the one before it is kept."""
-    meta = {"run": job.run, "round": t, "device": device, **identity(job), **job.versions}
+    meta = {"run": job.run, "round": t, "device": device, **identity(job), **versions(job)}
     trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
     with writing(job.folder):
         checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
@@ -84,7 +85,7 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     if mine != theirs or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in first.items()}:
         other = difference(theirs, mine)
         raise BadInputError(f"the checkpoint {path} is of another experiment ({other}); {START_OVER}")
-    here = job.versions
+    here = versions(job)
     then = {name: meta.get(name) for name in here}
     changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
     notice = f"continuing run {job.run} after round {t}"

@@ -21,6 +21,7 @@ from fedray.core.interrupt import Interrupt
 from fedray.core.lock import hold
 from fedray.experiment.composition import compose, override
 from fedray.experiment.experiment import Experiment, flatten
+from fedray.run.checks import check_split
 from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
 from fedray.sweep.grid import Point, points, varying
@@ -104,7 +105,7 @@ def play_and_sum_up(
     if left:
         preload(left)  # torch, too, is imported while the data are read and Ray starts
         for job in left:
-            Job(job.experiment).check_split()
+            check_split(Job(job.experiment))
         with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
             try:
                 play_sweep(sweep, most, watch, interrupt)
@@ -146,7 +147,7 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
         job = Job(experiment)
         try:
             if not line.flags["fresh"]:
-                job.status  # noqa: B018
+                job.read_status()
             jobs.setdefault(job.run, job)
         except DamagedError as error:
             damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep, or --fresh all"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fedray import results
+from fedray.data.own_tests import own_test_size
 from fedray.data.synthetic import SIZES
 from fedray.experiment.experiment import flatten
 
@@ -59,7 +60,7 @@ def work(settings: Settings) -> float:
         trained += (settings["algorithm.personal_epochs"] or trained / shard) * shard
     evaluated = test / (settings.get("evaluation.every") or 1)
     if every := settings.get("evaluation.clients_every"):
-        each = settings.get("evaluation.client_examples") or min(1000, max(10, test // clients))
+        each = settings.get("evaluation.client_examples") or own_test_size(test, clients)
         evaluated += clients * each / every
     return float(settings["cohort"] * trained + FORWARD * evaluated)
 

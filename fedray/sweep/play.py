@@ -15,9 +15,12 @@ from fedray.core.errors import BadInputError, BusyError, RunError, StorageError
 from fedray.core.interrupt import Interrupt
 from fedray.models.blueprint import Blueprint
 from fedray.results.recorder import keep_file, lock_of, mark
+from fedray.run.checks import check_shards
 from fedray.run.fresh import begun, move_aside, next_folder
+from fedray.run.needs import needs_of
 from fedray.run.opening import open_past, shared_session
 from fedray.run.prepared import Job
+from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.simulation import run
 from fedray.sweep.halving import configuration, score, worse_half
 from fedray.sweep.threads import play_all
@@ -153,7 +156,7 @@ def record_failure(job: Job, why: str) -> None:
     """Give the run its status."""
     e, ready = job.experiment, Job(job.experiment)
     try:
-        known = {**ready.grouping, **ready.run_row}
+        known = {**grouping_columns(ready), **run_row(ready)}
     except Exception:  # perhaps it is its data, or its model, that failed
         names = {"algorithm": e.chosen_name("algorithm"), "model": e.model.name, "dataset": e.data.dataset}
         known = {**names, "clients": e.clients, "cohort": e.cohort, "seed": e.seed, "settings": job.settings_json}
@@ -205,7 +208,7 @@ def check(job: Job, session: "Session | None", most: int | None, fresh: bool) ->
     flight.
     """
     experiment = job.experiment
-    job.check_shards()
+    check_shards(job)
     open_past(job, fresh)
     if fresh:
         next_folder(job.folder)
@@ -215,11 +218,12 @@ def check(job: Job, session: "Session | None", most: int | None, fresh: bool) ->
         return None, 1
     if experiment.cluster.address != "local":
         return None, most or 2
-    planned = plan(experiment.cluster, experiment.clients, session.capacity, job.needs)
-    held = runs_on_share(planned.gpu_bytes, job.needs, planned.packed)
+    needs = needs_of(job)
+    planned = plan(experiment.cluster, experiment.clients, session.capacity, needs)
+    held = runs_on_share(planned.gpu_bytes, needs, planned.packed)
     if most and most > held:
         raise BadInputError(
             f"--max-concurrent {most}: the share of a GPU that each actor has, {(planned.gpu_bytes or 0) // 2**20} "
             f"MiB, holds {held:g} such run{'s' * (held != 1)} at a time"
         )
-    return planned, most or runs_at_once(planned, job.needs, session.capacity)
+    return planned, most or runs_at_once(planned, needs, session.capacity)

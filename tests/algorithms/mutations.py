@@ -26,6 +26,7 @@ RUN, JOB, EXP, HERE, OWN = (
     "data/own_tests.py",
 )
 ROWS, ENDING, OPENING = "run/round_rows.py", "run/stopping.py", "run/opening.py"
+ATTEMPT, CHECKS = "run/attempt.py", "run/checks.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
 DROPOUT = "models/dropout.py"
@@ -326,17 +327,17 @@ EVALUATION = [
     (ROWS, "if due(evaluation.clients_every or 0):",
      "if due(evaluation.every) and evaluation.clients_every:",
      "clients are evaluated with the global model"),
-    (RUN, "judged = judged_by(e)",
+    (ATTEMPT, "judged = judged_by(job.experiment)",
      'judged = "test_accuracy"',
      "personalised runs have no target"),
-    (RUN, "judged = judged_by(e)",
+    (ATTEMPT, "judged = judged_by(job.experiment)",
      'judged = "client_accuracy"',
      "the clients' accuracy goes first"),
     (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
     (OPENING, "e.blocks or 1, job.own_tests, device)", "e.blocks or 1, job.own_tests and job.own_tests[::-1], device)",
      "another client's test images"),
     (ROWS, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
-    (RUN, "        clients.remember(client, memory)\n", "", "memories are lost in a resume"),
+    (ATTEMPT, "            clients.remember(client, memory)\n", "", "memories are lost in a resume"),
     (EXP, "clients_every=self.every if own_models else 0",
      "clients_every=self.every",
      "auto evaluates everyone always"),
@@ -359,9 +360,9 @@ EVALUATION = [
 ]  # fmt: skip
 
 OWN_TESTS = [
-    (JOB, "min(1000, max(10, len(labels) // e.clients))", "max(10, len(labels) // e.clients)", "more than 1000 images"),
-    (JOB, "e.evaluation.client_examples or min", "min", "client_examples is ignored"),
-    (JOB, "if any(len(rows) == 0 for rows in self.own_tests or ()):",
+    (OWN, "min(1000, max(10, test_examples // clients))", "max(10, test_examples // clients)", "more than 1000 images"),
+    (JOB, "e.evaluation.client_examples or own", "own", "client_examples is ignored"),
+    (CHECKS, "if any(len(rows) == 0 for rows in job.own_tests or ()):",
      "if False:",
      "a client without images is evaluated"),
     (OWN, "replace=False", "replace=True", "rows repeat"),

@@ -17,7 +17,7 @@ from fedray.cluster.plan import Plan
 from fedray.cluster.settings import Cluster
 from fedray.cluster.tickets import Traffic
 from fedray.core.errors import BadInputError
-from fedray.models import model as models
+from fedray.models import describe
 from fedray.models.model import Model
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
@@ -47,7 +47,7 @@ def test_the_driver_never_imports_torch(tmp_path):
 
 def test_a_blueprint_from_there_is_the_one_made_here(server):
     wanted = (Model(name="lenet5"), (3, 32, 32), 10, 3)
-    there, here = server.ask(models.blueprint, *wanted).result(), models.blueprint(*wanted)
+    there, here = server.ask("fedray.models.describe:blueprint", *wanted).result(), describe.blueprint(*wanted)
     assert (there.params == here.params).all()
     assert (there.places, there.torch) == (here.places, here.torch)
 

@@ -12,6 +12,7 @@ from fedray.cluster.plan import plan, runs_at_once
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
+from fedray.run.needs import needs_of
 from fedray.run.prepared import Job
 
 MIB = 2**20
@@ -128,10 +129,10 @@ def test_a_jobs_needs_count_its_images(tmp_path):
     sizes = [len(shard) for shard in job.shards]
     assert sum(sizes) == 90
     assert max(sizes) > 30
-    assert job.needs.shards == 90 * 3080
-    assert job.needs.largest_shard == max(sizes) * 3080
-    assert job.needs.evaluated == 40 * 3080
-    assert (job.needs.at_once, job.needs.at_once_on_gpu, job.needs.together) == (1, 1, "")
+    assert needs_of(job).shards == 90 * 3080
+    assert needs_of(job).largest_shard == max(sizes) * 3080
+    assert needs_of(job).evaluated == 40 * 3080
+    assert (needs_of(job).at_once, needs_of(job).at_once_on_gpu, needs_of(job).together) == (1, 1, "")
 
 
 # What is made of it.

@@ -12,6 +12,7 @@ from fedray.cli.console import ConsoleWatch
 from fedray.core.errors import BadInputError
 from fedray.data.partitions.natural import Natural
 from fedray.experiment.composition import compose
+from fedray.run.checks import check_split
 from fedray.run.prepared import Job
 
 USERS = np.array([2, 0, 2, 1, 4, 2, 0, 4])  # 0 has two examples, 1 one, 2 three, 4 two; nobody is 3
@@ -70,7 +71,7 @@ def test_users_come_from_the_data_set_and_labels_do_not_matter(tmp_path):
 
 def test_a_data_set_without_users_is_refused_and_the_setting_named(tmp_path):
     with pytest.raises(BadInputError, match=r"partition.name = natural .*synthetic does not say; data.user_column"):
-        make_job(tmp_path).check_split()
+        check_split(make_job(tmp_path))
 
 
 def test_other_partitions_have_no_use_for_users(tmp_path):

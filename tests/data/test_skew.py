@@ -13,6 +13,7 @@ from fedray.core.errors import BadInputError
 from fedray.data.skew import TEST, Skew, rotate
 from fedray.experiment.composition import compose
 from fedray.run import run
+from fedray.run.checks import check_split
 from fedray.run.prepared import Job
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (20, 3, 12, 12), dtype=np.uint8)
@@ -145,10 +146,10 @@ def test_colours_of_grey_images_are_refused(tmp_path):
     grey = {name: getattr(d, name)[:, :1] for name in ("train_images", "test_images", "validation_images")}
     job.dataset = dataclasses.replace(d, **grey)
     with pytest.raises(BadInputError, match=r"skew.colour = 0.1 scales red, green and blue, but .* are grey"):
-        job.check_split()
+        check_split(job)
     job = Job(small(tmp_path, skew__rotation=10, skew__noise=0.1))
     job.dataset = dataclasses.replace(d, **grey)
-    job.check_split()
+    check_split(job)
 
 
 RUN = {"rounds": 2, "evaluation__clients_every": 1, "model__name": "logistic"}

@@ -21,6 +21,7 @@ from fedray.models import own_models
 from fedray.models.build import build
 from fedray.models.model import KNOWN, Model, blueprint
 from fedray.run import run
+from fedray.run.checks import check_layers, check_shards
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch
 from fedray.training.in_process import InProcessPopulation
@@ -193,9 +194,9 @@ def test_a_batch_of_one_image_suits_group_norm_and_frozen_norms(tmp_path, own):
         "data": {"dataset": "synthetic", "train_examples": 10, "test_examples": 10}, "algorithm": {"batch_size": 2},
     }  # fmt: skip
     with pytest.raises(BadInputError, match="BatchNorm fails"):
-        Job(compose({**tree, "model": {"name": f"{own[0]}:net"}})).check_shards()
+        check_shards(Job(compose({**tree, "model": {"name": f"{own[0]}:net"}})))
     for settings in ({"norm": "group"}, {"freeze": "backbone"}):
-        Job(compose({**tree, "model": {"name": f"{own[0]}:net", **settings}})).check_shards()
+        check_shards(Job(compose({**tree, "model": {"name": f"{own[0]}:net", **settings}})))
 
 
 def test_the_stem_for_small_images_keeps_them_large():
@@ -657,7 +658,7 @@ def test_what_would_come_to_nothing_is_refused_before_anything_is_on_disk(
     ],
 )  # fmt: skip
 def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, settings):
-    own_job(tmp_path, f"{own[0]}:{function}", algorithm, **settings).check_shards()
+    check_shards(own_job(tmp_path, f"{own[0]}:{function}", algorithm, **settings))
 
 
 @pytest.mark.parametrize(
@@ -679,10 +680,10 @@ def test_the_fused_engine_refuses_what_it_would_train_otherwise_than_the_plain_o
         job = Job(dataclasses.replace(experiment, engine=engine))
         if engine == "fused" and parts:
             with pytest.raises(BadInputError, match=f"engine = fused cannot train model.name = {own[0]}:") as error:
-                job.check_layers()
+                check_layers(job)
             assert all(part in str(error.value) for part in parts), str(error.value)
         else:
-            job.check_layers()
+            check_layers(job)
 
 
 def test_the_last_layer_of_a_model_without_layers_is_its_last_parameter():
@@ -697,7 +698,7 @@ def test_a_model_is_built_from_the_file_that_the_run_is_named_by_or_not_at_all(t
     assert Trainer(jobs[0].recipe).flat.module[1].out_features == 4  # what was imported is what the run is named by
     del sys.modules[name]  # another process
     for build_it in (
-        jobs[1].check_shards,
+        lambda: check_shards(jobs[1]),
         lambda: Trainer(jobs[1].recipe),
         lambda: run(jobs[1].experiment, Edited(path)),
     ):
@@ -754,7 +755,7 @@ def test_a_module_that_cannot_be_had_is_one_sentence(tmp_path, own, text, name, 
     if text is not None:
         own[1].write_text(text)
     with pytest.raises(BadInputError) as error:
-        own_job(tmp_path, name or f"{own[0]}:net").check_shards()
+        check_shards(own_job(tmp_path, name or f"{own[0]}:net"))
     assert all(part in str(error.value) for part in parts), str(error.value)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "results").exists()

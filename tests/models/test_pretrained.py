@@ -21,6 +21,7 @@ from fedray.models.imagenet import read
 from fedray.models.model import IMAGENET_MEAN, IMAGENET_STD, KNOWN, Model, blueprint, imagenet_statistics
 from fedray.models.weights import ORIGIN, folder
 from fedray.run import run
+from fedray.run.checks import check_shards
 from fedray.run.prepared import Job
 from fedray.sweep import __main__ as sweep
 from fedray.training.in_process import InProcessPopulation
@@ -162,7 +163,10 @@ def test_a_file_that_is_there_is_used_without_a_network_and_is_in_the_run_id(tmp
     assert Job(compose(settings(tmp_path))).run != first.run
     late = Job(compose(settings(tmp_path)))
     torch.save(made[1]["resnet18"], path)
-    for build_it in (late.check_shards, lambda: InProcessPopulation(late.dataset, late.shards, late.recipe, 1)):
+    for build_it in (
+        lambda: check_shards(late),
+        lambda: InProcessPopulation(late.dataset, late.shards, late.recipe, 1),
+    ):
         with pytest.raises(BadInputError, match=f"resnet18 in {path} are not those that this run is named by"):
             build_it()
     InProcessPopulation(first.dataset, first.shards, first.recipe, 1)
@@ -223,7 +227,7 @@ def test_what_is_not_whole_or_not_the_networks_weights_leaves_nothing_behind(tmp
     with serve(served, Short if damage == "short" else Quiet) as url:
         monkeypatch.setenv("FEDRAY_WEIGHTS_URL", url)
         with pytest.raises(BadInputError) as error:
-            Job(compose(settings(tmp_path))).check_shards()
+            check_shards(Job(compose(settings(tmp_path))))
     parts = {
         "absent": ["404", url, "--model.pretrained false"],
         "short": [f"only 1000000 of {len(content)} bytes came", url],
@@ -247,7 +251,7 @@ def test_a_damaged_file_of_the_users_is_named_and_left_alone(tmp_path):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
     with pytest.raises(BadInputError, match=f"what {path} holds are not the weights of resnet18 .*remove it"):
-        Job(compose(settings(tmp_path))).check_shards()
+        check_shards(Job(compose(settings(tmp_path))))
     assert path.read_bytes() == b"junk"
 
 

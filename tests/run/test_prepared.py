@@ -11,8 +11,10 @@ from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
 from fedray.run import run
+from fedray.run.checks import check_shards
 from fedray.run.needs import vectors_held
 from fedray.run.prepared import Job, preload
+from fedray.run.run_columns import partition_columns
 
 
 @pytest.mark.parametrize(
@@ -27,7 +29,7 @@ def test_the_partitions_table_counts_every_label_of_every_client(tmp_path, parti
         for client, shard in enumerate(job.shards)
         for label, name in enumerate(job.dataset.classes)
     ]
-    columns = job.partition_columns()
+    columns = partition_columns(job)
     assert list(columns) == ["client", "label", "label_name", "count"]
     assert list(zip(*columns.values(), strict=True)) == rows
 
@@ -55,11 +57,11 @@ def test_an_optimizer_is_tried_before_anything_is_on_disk(tmp_path, settings, se
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")
 def test_an_optimizer_is_tried_where_torch_is(tmp_path):
     job = Job(wrong_optimizer(tmp_path, "ray", optimizer="adamm"))
-    assert job.fork_server
+    assert job.fork_server()
     for _ in range(2):
         with pytest.raises(BadInputError, match="did you mean adam"):
-            job.check_shards()
-    Job(wrong_optimizer(tmp_path, "ray", optimizer="Adam", optimizer_options="eps=1e-3")).check_shards()
+            check_shards(job)
+    check_shards(Job(wrong_optimizer(tmp_path, "ray", optimizer="Adam", optimizer_options="eps=1e-3")))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="nothing is forked there")

@@ -7,7 +7,7 @@ from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.experiment.composition import compose
-from fedray.models import model as models
+from fedray.models import describe
 from fedray.models.build import BUILDERS, build, initial_vectors
 from fedray.models.model import KNOWN, Model
 from fedray.training.trainer import Trainer
@@ -81,7 +81,7 @@ SMALL = [*BUILDERS, "resnet18", "googlenet"]
 
 @pytest.mark.parametrize("name", SMALL)
 def test_a_blueprint_makes_the_state_dict_of_its_vectors(name):
-    blueprint = models.blueprint(Model(name=name), (3, 32, 32), 10, 4)
+    blueprint = describe.blueprint(Model(name=name), (3, 32, 32), 10, 4)
     module = build(Model(name=name), (3, 32, 32), 10, 4)
     state = blueprint.state_dict(blueprint.params + 1, blueprint.buffers + 2)
     wanted = module.state_dict()

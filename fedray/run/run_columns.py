@@ -1,0 +1,71 @@
+"""The columns that a run's tables have from its start: grouping, the row in `runs`, versions, partitions."""
+
+import platform
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from fedray.core.version import __version__
+from fedray.data.partitions import label_counts, partition_id
+from fedray.run.prepared import Job
+from fedray.run.stopping import judged_by
+
+
+def grouping_columns(job: Job) -> dict[str, Any]:
+    """The settings that people group by: columns of every per-run table."""
+    e, a, d = job.experiment, job.experiment.algorithm, job.dataset
+    return {
+        "algorithm": e.chosen_name("algorithm"),
+        "dataset": d.name,
+        "data_format": d.format,
+        "model": e.model.name,
+        "partition": e.chosen_name("partition"),
+        "alpha": getattr(e.partition, "alpha", None),
+        "clients": e.clients,
+        "cohort": e.cohort,
+        "epochs": None if a.steps else a.epochs,
+        "local_steps": a.steps,
+        "batch_size": a.batch_size,
+        "lr": a.lr,
+        "momentum": a.momentum,
+        "server_lr": a.server_lr,
+        "weighting": a.weighting,
+        "seed": e.seed,
+    }
+
+
+def run_row(job: Job) -> dict[str, Any]:
+    """What the runs table knows before the population is up."""
+    params, buffers = job.vectors
+    return {
+        "settings": job.settings_json,
+        "rounds_planned": job.experiment.rounds,
+        "judged_by": judged_by(job.experiment).removesuffix("_accuracy"),
+        "num_params": params.size,
+        "num_buffers": buffers.size,
+        "partition_id": partition_id(job.shards),
+        "data_fingerprint": job.fingerprint,
+        "model_source_fingerprint": job.model_source or None,
+        "cpu_capability": job.blueprint.torch.cpu_capability,
+        **versions(job),
+    }
+
+
+def versions(job: Job) -> dict[str, str]:
+    """What the bits of a result depend on besides the settings."""
+    return {
+        "fedray_version": __version__,
+        "python_version": platform.python_version(),
+        "torch_version": job.blueprint.torch.version,
+        "ray_version": version("ray"),
+        "numpy_version": np.__version__,
+    }
+
+
+def partition_columns(job: Job) -> dict[str, np.ndarray]:
+    """The partitions table: every label of every client, client by client."""
+    counts = label_counts(job.shards, job.dataset.train_labels, len(job.dataset.classes))
+    clients, labels = np.indices(counts.shape).reshape(2, -1)
+    names = np.array(job.dataset.classes, dtype=object)
+    return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}
