@@ -1,8 +1,8 @@
-"""A checkpoint is one safetensors file: named arrays, what each client remembers, and JSON in its header. No pickle, so
+"""A checkpoint: one safetensors file with named arrays, the clients' memories, and JSON in its header. No pickle, so
 nothing in it can run.
 
-What clients remember may be far more than fits in memory, so it is written and read one client at a time. The header
-also holds a BLAKE2b digest of everything else in the file; a file damaged on disk is refused, never half loaded.
+Memories are written and read one client at a time, since all together may not fit in memory. The header also holds a
+BLAKE2b digest of everything else in the file. A damaged file is refused and never half loaded.
 """
 
 import hashlib
@@ -55,10 +55,11 @@ def save(
 ) -> None:
     """Write arrays of any shape, and meta that JSON can hold, in place of `path`: durable once this returns.
 
-    A kill at any moment leaves the file as it was before or as it is after; with `keep`, where the old one is kept, it
-    may leave the old one there alone. Tuples in `meta` come back as lists.
-    `memories`, of `at_most` as many clients, are taken one by one, each let go of before the next. All have the same
-    names, shapes and types; ValueError names a client where they differ, and an array whose type safetensors has not.
+    A kill at any moment leaves the old file or the new one. `keep` is the path at which the old file is kept. A kill
+    may leave it there alone. Tuples in `meta` come back as lists.
+    `memories` are those of at most `at_most` clients. Each is released before the next is taken. All have the same
+    names, shapes and types. ValueError names a client whose memory differs, or an array of a type that safetensors
+    lacks.
     """
     if any(name.startswith(MEMORY) for name in arrays):
         raise ValueError(f"names that begin with {MEMORY!r} are for what clients remember")
@@ -68,9 +69,9 @@ def save(
 def load(path: str | Path) -> tuple[Vectors, dict[str, Any], Iterator[tuple[int, Vectors]]]:
     """Read back what `save` wrote, bit for bit: arrays, meta, and the memories, each read when it is asked for.
 
-    BadInputError where the file is missing or may not be read, DamagedError where it is damaged or something else,
-    before anything is returned. The file stays open until the memories are used up or let go of; when it is replaced
-    meanwhile, they are still the old one's.
+    BadInputError for a file that is missing or may not be read, DamagedError for one that is damaged or no checkpoint,
+    both before anything is returned. The file stays open until the memories are read or released, so they are its own
+    even if it is replaced meanwhile.
     """
     reading = _read(Path(path))
     try:
@@ -99,8 +100,8 @@ def _write(
 ) -> None:
     """Stream a safetensors file: the header's length, the header as JSON, the arrays' bytes, those of the memories.
 
-    By hand, because the library's own writer wants all arrays at once, and goes through a file of a random name, which
-    a kill would leave behind. The header is known last, so room is left for it; the rest of that is filled with spaces.
+    The library's own writer wants all arrays at once, and a kill would leave its temporary file behind. The header is
+    known last, so room is reserved for it and padded with spaces.
     """
     nobody: tuple[int, Vectors] = (-1, {})
     remaining = iter(memories)
@@ -134,7 +135,7 @@ def _write(
 
 
 class _Body:
-    """A file's arrays, one after another, with what the header and the digest will say of them."""
+    """The body of the file: arrays one after another, their header entries, and the digest so far."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.digest = file, blake2b()
@@ -151,12 +152,12 @@ class _Body:
 
 
 def _in_order(arrays: Vectors) -> list[tuple[str, np.ndarray]]:
-    """Arrays as they follow each other in the file: wide types first keeps each of them aligned to its type."""
+    """Arrays in the order of the file. Wide types come first, so each array is aligned to its type."""
     return sorted(sorted(arrays.items()), key=lambda item: -item[1].itemsize)
 
 
 def _entry(name: str, array: np.ndarray, begin: int) -> str:
-    """What the header says of an array, which is written in C order from the byte `begin` on."""
+    """The header's entry for an array that is written in C order from byte `begin`."""
     if array.dtype.str not in TYPE_NAMES:
         raise ValueError(f"array {name!r} of type {array.dtype} cannot be saved")
     offsets = (begin, begin + array.nbytes)
@@ -165,7 +166,7 @@ def _entry(name: str, array: np.ndarray, begin: int) -> str:
 
 
 def _room(arrays: Vectors, prefix: str = "") -> int:
-    """At most so many bytes the header has about arrays like these, anywhere in the file and of any client."""
+    """The most bytes that the header takes for such arrays, at any offset and for any client."""
     return sum(len(_entry(prefix + name, array, WIDEST)) + len(f",{WIDEST}") for name, array in arrays.items())
 
 
@@ -174,7 +175,7 @@ def _layout(arrays: Vectors) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def _read(path: Path) -> Iterator[Any]:
-    """From one open file that was verified: first its arrays and its meta, then client by client its memories."""
+    """Read one verified, open file: first its arrays and its meta, then its memories client by client."""
     if path.exists() and not path.is_file():  # a pipe would never end
         raise DamagedError(f"the checkpoint {path} is not a file")
     with path.open("rb") as file:
@@ -203,7 +204,7 @@ def _read(path: Path) -> Iterator[Any]:
 
 
 def _check(entry: Mapping[str, Any], size: int) -> None:
-    """Raise where an array's entry is none, or is of more bytes than there are."""
+    """Raise for an entry that describes no array, or one of more bytes than the file has."""
     width, shape = np.dtype(TYPES[entry["dtype"]]).itemsize, entry["shape"]
     first, last = entry["data_offsets"]
     if not all(type(n) is int and n >= 0 for n in (*shape, first, last)):
@@ -213,7 +214,7 @@ def _check(entry: Mapping[str, Any], size: int) -> None:
 
 
 def _verified(file: BufferedReader, path: Path) -> tuple[dict[str, Any], int]:
-    """The header, once the whole file was seen to match its digest, and where the data begin."""
+    """The header and where the data begin, after the whole file was checked against its digest."""
     length = int.from_bytes(file.read(8), "little")
     if length > LARGEST_HEADER:
         raise DamagedError(f"{path} is no checkpoint of fedray, or it is damaged: its header has {length} bytes")

@@ -10,7 +10,7 @@ from fedray.run.prepared import Job
 
 
 def check_split(job: Job) -> None:
-    """Raise BadInputError where the data or their partition are at fault; torch is not needed."""
+    """Raise BadInputError for data or a partition that cannot be used. This needs no torch."""
     dataset, _ = job.read_data()
     if job.experiment.skew.colour and job.recipe.shape[0] == 1:
         raise BadInputError(
@@ -31,7 +31,7 @@ def check_split(job: Job) -> None:
 
 
 def check_shards(job: Job) -> None:
-    """Raise BadInputError where a shard or the algorithm does not suit the model, or the batch size a shard."""
+    """Raise BadInputError for a shard, an algorithm or a batch size that does not suit the model."""
     sizes = [len(shard) for shard in job.shards]
     check_batches(job.experiment.algorithm, sizes, bool(job.blueprint.norms))
     check_layers(job)
@@ -39,7 +39,7 @@ def check_shards(job: Job) -> None:
 
 
 def check_layers(job: Job) -> None:
-    """Raise BadInputError where what the algorithm does with some layers would come to nothing."""
+    """Raise BadInputError for an algorithm or engine that the model's layers do not allow."""
     algorithm, found = job.experiment.algorithm, job.blueprint
     named = f"algorithm.name = {job.experiment.chosen_name('algorithm')}"
     kept = set(algorithm.personal(found.names, found.norms))
@@ -58,7 +58,7 @@ def check_layers(job: Job) -> None:
 
 
 def check_optimizer(job: Job) -> None:
-    """Raise BadInputError where the clients' optimizer is not torch's, or does not suit the model."""
+    """Raise BadInputError for a client optimizer that torch lacks or that does not suit the model."""
     if wanted := job.experiment.algorithm.local_optimizer:
         places = job.blueprint.places.values()
         try_optimizer(job.fork_server(), wanted, tuple(shape for kind, shape in places if kind == "params"))

@@ -1,6 +1,6 @@
-"""What only some settings need, and the base installation has not: `pip install 'fedray[tensorboard]'`.
+"""Packages that only some settings need and the base installation lacks: `pip install 'fedray[tensorboard]'`.
 
-Nothing of it is imported before a run asks for it.
+None is imported before a run asks for it.
 """
 
 from importlib.util import find_spec
@@ -10,7 +10,7 @@ from fedray.results.output import Output
 
 
 def check_extras(output: Output) -> None:
-    """Raise BadInputError where these settings need what is not installed, or an account that is not there."""
+    """Raise BadInputError where the settings need a package that is not installed, or a login that is missing."""
     if output.tensorboard:
         need("tensorboard", "output.tensorboard = true")
     if output.wandb:
@@ -25,7 +25,7 @@ def need(extra: str, setting: str) -> None:
 
 
 def check_login(setting: str) -> None:
-    """Raise BadInputError where Weights & Biases would ask who this is, which it may not in the middle of a run."""
+    """Raise BadInputError where Weights & Biases would ask for a login, since a run cannot answer."""
     import wandb  # half a second
 
     if wandb.setup().settings.mode == "online" and not wandb.login(prompt=False):

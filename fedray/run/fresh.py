@@ -1,7 +1,7 @@
-"""--fresh: what there is of a run is moved into a results folder beside its own, `NAME.old-1`, before it starts over.
+"""--fresh: before a run starts over, its files move into a results folder beside its own, `NAME.old-1`.
 
-A run's files are renamed one by one, its row first. A mark in the new folder says that this has begun, and goes when it
-is done, so that a start after a kill in between takes the rest along, to the same place.
+The files are renamed one by one, the run's row first. A mark in the new folder says that the move has begun. It goes
+when the move is done. After a kill in between, the next start moves the rest to the same place.
 """
 
 import errno
@@ -21,10 +21,10 @@ LONGEST = 100  # letters of a results name
 
 
 def move_aside(folder: Path, run: str, into: Path | None = None) -> Path | None:
-    """Move all files of a run of the results `folder` aside and return where they are; None where there are none.
+    """Move all files of a run out of the results `folder` and return their new folder; None where there are none.
 
-    That is where this was begun before, else `into`, unless other data of this run are there, else a new folder. To be
-    called while the run's lock is held.
+    The new folder is the one of an unfinished move, else `into` if it has no files of this run, else a new one. The
+    caller holds the run's lock.
     """
     target = begun(folder, run)
     there = files(folder, run)
@@ -51,26 +51,26 @@ def move_aside(folder: Path, run: str, into: Path | None = None) -> Path | None:
 
 
 def begun(folder: Path, run: str) -> Path | None:
-    """Where moving this run aside was begun and not ended; None where it was not."""
+    """The folder of a move of this run that was not finished; None where there is none."""
     olds = (path for path in folder.parent.glob("*.old-*") if is_old(path, folder))
     marks = (mark_of(old, run) for old in olds)
     return next((mark.parent for mark in marks if mark.exists() and mark.read_text() in ("", folder.name)), None)
 
 
 def next_folder(folder: Path) -> Path:
-    """The first of NAME.old-1, NAME.old-2, ... with nothing in it; BadInputError where it could not be made."""
+    """The first of NAME.old-1, NAME.old-2, ... that is empty or absent; BadInputError where it cannot be made."""
     free = next(path for number in count(1) if is_free(path := old_folder(folder, number)))
     check_writable(free)
     return free
 
 
 def is_free(path: Path) -> bool:
-    """Whether nothing is there, or no more than a kill left that came before anything was moved."""
+    """Whether the path is absent or an empty folder, as a kill before the first move leaves it."""
     return not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir()))
 
 
 def old_folder(folder: Path, number: int) -> Path:
-    """A name that is a results name itself, so a long one is cut."""
+    """The path of NAME.old-N. It is a results name itself, so a long NAME is cut."""
     suffix = f".old-{number}"
     return folder.with_name(folder.name[: LONGEST - len(suffix)] + suffix)
 
@@ -85,9 +85,9 @@ def mark_of(target: Path, run: str) -> Path:
 
 
 def files(folder: Path, run: str) -> list[Path]:
-    """All that there is of a run, its row first: without that, readers of the folder pass over its other tables.
+    """All files of a run, its row first: without the row, readers of the folder ignore its other tables.
 
-    What Weights & Biases keeps of it is a folder.
+    Weights & Biases keeps a folder, which is moved whole.
     """
     tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
     others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
@@ -97,7 +97,7 @@ def files(folder: Path, run: str) -> list[Path]:
 
 
 def copy_beside(folder: Path, run: str, target: Path) -> None:
-    """Copy what the run shares with others: its settings file and its partition, or all where it is not known which."""
+    """Copy the files that the run shares with others: its settings file and its partition, or all partitions."""
     partition = partition_of(folder, run)
     for path in (folder / "experiment.toml", *folder.glob(f"partitions/{partition or '[!.]*'}.parquet")):
         copy = target / path.relative_to(folder)

@@ -1,8 +1,8 @@
-"""The models that a run leaves, as safetensors: the final one, and, where that is wanted, the one of its best round.
+"""The models that a run leaves, as safetensors: the final one and, on request, that of the best round.
 
-The best one is written as soon as its round is recorded, before a checkpoint of that round or a later one. So whatever
-ends the process, a round that the run does not play again has its model on disk, and one that it plays again is
-written again, to the same bits.
+The best model is written as soon as its round is recorded, before any checkpoint of that round or a later one. A round
+that is not played again therefore has its model on disk, whatever ended the process. A round that is played again
+writes the same bits again.
 """
 
 from hashlib import blake2b
@@ -17,15 +17,15 @@ from fedray.run.prepared import Job
 
 
 def save_final(job: Job, state: Vectors, t: int) -> None:
-    """Keep the run's final model, where that is wanted."""
+    """Write the run's final model, if output.save_model asks for it."""
     if job.experiment.output.save_model:
         _save(job, job.model, state, t)
 
 
 def save_best(job: Job, state: Vectors, t: int) -> None:
-    """Keep the model of round t, the best so far. Where that is not wanted, one of an earlier round goes.
+    """Write the model of round t, the best so far, if output.save_best asks for it.
 
-    That can only be where the run was begun with another `output.save_best`.
+    Otherwise remove the one that an earlier part of the run wrote under another `output.save_best`.
     """
     if job.experiment.output.save_best:
         _save(job, job.best_model, state, t)
@@ -35,7 +35,7 @@ def save_best(job: Job, state: Vectors, t: int) -> None:
 
 
 def _save(job: Job, path: Path, state: Vectors, t: int) -> None:
-    """Write the state's model, under the names that torch knows its tensors by."""
+    """Write the state's model under torch's names of its tensors."""
     tensors = job.blueprint.state_dict(state["params"], state["buffers"])
     with writing(job.folder):
         checkpoint.save_model(path, tensors, {"run": job.run, "round": str(t), "settings": job.settings_json})

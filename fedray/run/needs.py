@@ -11,7 +11,7 @@ from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU
 
 
 def needs_of(job: Job) -> Needs:
-    """What this run asks of memory."""
+    """The bytes that this run takes, by kind."""
     d, e = job.dataset, job.experiment
     model = sum(vector.nbytes for vector in job.vectors)
     train = d.train_images.nbytes + d.train_labels.nbytes
@@ -56,12 +56,11 @@ def needs_of(job: Job) -> Needs:
 
 
 def vectors_held(algorithm: Any) -> int:
-    """How many vectors as long as the model a process comes to hold that trains it, as measured with alexnet on a CPU.
+    """The number of vectors of the model's length that a process holds while it trains, measured with alexnet on a CPU.
 
-    They are its parameters, their gradients by layer and as one, the update, its weighted copy and the block's sum, and
-    what the allocator keeps between them; another direction than the gradient; what a torch optimizer keeps; what a
-    correction computes; the initial model and the client's own memory; and two other models, where features are
-    compared.
+    Every process holds its parameters, their gradients by layer and as one vector, the update, its weighted copy, the
+    block's sum, and gaps of the allocator: 8 in all. Momentum, weight decay, clipping or a correction add a direction.
+    A torch optimizer adds its own, a correction 2, clients that remember 4, features that are compared 4.
     """
     optimizer = algorithm.optimizer_vectors if algorithm.local_optimizer else 0
     directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.clip_norm or algorithm.corrects)
@@ -69,9 +68,9 @@ def vectors_held(algorithm: Any) -> int:
 
 
 def copies_held(algorithm: Any, model: Model) -> int:
-    """How often a process comes to hold what is frozen of the model: its own, and what it takes to build models.
+    """The number of copies of the frozen parameters that a process holds at most.
 
-    Where clients remember, another is built, whose frozen parameters then are given up. Weights take their size again
-    where their file cannot be mapped into memory.
+    One is its own. Where clients remember, a second model is built before its frozen part is shared. Weights that
+    cannot be mapped from their file count once more.
     """
     return 1 + algorithm.remembers + model.is_read_whole

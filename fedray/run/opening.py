@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 
 def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
-    """Say so where the settings want what this device does not have, or leave what it is there for."""
+    """Notices where the device lacks what the settings ask for, or has what they leave unused."""
     e, found = job.experiment, job.blueprint
     if e.model.precision == "bfloat16" and device == "cpu" and not found.torch.bfloat16:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
@@ -38,7 +38,7 @@ def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
 
 
 def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
-    """Say so where GPUs are reserved, or were to be, and clients train on the CPU all the same."""
+    """Notices where GPUs are reserved or asked for, and clients train on the CPU all the same."""
     if device != "cpu":
         return
     if np.any(clients.rows()["num_gpus"]):
@@ -49,9 +49,9 @@ def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> No
 
 
 def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
-    """What a checkpoint holds of the run, and a recorder that goes on from there; neither writes anything yet.
+    """The run's past from its checkpoint, and a recorder that goes on from there. Nothing is written yet.
 
-    With `fresh` it has no past, and nothing of what there is of it is read.
+    With `fresh` there is no past, and no earlier file of the run is read.
     """
     output = job.experiment.output
     names = (output.root, output.name, job.run, grouping_columns(job), run_row(job))
@@ -63,7 +63,7 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
 
 @contextmanager
 def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
-    """One Ray for the runs that share these settings; None for no Ray."""
+    """One Ray for all runs with these settings; None where they use no Ray."""
     if cluster.backend == "in-process":
         yield None
         return
@@ -77,9 +77,9 @@ def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
 def population(
     job: Job, session: "Session | None", notice: Callable[[str], None], again: bool = False
 ) -> Iterator[tuple[Population, str, str]]:
-    """The run's population with a sentence on where it is and its device, for the length of a `with`.
+    """The run's population for the length of a `with`, a sentence on where it is, and its device.
 
-    When it is made `again`, since nodes were lost, what is left of them has to do, whatever the settings say.
+    `again` says that nodes were lost. The population then takes the reservations that still fit.
     """
     e = job.experiment
     if session is None:
@@ -111,12 +111,13 @@ def population(
 
 
 def anyhow(cluster: Cluster) -> Cluster:
-    """The same settings with whatever reservations fit; what was to train on the CPU still does."""
+    """The same settings with all reservations on auto. A run that trains on the CPU stays there."""
     gpus = 0.0 if cluster.gpus_per_client == 0 else None
     return dataclasses.replace(cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=gpus)
 
 
 def describe(planned: Plan, clients: int, session: "Session", device: str) -> str:
+    """The actors and their reservations, as a sentence for the start of a run."""
     kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
     memory = f" ({planned.gpu_bytes // 2**20} MiB)" if planned.gpu_bytes else ""
     gpu = f"{planned.num_gpus:g} GPU{memory}"
@@ -132,7 +133,7 @@ def describe(planned: Plan, clients: int, session: "Session", device: str) -> st
 
 @contextmanager
 def timed(what: str) -> Iterator[None]:
-    """Say how long it took to do this."""
+    """Log how long the body of the `with` took. `what` names it."""
     began = time.perf_counter()
     yield
     log.debug("%s took %.2f s", what, time.perf_counter() - began)

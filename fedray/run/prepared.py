@@ -36,7 +36,7 @@ class Job:
     """A resolved experiment, its place on disk, and all that is derived from it: data, shards, model."""
 
     def __init__(self, experiment: Experiment, writes: bool = True):
-        """BadInputError where it cannot run; one that never `writes` may have no place on disk."""
+        """BadInputError where it cannot run. Without `writes` its folder is not checked."""
         if not experiment.output.name:
             raise BadInputError("the results have no name; set output.name")
         if writes:
@@ -101,12 +101,12 @@ class Job:
 
     @cached_property
     def unused(self) -> int:
-        """How many training examples are in no shard."""
+        """The number of training examples in no shard."""
         return int((count_holders(self.shards, len(self.dataset.train_labels)) == 0).sum())
 
     @cached_property
     def own_tests(self) -> list[np.ndarray] | None:
-        """The rows of the test set on which each client is evaluated; None where that is never."""
+        """The rows of the test set on which each client is evaluated; None where clients never are."""
         e, labels = self.experiment, self.dataset.test_labels
         if not e.evaluation.clients_every:
             return None
@@ -161,7 +161,7 @@ class Job:
         )
 
     def tidy(self) -> None:
-        """Remove what a kill at the very end of the run left, now that its tables are complete."""
+        """Remove checkpoints, the journal and unfinished files, now that the run's tables are complete."""
         self.checkpoint.unlink(missing_ok=True)
         self.checkpoint_before.unlink(missing_ok=True)
         for path in (self.checkpoint, self.best_model):
@@ -170,7 +170,7 @@ class Job:
 
 
 def preload(jobs: Sequence[Job]) -> None:
-    """Have imported what these runs, all of one place, will import, where actors are forked from, before any is."""
+    """Import in the fork server what these runs will need, before actors are forked. All have one cluster section."""
     wanted = [name for job in jobs for name in job.experiment.model.preloaded]
     wanted += [name for job in jobs if job.experiment.algorithm.local_optimizer for name in PRELOADED]
     if server := jobs[0].fork_server():

@@ -1,4 +1,4 @@
-"""What a round gives to the tables: its evaluation, its row, its clients, its events."""
+"""The rows of one round: its evaluation, its row of `rounds`, its clients, its events."""
 
 import dataclasses
 import math
@@ -31,13 +31,14 @@ EVALUATED = (
     "client_accuracy_std",
 )
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
-"""The columns that `seconds` is the sum of, but for `seconds_record`."""
+"""The parts of `seconds`. Together with `seconds_record` they add up to it."""
 
 
 def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """The round's row of the rounds table, but for its `seconds`, and the columns of `evaluations` and `confusion`.
+    """The round's row of `rounds` without its `seconds`, and the columns of `evaluations` and `confusion`.
 
-    Whatever is due is evaluated: the server's model, unless a part of the model stays at the clients, and the clients.
+    The server's model and the clients' models are evaluated in the rounds where they are due. A server's model of which
+    a part stays at the clients is not evaluated.
     """
     began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
 
@@ -68,15 +69,15 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
 
 
 ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}
-"""The columns of the rounds table that count the clients whose update is not there, by their status."""
+"""The columns of `rounds` that count the clients without an update, by their status."""
 
 
 def round_row(done: Round) -> dict[str, Any]:
-    """What a round's training gives of its row of the rounds table."""
+    """The row of `rounds` as far as training fills it."""
     reports = done.updates.reports
     everyone = [*reports, *done.absent]
     counts = Counter(report.status for report in done.absent)
-    sent = max((report.bytes_down for report in everyone), default=0)  # the same to each of those that were asked
+    sent = max((report.bytes_down for report in everyone), default=0)  # every client gets the same message
     return {
         "round": done.t,
         "round_lr": done.lr,
@@ -116,6 +117,6 @@ def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 
 def norm(vector: np.ndarray) -> float:
-    """The Euclidean norm; NumPy's own sums, since BLAS's bits depend on its threads, of pieces that fit the cache."""
+    """The Euclidean norm. NumPy sums it, since BLAS's bits depend on its threads, in pieces that fit the cache."""
     pieces = np.split(vector, range(2**16, vector.size, 2**16))
     return math.sqrt(math.fsum(np.square(piece, dtype=np.float64).sum() for piece in pieces))

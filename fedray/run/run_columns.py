@@ -13,7 +13,7 @@ from fedray.run.stopping import judged_by
 
 
 def grouping_columns(job: Job) -> dict[str, Any]:
-    """The settings that people group by: columns of every per-run table."""
+    """The settings that people group by. Every per-run table has these columns."""
     e, a, d = job.experiment, job.experiment.algorithm, job.dataset
     return {
         "algorithm": e.chosen_name("algorithm"),
@@ -36,7 +36,7 @@ def grouping_columns(job: Job) -> dict[str, Any]:
 
 
 def run_row(job: Job) -> dict[str, Any]:
-    """What the runs table knows before the population is up."""
+    """The run's row of `runs`, as far as it is known before the population starts."""
     params, buffers = job.vectors
     return {
         "settings": job.settings_json,
@@ -53,7 +53,7 @@ def run_row(job: Job) -> dict[str, Any]:
 
 
 def versions(job: Job) -> dict[str, str]:
-    """What the bits of a result depend on besides the settings."""
+    """The versions on which the bits of a result depend, besides the settings."""
     return {
         "fedray_version": __version__,
         "python_version": platform.python_version(),
@@ -64,7 +64,7 @@ def versions(job: Job) -> dict[str, str]:
 
 
 def partition_columns(job: Job) -> dict[str, np.ndarray]:
-    """The partitions table: every label of every client, client by client."""
+    """The columns of `partitions`: a count for every client and label, client by client."""
     counts = label_counts(job.shards, job.dataset.train_labels, len(job.dataset.classes))
     clients, labels = np.indices(counts.shape).reshape(2, -1)
     names = np.array(job.dataset.classes, dtype=object)

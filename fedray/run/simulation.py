@@ -123,7 +123,7 @@ def repeat(job: Job, watch: Watch) -> Results:
 
 
 def load_ended(job: Job, watch: Watch) -> Results:
-    """The tables of a run that has been played; where its best model should be there and is not, that is said."""
+    """The tables of a run that has been played. A notice tells where its best model is missing."""
     output = job.experiment.output
     tables = results.load(output.name, output.root, job.run)
     if output.save_best and not job.best_model.exists() and tables.rounds[judged_by(job.experiment)].notna().any():
@@ -132,19 +132,19 @@ def load_ended(job: Job, watch: Watch) -> Results:
 
 
 def has_ended(job: Job) -> bool:
-    """Whether the run came to its end before; DamagedError, with the way out, where that cannot be read."""
+    """Whether the run has ended before. DamagedError, with the way out, where its row cannot be read."""
     try:
         return job.ended
     except DamagedError as error:
         raise DamagedError(f"{error}; {START_OVER}") from None
 
 
-MOST_ATTEMPTS = 5  # at a run whose clients' memories are lost again and again
+MOST_ATTEMPTS = 5  # at a run that loses its clients' memories each time
 
 
 @contextmanager
 def saying_how_to_go_on(job: Job, fresh: bool) -> Iterator[None]:
-    """Where the results cannot be written any more, say what becomes of the run."""
+    """Add to a StorageError what of the run is kept and how it goes on."""
     try:
         yield
     except StorageError as error:

@@ -1,4 +1,4 @@
-"""How a run ends: what its rounds table says is reached, or cannot be reached any more."""
+"""The end of a run, decided from its rounds table: finished, target reached, no improvement, diverged."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -42,13 +42,13 @@ def best_round(rounds: Sequence[Mapping[str, Any]], judged: str) -> int | None:
 
 
 def not_finite(row: Mapping[str, Any]) -> list[str]:
-    """The columns of a row of the rounds table that show a run to have diverged."""
+    """The columns of a round's row whose value is not finite. Any of them means that the run diverged."""
     watched = ("train_loss", "update_norm", "test_loss", "validation_loss", "client_loss")
     return [name for name in watched if row.get(name) is not None and not math.isfinite(row[name])]
 
 
 def spoilt(row: Mapping[str, Any], faults: Faults) -> bool:
-    """Whether this round had updates that were not finite, and more of them than the run can do without."""
+    """Whether non-finite updates end the run: by setting, or because too few others are left."""
     left = row["answered"] >= min(faults.min_survivors, row["answered"] + row["non_finite"])
     return row["non_finite"] > 0 and (faults.non_finite == "stop" or not left)
 

@@ -1,7 +1,7 @@
-"""TensorBoard and Weights & Biases, for those who look at their runs there: a copy of what is in the rounds table.
+"""TensorBoard and Weights & Biases: each gets a copy of the rounds table, row by row.
 
-Both are extras (extras.py), off by default. A logger that fails does so in one notice and is silent from then on: what
-counts is in the tables.
+Both are extras (extras.py), off by default. A logger that fails gives one notice and no more. The tables do not depend
+on it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedray.run.watch import Watch, Watches
 
 @contextmanager
 def logged(job: Job, watch: Watch) -> Iterator[Watch]:
-    """For the length of a `with`, the loggers that a run's settings ask for see what `watch` sees."""
+    """`watch` together with the loggers that the settings ask for, for the length of a `with`."""
     loggers = chosen(job.experiment.output, watch.notice)
     try:
         yield Watches([*loggers, watch]) if loggers else watch
@@ -35,14 +35,14 @@ def chosen(output: Output, tell: Callable[[str], None]) -> list[Logger]:
 
 
 def scalars(row: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a row of the rounds table, by names whose part before the slash puts like with like."""
+    """The numbers of a row of the rounds table as "group/column", so that loggers show like with like."""
     groups = ("accuracy", "loss", "seconds", "bytes")
     numbers = {name: value for name, value in row.items() if name not in ("round", "finished_at") and value is not None}
     return {f"{next((g for g in groups if g in name), 'round')}/{name}": value for name, value in numbers.items()}
 
 
 class Logger(Watch):
-    """Hands a run's rounds on: `open`, `log` and `shut` may raise whatever they like."""
+    """Hands a run's rounds on. `open`, `log` and `shut` may raise anything."""
 
     name: str
 
@@ -56,7 +56,7 @@ class Logger(Watch):
         raise NotImplementedError
 
     def shut(self) -> None:
-        """The run has `ended`, or was left before that."""
+        """Close the log. `ended` says whether the run came to its end."""
         raise NotImplementedError
 
     def begin(self, job: Job, where: str) -> None:
@@ -84,9 +84,9 @@ class Logger(Watch):
 
 
 class TensorBoard(Logger):
-    """Event files in `results/NAME/tensorboard/RUN/`, by TensorBoard's own writer, which does without torch.
+    """Event files in `results/NAME/tensorboard/RUN/`, by TensorBoard's own writer, which needs no torch.
 
-    A round that is played again, after a kill or on the way back from a lost node, takes the place of those logged.
+    A round that is played again, after a kill or a lost node, replaces the one logged before.
     """
 
     name = "TensorBoard"
@@ -131,7 +131,7 @@ class TensorBoard(Logger):
 class WandB(Logger):
     """A run of the same id in the project that `output.wandb` names; its own files are in `results/NAME/wandb/`.
 
-    Whether it goes to a server or stays here is WANDB_MODE's to say, as are all other things between it and its user.
+    WANDB_MODE decides whether it goes to a server. All other variables of Weights & Biases hold, too.
     """
 
     name = "Weights & Biases"
@@ -155,7 +155,7 @@ class WandB(Logger):
         self.tell(f"{self.name}: {f'{job.folder}/wandb/, for `wandb sync`' if offline else self.run.url or 'disabled'}")
 
     def log(self, t: int, numbers: dict[str, float]) -> None:
-        if t >= self.run.step:  # else it was logged before a kill, and has come to the same bits now
+        if t >= self.run.step:  # an earlier one was logged before a kill, with the same bits
             self.run.log(numbers, step=t, commit=True)
 
     def shut(self) -> None:

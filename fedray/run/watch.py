@@ -1,4 +1,4 @@
-"""Who wants to see a run as it goes: on the terminal, as lines for a script, in TensorBoard."""
+"""The observers of a run: each method is called when something happens; the base class ignores it all."""
 
 from __future__ import annotations
 
@@ -10,32 +10,32 @@ if TYPE_CHECKING:
 
 
 class Watch:
-    """This one looks away."""
+    """An observer that ignores everything. Subclasses override the methods they need."""
 
     def prepare(self, job: Job) -> None:
-        """The run's data and shards were found to be good, and its actors are about to start."""
+        """The run's data and shards passed their checks. Its actors start next."""
 
     def begin(self, job: Job, where: str) -> None:
-        """The run is about to play its rounds; `where` says on what."""
+        """The run plays its rounds next. `where` is a sentence on the processes that train."""
 
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
-        """A round was recorded as this row of the rounds table."""
+        """A round was recorded. `row` is its row of the rounds table."""
 
     def notice(self, text: str) -> None:
-        """Something worth a line happened."""
+        """Something happened that the user should read."""
 
     def detail(self, text: str) -> None:
-        """Something that only helps to find a fault."""
+        """Something happened that helps to find a fault, and is of no other interest."""
 
     def end(self, job: Job, status: str, repeated: bool) -> None:
-        """The run came to its final status now, or had come to it before."""
+        """The run has its final status. `repeated`: it had it before this process began."""
 
     def close(self) -> None:
-        """Nothing more will come, whether or not a run came to its end."""
+        """No more calls follow. The run need not have ended."""
 
 
 class Watches(Watch):
-    """Several that see the same, in order."""
+    """Several observers, called in order."""
 
     def __init__(self, watches: Sequence[Watch]):
         self.watches = watches

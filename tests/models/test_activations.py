@@ -9,8 +9,9 @@ from torch import nn
 from fedray.algorithms.moon import Moon
 from fedray.models.activations import measure_activations
 from fedray.models.build import build, initial_vectors
+from fedray.models.describe import blueprint
 from fedray.models.flat import FlatModel
-from fedray.models.model import KNOWN, Model, blueprint
+from fedray.models.model import KNOWN, Model
 from fedray.training.trainer import Trainer
 
 SHAPE = (3, 8, 8)

@@ -15,9 +15,10 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.core.randomness import generator
 from fedray.models import build as networks
 from fedray.models.build import build, initial_vectors
+from fedray.models.describe import blueprint
 from fedray.models.dropout import SHAPES, KeyedDropout, dropout_keys, dropout_layers, keyed, threshold
 from fedray.models.flat import FlatModel
-from fedray.models.model import Model, blueprint
+from fedray.models.model import Model
 from fedray.training.trainer import FINE_TUNING, Trainer
 
 KEYS = torch.from_numpy(dropout_keys(5, 1, 2, 300, 1))[:, 0]

@@ -19,7 +19,8 @@ from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
 from fedray.models import own_models
 from fedray.models.build import build
-from fedray.models.model import KNOWN, Model, blueprint
+from fedray.models.describe import blueprint
+from fedray.models.model import KNOWN, Model
 from fedray.run import run
 from fedray.run.checks import check_layers, check_shards
 from fedray.run.prepared import Job

@@ -17,11 +17,13 @@ from fedray.cli.command_line import report_errors
 from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
 from fedray.models.build import build
+from fedray.models.describe import blueprint
 from fedray.models.imagenet import read
-from fedray.models.model import IMAGENET_MEAN, IMAGENET_STD, KNOWN, Model, blueprint, imagenet_statistics
+from fedray.models.model import IMAGENET_MEAN, IMAGENET_STD, KNOWN, Model, imagenet_statistics
 from fedray.models.weights import ORIGIN, folder
 from fedray.run import run
 from fedray.run.checks import check_shards
+from fedray.run.needs import needs_of
 from fedray.run.prepared import Job
 from fedray.sweep import __main__ as sweep
 from fedray.training.in_process import InProcessPopulation
@@ -316,7 +318,7 @@ def test_only_weights_that_cannot_be_mapped_count_for_memory(made, tmp_path):
     frozen = []
     for new in (True, False):
         torch.save(made[1]["resnet18"], path, _use_new_zipfile_serialization=new)
-        frozen.append(Job(compose(settings(tmp_path, freeze="backbone"))).needs.frozen)
+        frozen.append(needs_of(Job(compose(settings(tmp_path, freeze="backbone")))).frozen)
     assert frozen[1] == 2 * frozen[0] > 2**25
 
 

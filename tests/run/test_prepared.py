@@ -12,7 +12,7 @@ from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
 from fedray.run import run
 from fedray.run.checks import check_shards
-from fedray.run.needs import vectors_held
+from fedray.run.needs import needs_of, vectors_held
 from fedray.run.prepared import Job, preload
 from fedray.run.run_columns import partition_columns
 
@@ -69,7 +69,8 @@ def test_what_any_run_of_a_sweep_imports_is_imported_before_actors_are_forked(tm
     """Where the first run does not need it: it took the first round with Adam 4 s."""
     plain, adam = (Job(wrong_optimizer(tmp_path, "ray", optimizer=name)) for name in ("sgd", "adam"))
     for jobs in ([plain], [plain, adam]):
-        jobs[0].fork_server = server = ForkServer()  # one that no other test has had import anything
+        server = ForkServer()  # one that no other test has had import anything
+        jobs[0].fork_server = lambda server=server: server
         try:
             preload(jobs)
             assert server.ask(eval, "'torch._dynamo' in __import__('sys').modules").result() == (adam in jobs)
@@ -90,7 +91,7 @@ def needs(tmp_path, clients=2, algorithm=None, train=20, **model):
     data = {"dataset": "synthetic", "train_examples": train, "test_examples": 10}
     tree = {"data": data, "clients": clients, "cohort": 2, "model": model, "algorithm": algorithm or {}}
     tree |= {"output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"}}
-    return Job(compose(tree)).needs
+    return needs_of(Job(compose(tree)))
 
 
 def test_needs_count_a_batch_of_images(tmp_path):
@@ -111,7 +112,7 @@ def test_clients_that_train_as_one_program_have_batches_of_images_each_and_one_e
         data = {"dataset": "synthetic", "train_examples": 2500, "test_examples": 100}
         tree = {"data": data, "clients": 50, "cohort": 50, "blocks": 1, "chunk_size": chunk_size, "engine": "fused"}
         tree |= {"model": {"name": "cnn"}, "algorithm": {"batch_size": 10}}
-        return Job(compose({**tree, "output": {"root": str(tmp_path), "name": "mine"}})).needs
+        return needs_of(Job(compose({**tree, "output": {"root": str(tmp_path), "name": "mine"}})))
 
     one, two, many = map(found, (1, 2, 50))
     assert one.activations == two.activations  # an evaluation of 100 takes more than that
