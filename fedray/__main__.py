@@ -71,5 +71,10 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     return speak(said, watch.detail, play)
 
 
+def program() -> int:
+    """The console script fedray; returns the exit status."""
+    return run_program(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(program())

@@ -9,10 +9,12 @@ import os
 import sys
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+from fedray import __version__
 from fedray.core.errors import BadInputError, RunError
 from fedray.core.interrupt import Interrupt, Stdout
 from fedray.experiment.composition import all_settings, override, read_toml, unknown
@@ -75,7 +77,8 @@ def read_command_line(
     said = {name: given.pop(name) for name in values if name in given}
     words = {name: given.pop(name) for name in lists if name in given}
     if wrong := next((word for word in extra if word.startswith("-")), None):
-        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *flags, *values, *lists]))
+        own = [*flags, *values, *lists, "version"]
+        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *own]))
     # A file after the words of a list is taken for one of them.
     late = [word for name in words for word in words[name] if is_file(word)]
     words = {name: [word for word in words[name] if not is_file(word)] for name in words}
@@ -134,7 +137,9 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
 
 
 def add_options(parser: argparse.ArgumentParser, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> None:
-    """The options that are a program's own."""
+    """The options that are a program's own, and --version."""
+    version = f"fedray {__version__}"
+    parser.add_argument("--version", action="version", version=version, help="print fedray's version and exit")
     for name, text in flags.items():
         parser.add_argument(f"--{name}", action="store_true", default=False, dest=name, help=escape(text))
     for name, (label, text) in values.items():
@@ -263,6 +268,7 @@ def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
 
     A program may be started without stdout or stderr, as `>&-` does.
     """
+    find_modules_here()
     interrupt = Interrupt()
     interrupt.listen()
     stdout, sys.stderr = (stream or Path(os.devnull).open("w") for stream in (sys.stdout, sys.stderr))  # noqa: SIM115
@@ -273,3 +279,11 @@ def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
         return status or int(guarded.failed)
     finally:
         interrupt.end()
+
+
+def find_modules_here() -> None:
+    """Find the user's modules in the working directory, as `python -m` does, when a console script is what runs."""
+    with suppress(OSError):  # the working directory may be gone
+        here = str(Path.cwd())
+        if not sys.flags.safe_path and not {here, ""} & set(sys.path):
+            sys.path.insert(0, here)

@@ -98,5 +98,10 @@ def write(path: Path, content: bytes) -> None:
         raise BadInputError(f"{path} cannot be written: {error.strerror}") from None
 
 
+def program() -> int:
+    """The console script fedray-report; returns the exit status."""
+    return report_errors(lambda: main(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(report_errors(lambda: main(sys.argv[1:])))
+    sys.exit(program())

@@ -222,5 +222,10 @@ def exit_status(statuses: Sequence[str | None]) -> int:
     return 3 if "diverged" in statuses else 0
 
 
+def program() -> int:
+    """The console script fedray-sweep; returns the exit status."""
+    return run_program(main)
+
+
 if __name__ == "__main__":
-    sys.exit(run_program(main))
+    sys.exit(program())
