@@ -1,6 +1,6 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-all readme check bench bench-gpu bench-peers soak clean
+.PHONY: help setup data run test test-all test-wheel readme check bench bench-gpu bench-peers soak clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -40,10 +40,14 @@ test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
 readme: $(INSTALLED)  ## write README's tables of settings and options from their declarations
 	@$(VENV)/bin/python docs/settings_page.py README.md
 
-check: $(INSTALLED)  ## lint, formatting and types
+test-wheel: $(INSTALLED)  ## build sdist and wheel, install the wheel where no checkout is, and play there
+	@$(VENV)/bin/python tests/wheel.py
+
+check: $(INSTALLED)  ## lint, formatting, types, and which room imports which
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache --no-logo
 
 bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine with nothing else to do
 	@for program in rounds start actors population large balance precision together sweeping loading; do \
