@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from fedray import __version__
 from fedray.core.errors import BadInputError, RunError
 from fedray.core.interrupt import Interrupt, Stdout
+from fedray.core.version import __version__
 from fedray.experiment.composition import all_settings, override, read_toml, unknown
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
 
