@@ -14,6 +14,7 @@ from pathlib import Path
 AVG, SERVER, FUSED = "algorithms/fedavg.py", "server/rounds.py", "training/fused/together.py"
 LOSSES, BATCHES, STACKED = "training/fused/losses.py", "training/fused/batches.py", "training/fused/stacked.py"
 CLIENT, TRAINER, PART = "training/client.py", "training/trainer.py", "training/personal.py"
+NETWORK, ROUND, EVALUATE = "training/network.py", "training/batches.py", "training/evaluate.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
@@ -54,24 +55,24 @@ GLOBAL = [
     (CLIENT, 'flat.load(at["params"], at["buffers"])\n', "\n", "option I: the gradient at y, not at x"),
     (CLIENT, "alpha=len(targets) / n", "alpha=1.0", "option I: a sum over batches, not their mean"),
     (CLIENT, "self.masked(range(batches), batches)", "self.masked(range(1), 1)", "option I: one batch"),
-    (TRAINER, "self.rivals[name].module.eval()", "self.rivals[name].module.train()", "references in training mode"),
-    (TRAINER, 'self.rivals[name].load(model["params"], model["buffers"])',
+    (NETWORK, "self.rivals[name].module.eval()", "self.rivals[name].module.train()", "references in training mode"),
+    (NETWORK, 'self.rivals[name].load(model["params"], model["buffers"])',
      'self.rivals[name].load(model["params"], self.flat.buffers)',
      "references with the statistics of the model in training"),
-    (TRAINER, "isinstance(layer, nn.Linear)][-1]", "isinstance(layer, nn.Linear)][-2]", "features of another layer"),
+    (NETWORK, "isinstance(layer, nn.Linear)][-1]", "isinstance(layer, nn.Linear)][-2]", "features of another layer"),
     (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = loss + algorithm.penalty(features.detach(), rivals)", "the features are detached"),
     (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = algorithm.penalty(features, rivals)", "no cross-entropy"),
-    (TRAINER, 'algorithm.init_memory(self.initial["params"], self.initial["buffers"])',
+    (TRAINER, 'algorithm.init_memory(self.network.initial["params"], self.network.initial["buffers"])',
      'algorithm.init_memory(received["params"], received["buffers"])', "a memory begins with the round's model"),
     (CLIENT,
      "losses += main.detach().double() * len(targets)\n"
      "            if algorithm.compares:\n"
-     "                rivals = {name: trainer.features(model, inputs) for name, model in references.items()}\n"
+     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
      "                loss = loss + algorithm.penalty(features, rivals)\n",
      "if algorithm.compares:\n"
-     "                rivals = {name: trainer.features(model, inputs) for name, model in references.items()}\n"
+     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
      "                loss = loss + algorithm.penalty(features, rivals)\n"
      "            losses += loss.detach().double() * len(targets)\n",
      "the reported loss has the penalty in it"),
@@ -231,7 +232,7 @@ PERSONAL = [
     (TUNE, "epochs=self.fine_tune_epochs)[0]", "epochs=1)[0]", "one epoch, whatever is said"),
     (TUNE, "if not self.fine_tune_epochs:", "if self.fine_tune_epochs:", "no fine-tuning"),
     (TUNE, "client.descend(message, None,",
-     'client.descend({**message, "params": client.trainer.initial["params"]}, None,',
+     'client.descend({**message, "params": client.network.initial["params"]}, None,',
      "fine-tuned from the initial model"),
     (TUNE, "        return client.descend(message",
      "        client.lr = self.lr\n        return client.descend(message",
@@ -467,10 +468,10 @@ LOCAL_TRAINING = [
     (ADAM, '"weight_decay": wanted.weight_decay', '"weight_decay": 0.0', "no weight decay"),
     (ADAM, ", **read_options(wanted.options))", ")", "options are ignored"),
     (AVG, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
-    (TRAINER, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
+    (EVALUATE, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
      "evaluation is smoothed"),
-    (TRAINER, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "squares of 16"),
-    (TRAINER, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
+    (ROUND, "recipe.cutout, recipe.mean)", "16, recipe.mean)", "squares of 16"),
+    (ROUND, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
     (AUGMENT, "first = centre - side // 2", "first = (centre - side // 2).clamp(min=0)", "squares stay inside"),
     (AUGMENT, "round(255 * channel)", "0", "black squares"),
     (AUGMENT, "covered(centre // width, side", "covered(centre % width, side", "squares on the diagonal"),
@@ -551,15 +552,15 @@ ON_A_DEVICE = [
      "only the last vector need be finite"),
     (TRANSFER, "zip(self.weights, counts, strict=True) if ok", "zip(self.weights, counts, strict=True)",
      "what is left out has a weight"),
-    (SHARDS, "trainer.recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
+    (SHARDS, "recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
     (SHARDS, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
     (SHARDS, "self.ends[client - 1] if client else 0", "0", "a client's images begin with the first one's"),
     (TRANSFER, "dtype=torch.float64, device=device", "device=device", "a loss is rounded on its way"),
     (TRAINER, "if vector.size):\n            places = None", "if vector.size):\n            pass",
      "a message that was written to is taken for itself"),
     (TRAINER, "vector.__array_interface__ if vector.size else 0", "vector.shape", "one message is taken for another"),
-    (TRAINER, 'if self.recipe.model.precision == "tf32" else "ieee"', 'if True else "ieee"', "TF32 is always on"),
-    (TRAINER, "                flag.fp32_precision = precision\n", "                pass\n", "TF32 is left on"),
+    (NETWORK, 'if self.recipe.model.precision == "tf32" else "ieee"', 'if True else "ieee"', "TF32 is always on"),
+    (NETWORK, "                flag.fp32_precision = precision\n", "                pass\n", "TF32 is left on"),
     (ACTOR, "self.last_orders[0] != orders:", "False:", "the first message is taken for all"),
     (RECIPE, 'if device.startswith("cpu")', "if True", "GPUs evaluate as few images as a CPU"),
 ]  # fmt: skip
