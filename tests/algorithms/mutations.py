@@ -29,6 +29,7 @@ RUN, JOB, EXP, HERE, OWN = (
 ROWS, ENDING, OPENING = "run/round_rows.py", "run/stopping.py", "run/opening.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
+TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
 DROPOUT = "models/dropout.py"
 
 GLOBAL = [
@@ -264,15 +265,15 @@ PERSONAL = [
      "self.of({name: update[name]",
      "the own part's change is kept"),
     (TRAINER, "update, kept = own.split(received, update)",
-     "update, kept = own.split(self.initial, update)",
+     "update, kept = own.split(self.network.initial, update)",
      "the own part begins anew each round"),
     (PART, 'message[name].index_copy(0, at, memory[f"own_{name}"])',
      "message[name]",
      "the own part comes from the server"),
-    (TRAINER, "**(own.of(self.initial) if own else {})",
-     "**(own.of({n: 0 * x for n, x in self.initial.items()}) if own else {})",
+    (TRAINER, "**(own.of(self.network.initial) if own else {})",
+     "**(own.of({n: 0 * x for n, x in self.network.initial.items()}) if own else {})",
      "the own part begins as 0"),
-    (TRAINER, "**(own.of(self.initial) if own else {})",
+    (TRAINER, "**(own.of(self.network.initial) if own else {})",
      "**(own.of(received) if own else {})",
      "the own part begins as the round's message"),
     (TRAINER, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
@@ -283,20 +284,20 @@ PERSONAL = [
     (CLIENT, "self.epoch += -(-steps // per_epoch)", "pass", "the second training sees the first's order"),
     (CLIENT, "steps = epochs * per_epoch if epochs else", "steps = epochs if epochs else", "epochs are steps"),
     (CLIENT, "        if not self.steps:\n", "        if True:\n", "the report is of the personal model"),
-    (TRAINER, "self.flat.module.eval()\n            for first",
-     "self.flat.module.train()\n            for first",
+    (EVALUATE, "network.flat.module.eval()\n        for first",
+     "network.flat.module.train()\n        for first",
      "evaluated in training mode"),
-    (TRAINER, "received, remembered, _ = self.receive(algorithm, message, memory)",
-     "received, remembered, _ = self.receive(algorithm, message, {})",
+    (EVALUATE, "received, remembered, _ = trainer.receive(algorithm, message, memory)",
+     "received, remembered, _ = trainer.receive(algorithm, message, {})",
      "evaluated without the memory"),
-    (TRAINER, "found, count = self.measure(model, *test), len(test[1])",
-     "test = shard\n        found, count = self.measure(model, *test), len(test[1])",
+    (EVALUATE, "found, count = measure(network, model, *test), len(test[1])",
+     "test = shard\n    found, count = measure(network, model, *test), len(test[1])",
      "evaluated on the shard"),
-    (TRAINER, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
-    (TRAINER, '        with torch.random.fork_rng(devices=[]):\n'
-     '            torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))\n'
-     '            model = algorithm',
-     "        if True:\n            model = algorithm",
+    (EVALUATE, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
+    (EVALUATE, '    with torch.random.fork_rng(devices=[]):\n'
+     '        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=t, client=client))\n'
+     '        model = algorithm',
+     "    if True:\n        model = algorithm",
      "fine-tuning draws from torch's own generator"),
     (AVG, '        return {"params": message["params"], "buffers": message["buffers"]}\n'
      '\n'
@@ -388,8 +389,9 @@ ON_RAY = [
      "Ray: no memories"),
     (POP, "own_test = self.own_tests[client] if",
      "own_test = self.own_tests[0] if", "Ray: client 0's test images"),
-    (ACTOR, "rows = self.own_tests.of(client) if",
-     "rows = self.own_tests.of(0) if", "Ray, packed: client 0's test images"),
+    (ACTOR, "self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]",
+     "self.rows[: self.ends[0]]", "Ray, packed: client 0's images"),
+    (SHARDS, "self.copy(client, self.rows[client])", "self.copy(client, self.rows[0])", "all have client 0's images"),
     ("cluster/pool.py", "            use.enrol(slot.handle)\n", "            pass\n", "Ray: a new actor is not enrolled"),
     (ACTOR, "shard, test, message, known, t, lr)", "shard, test, message, known, 1, lr)", "Ray: the round is always 1"),
 ]  # fmt: skip
@@ -540,8 +542,6 @@ FUSED_MODELS = [
     (FUSED, "if active != before:", "if not before:", "who has no steps left goes on"),
     (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),
 ]  # fmt: skip
-
-TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
 
 ON_A_DEVICE = [
     (TRANSFER, "float(np.float32(weight))", "1.0", "the device sums without weights"),

@@ -31,6 +31,7 @@ from fedray.run.prepared import Job
 from fedray.run.stopping import judged_by, outcome
 from fedray.run.watch import Watch
 from fedray.server.participation import Faults
+from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
 
 
