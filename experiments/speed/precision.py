@@ -29,7 +29,7 @@ def main() -> None:
     for precision in ("float32", "bfloat16"):
         model = Model(name="cnn", precision=precision).resolved()  # type: ignore[arg-type]
         trainers[precision] = Trainer(Recipe(model, (3, 32, 32), 10, (0.5,) * 3, (0.25,) * 3, "none", 0, "plain"))
-    flat = trainers["float32"].flat
+    flat = trainers["float32"].network.flat
     message = {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
     seconds: dict[str, list[float]] = {precision: [] for precision in trainers}
     for _ in range(TIMES):

@@ -46,7 +46,7 @@ def main() -> None:
         for way, (engine, form) in WAYS.items():
             stacked.FORMS["cpu"] = form
             trainers[way] = Trainer(replace(recipe, engine=engine))
-        flat = trainers["plain"].flat
+        flat = trainers["plain"].network.flat
         message = {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
         shard = lambda client: (images[client], labels[client])  # noqa: E731
         for _ in range(TIMES):

@@ -8,7 +8,6 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +21,6 @@ from fedray.data.skew import TEST
 from fedray.training.spec import Recipe
 
 if TYPE_CHECKING:
-    from fedray.training.shards import Kept
     from fedray.training.transfer import Examples
 
 
@@ -44,18 +42,17 @@ here, since Ray takes 0.4 ms longer for arrays than for bytes."""
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(Sequence[np.ndarray]):
     """The rows of several clients in one array, one client's after another's: client k's end before ends[k]."""
 
     rows: np.ndarray
     ends: np.ndarray
 
-    def of(self, place: int) -> np.ndarray:
-        return self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]
+    def __len__(self) -> int:
+        return len(self.ends)
 
-    @property
-    def each(self) -> list[np.ndarray]:
-        return np.split(self.rows, self.ends[:-1])
+    def __getitem__(self, place: Any) -> Any:
+        return self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]
 
 
 def join_rows(parts: list[np.ndarray]) -> Rows:
@@ -70,66 +67,39 @@ class Enrolment:
     """
 
     def __init__(self, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None, device: str):
-        from fedray.training.shards import keep
+        from fedray.training.shards import Shards
         from fedray.training.trainer import Trainer
 
-        self.trainer, self.data, self.shards, self.own_tests = Trainer(recipe, device), data, shards, own_tests
-        self.kept: Kept | None = None
-        if shards and self.trainer.apart:
-            self.kept = keep(self.trainer, data.train_images, data.train_labels, shards.each)
-        self.own: dict[int, Examples] = {}
-        self.own_test: dict[int, np.ndarray | None] = {}
-        self.own_test_kept: dict[int, Examples] = {}
+        self.trainer, self.data = Trainer(recipe, device), data
+        self.shards = Shards(recipe, device, data.train_images, data.train_labels, shards)
+        self.tests = Shards(recipe, device, data.test_images, data.test_labels, own_tests, TEST)
+        self.shards.keep()
         self.splits: dict[str, Examples] = {}
         self.last_orders: tuple[bytes, tuple[Any, Vectors]] | None = None
 
-    @cached_property
-    def kept_tests(self) -> "Kept | None":
-        """What all clients are evaluated on, copied when the first one is."""
-        from fedray.training.shards import keep
-
-        data, rows = self.data, self.own_tests
-        if not rows or not self.trainer.apart:
-            return None
-        return keep(self.trainer, data.test_images, data.test_labels, rows.each, TEST)
-
-    def copy(self, client: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        images, labels = self.data.train_images[rows], self.data.train_labels[rows]
-        return self.trainer.recipe.seen_by(client, images), labels
-
-    def shard(self, client: int) -> "Examples":
-        if self.kept:
-            return self.kept.of(client)
-        return self.copy(client, self.shards.of(client)) if self.shards else self.own[client]
-
-    def test(self, client: int) -> "Examples":
-        if self.kept_tests:
-            return self.kept_tests.of(client)
-        if client in self.own_test_kept:
-            return self.own_test_kept[client]
-        rows = self.own_tests.of(client) if self.own_tests else self.own_test[client]
-        assert rows is not None
-        images, labels = self.data.test_images[rows], self.data.test_labels[rows]
-        found = self.trainer.recipe.seen_by(client, images, TEST), labels
-        if self.trainer.apart and not self.own_tests:
-            return self.own_test_kept.setdefault(client, self.trainer.place(*found))
-        return found
+    def adopt(self, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
+        """Take in a client, and copy its shard."""
+        self.shards.hold(client, rows)
+        if own_test is not None:
+            self.tests.adopt(client, own_test)
 
     def examples(self, split: str) -> "Examples":
-        """The test or the validation split, on a GPU copied when it is first asked for."""
+        """The test or the validation split. A GPU gets its copy when the split is first asked for."""
+        from fedray.training.shards import place
+
         if split not in self.splits:
             data = self.data
             found = data.test_images, data.test_labels
             if split == "validation":
                 found = data.validation_images, data.validation_labels
-            self.splits[split] = self.trainer.place(*found)
+            self.splits[split] = place(*found, self.trainer.network.device)
         return self.splits[split]
 
     def read(self, orders: bytes | tuple[Any, Vectors]) -> tuple[Any, Vectors]:
         """The algorithm and the message; on a GPU the same ones for the same bytes, so that they are copied once."""
         if not isinstance(orders, bytes):
             return orders
-        if not self.trainer.apart:
+        if not self.trainer.on_device:
             return pickle.loads(orders)
         if self.last_orders is None or self.last_orders[0] != orders:
             algorithm, message = pickle.loads(orders)
@@ -195,9 +165,8 @@ class ClientActor:
     def adopt(self, run: str, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
         """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
         enrolment = self.enrolment(run)
-        if client not in enrolment.own:
-            enrolment.own[client] = enrolment.trainer.place(*enrolment.copy(client, rows))
-            enrolment.own_test[client] = own_test
+        if client not in enrolment.shards.held:
+            enrolment.adopt(client, rows, own_test)
 
     def release(self, run: str) -> None:
         self.runs.pop(run, None)
@@ -232,7 +201,7 @@ class ClientActor:
             enrolment.trainer,
             algorithm,
             clients,
-            enrolment.shard,
+            enrolment.shards.of,
             message,
             memories or [{}] * len(clients),
             t,
@@ -247,9 +216,11 @@ class ClientActor:
 
     def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
         """What the state's model gives for the images first..last of the test or the validation split."""
+        from fedray.training.evaluate import evaluate
+
         enrolment = self.enrolment(run)
         images, labels = enrolment.examples(split)
-        return enrolment.trainer.evaluate(state, images[first:last], labels[first:last], top_k)
+        return evaluate(enrolment.trainer, state, images[first:last], labels[first:last], top_k)
 
     def evaluate_clients(
         self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
@@ -260,5 +231,5 @@ class ClientActor:
         enrolment = self.enrolment(run)
         algorithm, message = enrolment.read(orders)
         known: Sequence[Vectors] = memories or [{}] * len(clients)
-        shard, test = enrolment.shard, enrolment.test
+        shard, test = enrolment.shards.of, enrolment.tests.of
         return evaluate_block(enrolment.trainer, algorithm, clients, shard, test, message, known, t, lr)

@@ -76,7 +76,7 @@ def guard(ray: LocalRay | None) -> LocalRay | None:
 def serve(driver: socket.socket) -> None:
     """Answer the driver's requests, each in a child of its own, until it closes the socket."""
     guarded: LocalRay | None = None
-    preload("torch", "fedray.training.trainer", "fedray.models.build", "fedray.algorithms")
+    preload("torch", "fedray.training.block", "fedray.models.build", "fedray.algorithms")
     while True:
         request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)
         if not request:

@@ -1,4 +1,4 @@
-"""A block of clients in a process: trained, one after another or as one program, and summed; or evaluated."""
+"""A block of clients in a process. They are trained, one after another or as one program, and summed, or evaluated."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -8,6 +8,7 @@ from typing import Any
 
 from fedray.core.errors import blamed_on
 from fedray.core.updates import Scores, Sum, Trained, Vectors, finite
+from fedray.training.evaluate import evaluate_client
 from fedray.training.trainer import Trainer
 from fedray.training.transfer import Done, Examples, SumThere
 
@@ -23,10 +24,10 @@ def train_block(
     lr: float,
     summed: bool,
 ) -> tuple[Trained, list[Vectors]]:
-    """Train a block's clients: their updates, summed or each, and their new memories.
+    """Train a block's clients. Returns their updates, summed or each, and their new memories.
 
-    `shard` gives a client's images and labels. An update that is not finite is left out, as its report says. Whatever a
-    client's code raises comes out as a ClientError.
+    `shard` gives a client's images and labels. An update that is not finite is left out, and its report says so. An
+    error of a client's code becomes a ClientError.
     """
 
     def one_by_one() -> Iterator[Done]:
@@ -39,20 +40,20 @@ def train_block(
     def together() -> Iterator[Done]:
         named = ", ".join(map(str, clients))
         blamed = f"client {named}" if len(clients) == 1 else f"one of the clients {named}, which train as one program,"
-        initial = trainer.initial if algorithm.remembers else None
+        initial = trainer.network.initial if algorithm.remembers else None
         shards, received = map(shard, clients), trainer.received(message)
         with blamed_on(f"{blamed} failed in round {t}"):
             yield from trainer.together.train(algorithm, clients, shards, received, memories, initial, t, lr)
 
-    with trainer.arithmetic():
+    with trainer.network.arithmetic():
         rounds = together() if trainer.recipe.engine == "fused" else one_by_one()
-        if trainer.apart and summed:
+        if trainer.on_device and summed:
             return sum_there(algorithm, rounds, t)
         return collect(trainer, algorithm, rounds, t, summed)
 
 
 def sum_there(algorithm: Any, rounds: Iterable[Done], t: int) -> tuple[Trained, list[Vectors]]:
-    """The sum of the clients' updates, made on the device."""
+    """Sum the clients' updates on the device."""
     there, remembered = SumThere(), []
     for done in rounds:
         with blamed_on(f"client {done.report.client} failed in round {t}"):
@@ -65,11 +66,11 @@ def sum_there(algorithm: Any, rounds: Iterable[Done], t: int) -> tuple[Trained, 
 def collect(
     trainer: Trainer, algorithm: Any, rounds: Iterable[Done], t: int, summed: bool
 ) -> tuple[Trained, list[Vectors]]:
-    """The clients' updates on the host, or the sum of them, made there."""
+    """Collect the clients' updates on the host: their sum, or each."""
     total, each, reports, remembered = Sum(), [], [], []
     for done in rounds:
-        # On the host it is there already, and reading it cannot fail.
-        with blamed_on(f"client {done.report.client} failed in round {t}") if trainer.apart else nullcontext():
+        # Only a device computes after the call, so that only there reading can fail.
+        with blamed_on(f"client {done.report.client} failed in round {t}") if trainer.on_device else nullcontext():
             vectors, memory, report = trainer.read(done)
         if not (finite(vectors) and report.train_loss is not None and math.isfinite(report.train_loss)):
             report = replace(report, status="non_finite")
@@ -95,12 +96,12 @@ def evaluate_block(
     t: int,
     lr: float,
 ) -> list[Scores]:
-    """Evaluate clients, each on images and labels that `test` gives."""
+    """Evaluate clients, each on the images and labels that `test` gives."""
     results, received = [], trainer.received(message)
-    with trainer.arithmetic():
+    with trainer.network.arithmetic():
         for client, memory in zip(clients, memories, strict=True):
             with blamed_on(f"client {client} failed in its evaluation after round {t}"):
                 results.append(
-                    trainer.evaluate_client(algorithm, client, shard(client), test(client), received, memory, t, lr)
+                    evaluate_client(trainer, algorithm, client, shard(client), test(client), received, memory, t, lr)
                 )
     return results

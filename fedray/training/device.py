@@ -1,6 +1,6 @@
-"""The device that a process trains on, and what it does to be fit for it. No Ray in here.
+"""The device that a process trains on, and how a process is made fit for it. There is no Ray in here.
 
-torch is imported where it is used: the driver only wants to know how much of a GPU a process takes.
+torch is imported inside the functions that use it, because the driver reads only the constants.
 """
 
 import os
@@ -8,23 +8,29 @@ import os
 from fedray.core.errors import BadInputError
 
 CONTEXT_BYTES = 500 * 2**20
-"""What a process takes of its GPU before its first tensor, beside torch's allocator: its CUDA context. People report
-300 MB where kernels are loaded as they are needed (since CUDA 11.7), and up to 500 MB where many processes share a GPU
-(pytorch/pytorch#20532 and #107667, pytorch/serve#2128). Each has its own. It was not measured by us."""
+"""The CUDA context of a process: GPU memory that it takes before its first tensor, outside of torch's allocator. Each
+process has its own. People report 300 MB where kernels are loaded as they are needed (since CUDA 11.7), and up to 500
+MB where many processes share a GPU (pytorch/pytorch#20532 and #107667, pytorch/serve#2128). It was not measured
+here."""
 
-WORKSPACE = ":4096:8"  # eight buffers of 4096 KiB: one of the two settings with which cuBLAS gives the same bits
+WORKSPACE = ":4096:8"  # eight buffers of 4096 KiB: one of the two settings with which cuBLAS repeats its bits
 WORKSPACE_BYTES = 8 * 4096 * 2**10
 
 LARGEST_KEPT = 2**30
-"""Bytes of images up to which they are on the device as a whole: all of CIFAR-100 takes 184 MB, of EMNIST 640. It is a
-fixed number so that a run takes the same memory wherever it is, and a small one since each process has images of its
-own, of several runs of a sweep even. What is larger stays on the host, and is copied as far as a call needs it."""
+"""The most bytes of images that are kept on the device as a whole. CIFAR-100 takes 184 MB, EMNIST 640. The number is
+fixed, so that a run takes the same memory everywhere. It is small, because each process has images of its own, even
+those of several runs of a sweep. Larger images stay on the host, and each call copies those that it needs."""
+
+
+def has_own_memory(device: str) -> bool:
+    """Whether a device has memory of its own and works on its own. Tests name one that has neither "cpu:0"."""
+    return device != "cpu"
 
 
 def choose_device(wanted: bool) -> str:
-    """Say "cuda" where a GPU, or a share of one, is to be used and torch finds one, and "cpu" otherwise.
+    """The device to train on: "cuda" where a GPU, or a share of one, is wanted and torch finds one, otherwise "cpu".
 
-    Ray may well have reserved what is not there: it is told how many GPUs a machine has.
+    Ray may have reserved a GPU that does not exist, because Ray is told how many GPUs a machine has.
     """
     import torch
 
@@ -34,15 +40,15 @@ def choose_device(wanted: bool) -> str:
 def settle_on(device: str, share: float = 1.0) -> None:
     """Make this process fit for the device: the same bits each time, and on a GPU no more memory than its share.
 
-    To be called before anything is on the GPU. BadInputError where nothing is left of the share.
+    The call comes before anything is on the GPU. BadInputError where nothing is left of the share.
     """
     if device != "cuda":
         return
     import torch
 
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACE)  # which is read when cuBLAS starts
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", WORKSPACE)  # cuBLAS reads it when it starts
     torch.use_deterministic_algorithms(True, warn_only=True)
-    # Nothing here reads what it has not written, and filling each new tensor would take a kernel.
+    # Nothing in fedray reads a tensor before writing it, and filling each new tensor would take a kernel.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     if share < 1:
@@ -50,7 +56,7 @@ def settle_on(device: str, share: float = 1.0) -> None:
 
 
 def limit_allocator(share: float) -> None:
-    """Have torch's allocator give no more than this share of the GPU, less the context, which is outside of it."""
+    """Limit torch's allocator to this share of the GPU, less the CUDA context, which the allocator does not count."""
     import torch
 
     total = torch.cuda.get_device_properties(0).total_memory

@@ -1,4 +1,4 @@
-"""What a client needs to know besides its images."""
+"""The specification of a client's training: its model, how its images are prepared, and its seed."""
 
 from dataclasses import dataclass
 
@@ -7,8 +7,8 @@ import numpy as np
 from fedray.data.skew import SHARD, Skew
 from fedray.models.model import Model, Shape
 
-EVALUATION_BATCH = 100  # images a forward pass: small enough for the caches; fixed, because sums are rounded
-EVALUATION_BATCH_ON_GPU = 1000  # where a forward pass of few images is mostly the time to start its kernels
+EVALUATION_BATCH = 100  # images a forward pass; few enough for the caches, and fixed, because sums are rounded
+EVALUATION_BATCH_ON_GPU = 1000  # on a GPU a forward pass of few images mostly waits for its kernels to start
 
 
 def evaluation_batch(device: str) -> int:
@@ -18,7 +18,7 @@ def evaluation_batch(device: str) -> int:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a client's model is built, its images prepared, its randomness addressed; it travels with the enrolment."""
+    """The specification of a client's model, of its images' preparation and of its random draws; actors are sent it."""
 
     model: Model
     shape: Shape
@@ -34,10 +34,10 @@ class Recipe:
     clients: int = 1
     """N, the size of the population."""
     fingerprint: str = ""
-    """Of what the model is made from, as Model.fingerprint says; a model of anything else is not built."""
+    """The fingerprint of what the model is made from, as Model.fingerprint gives it. Nothing else is built."""
     chunk_size: int | None = None
-    """The most clients that are trained as one program; None: what suits the device."""
+    """The most clients that are trained as one program. None: as many as suit the device."""
 
     def seen_by(self, client: int, images: np.ndarray, drawn: int = SHARD) -> np.ndarray:
-        """A client's images as feature skew lets it see them, or they themselves; `drawn` as in Skew.apply."""
+        """A client's images under feature skew, or the images themselves without skew; `drawn` is as in Skew.apply."""
         return self.skew.apply(images, self.seed, client, self.clients, drawn)

@@ -1,14 +1,14 @@
-"""Between the host's memory and a device's: what goes to the device once and stays, and what comes back in one copy.
+"""Copies between the host's memory and a device's, as few as possible.
 
-A device works on its own: what it is told to compute is done some time later, and each number that the host reads of
-it has to be waited for. So a client's round is handed on as it is on the device (Done), the updates of a block are
-added up there (SumThere), and the host reads all that it needs at once.
+A device works on its own. It computes some time after it was told to, and the host waits for each number that it reads.
+So the results of a client's round stay on the device (Done), the updates of a block are added up there (SumThere), and
+the host reads everything that it needs in one copy.
 """
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,23 +16,20 @@ import torch
 from fedray.core.updates import Report, Sum, Vectors
 from fedray.models.flat import Array, Tensors
 
-if TYPE_CHECKING:
-    pass
-
 Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
 
 
 def numbers_to(device: str, *numbers: np.ndarray) -> Iterable[torch.Tensor]:
-    """A few arrays of one shape and type on the device, in one copy that nobody waits for."""
+    """Copy a few arrays of one shape and type to the device at once, without waiting."""
     stacked = torch.from_numpy(np.stack(numbers))
     if torch.device(device).type == "cuda":
-        # torch keeps pinned memory from being used again before a copy from it is done.
+        # torch does not use pinned memory again before a copy from it is done.
         return stacked.pin_memory().to(device, non_blocking=True).unbind()
     return stacked.to(device).unbind()
 
 
 def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """Tensors of a device as arrays, in one copy, with which they share no memory."""
+    """Copy tensors of a device to the host at once, as arrays."""
     if not tensors:
         return []
     # The largest numbers first, so that each array begins where its numbers may.
@@ -44,21 +41,21 @@ def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
 
 
 class Done(NamedTuple):
-    """What a client's round gave, which on a device need not be computed yet."""
+    """The results of a client's round. On a device they need not be computed yet."""
 
     update: Mapping[str, Any]
-    """Vectors: tensors where the clients train, or, by engine = fused on the host, arrays."""
+    """Vectors. They are tensors where the clients train, or arrays where engine = fused trained on the host."""
     memory: Vectors
     report: Report
-    """On a device without its loss and its norm, and with the seconds of telling the device what to do."""
+    """On a device it lacks the loss and the norm, and its seconds are those of telling the device what to do."""
     train_loss: torch.Tensor | float
     update_norm: torch.Tensor | float
     counts: torch.Tensor | None = None
-    """Whether the loss and all of the update are finite, where that is known already, on the device."""
+    """Whether the loss and all of the update are finite, on the device; None where nobody has looked yet."""
 
     @property
     def numbers(self) -> list[torch.Tensor]:
-        """The loss and the norm, where the update is."""
+        """The loss and the norm as tensors, on the update's device."""
         device = self.update["params"].device
         return [
             number if isinstance(number, torch.Tensor) else torch.tensor(number, dtype=torch.float64, device=device)
@@ -67,9 +64,9 @@ class Done(NamedTuple):
 
 
 class SumThere:
-    """The weighted sum of a block's updates, made where they are and read once: updates.Sum, to the bit.
+    """The weighted sum of a block's updates, made where they are and read once. It equals updates.Sum to the bit.
 
-    An update that is not finite, or whose loss is not, counts as minus zeros, which change no sum, nor the sign of any
+    An update that is not finite, or whose loss is not, counts as minus zeros. They change no sum, nor the sign of a
     zero in it.
     """
 
@@ -91,7 +88,7 @@ class SumThere:
                 counts = counts & torch.isfinite(vector).all()
         leave_out = ~counts
         for name, vector in done.update.items():
-            # Two operations, since one that multiplies and adds would round once, where NumPy rounds twice.
+            # Two operations, because NumPy rounds twice. One that multiplies and adds would round once.
             part = (vector * float(np.float32(weight))).masked_fill_(leave_out, -0.0)
             self.vectors[name] = self.vectors[name].add_(part) if name in self.vectors else part
         self.reports.append(done.report)
@@ -101,7 +98,10 @@ class SumThere:
         self.counts.append(counts)
 
     def read(self) -> tuple[Sum, list[Report]]:
-        """The sum and the reports, in one copy; the clients share the time from the first to now, as theirs went."""
+        """Read the sum and the reports, in one copy.
+
+        The clients share the time since the first one began, in proportion to their own seconds.
+        """
         numbers = [torch.stack(each) for each in (self.losses, self.norms, self.counts)]
         losses, norms, counts, *vectors = to_host([*numbers, *self.vectors.values()])
         longer = (time.perf_counter() - self.began) / sum(report.seconds or 0.0 for report in self.reports)

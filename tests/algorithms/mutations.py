@@ -14,6 +14,7 @@ from pathlib import Path
 AVG, SERVER, FUSED = "algorithms/fedavg.py", "server/rounds.py", "training/fused/together.py"
 LOSSES, BATCHES, STACKED = "training/fused/losses.py", "training/fused/batches.py", "training/fused/stacked.py"
 CLIENT, TRAINER, PART = "training/client.py", "training/trainer.py", "training/personal.py"
+NETWORK, ROUND, EVALUATE = "training/network.py", "training/batches.py", "training/evaluate.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
 OPT, AVGM, SGD = (f"algorithms/{name}.py" for name in ("fedopt", "fedavgm", "fedsgd"))
@@ -29,6 +30,7 @@ ROWS, ENDING, OPENING = "run/round_rows.py", "run/stopping.py", "run/opening.py"
 ATTEMPT, CHECKS = "run/attempt.py", "run/checks.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
+TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
 DROPOUT = "models/dropout.py"
 
 GLOBAL = [
@@ -55,24 +57,24 @@ GLOBAL = [
     (CLIENT, 'flat.load(at["params"], at["buffers"])\n', "\n", "option I: the gradient at y, not at x"),
     (CLIENT, "alpha=len(targets) / n", "alpha=1.0", "option I: a sum over batches, not their mean"),
     (CLIENT, "self.masked(range(batches), batches)", "self.masked(range(1), 1)", "option I: one batch"),
-    (TRAINER, "self.rivals[name].module.eval()", "self.rivals[name].module.train()", "references in training mode"),
-    (TRAINER, 'self.rivals[name].load(model["params"], model["buffers"])',
+    (NETWORK, "self.rivals[name].module.eval()", "self.rivals[name].module.train()", "references in training mode"),
+    (NETWORK, 'self.rivals[name].load(model["params"], model["buffers"])',
      'self.rivals[name].load(model["params"], self.flat.buffers)',
      "references with the statistics of the model in training"),
-    (TRAINER, "isinstance(layer, nn.Linear)][-1]", "isinstance(layer, nn.Linear)][-2]", "features of another layer"),
+    (NETWORK, "isinstance(layer, nn.Linear)][-1]", "isinstance(layer, nn.Linear)][-2]", "features of another layer"),
     (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = loss + algorithm.penalty(features.detach(), rivals)", "the features are detached"),
     (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = algorithm.penalty(features, rivals)", "no cross-entropy"),
-    (TRAINER, 'algorithm.init_memory(self.initial["params"], self.initial["buffers"])',
+    (TRAINER, 'algorithm.init_memory(self.network.initial["params"], self.network.initial["buffers"])',
      'algorithm.init_memory(received["params"], received["buffers"])', "a memory begins with the round's model"),
     (CLIENT,
      "losses += main.detach().double() * len(targets)\n"
      "            if algorithm.compares:\n"
-     "                rivals = {name: trainer.features(model, inputs) for name, model in references.items()}\n"
+     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
      "                loss = loss + algorithm.penalty(features, rivals)\n",
      "if algorithm.compares:\n"
-     "                rivals = {name: trainer.features(model, inputs) for name, model in references.items()}\n"
+     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
      "                loss = loss + algorithm.penalty(features, rivals)\n"
      "            losses += loss.detach().double() * len(targets)\n",
      "the reported loss has the penalty in it"),
@@ -232,7 +234,7 @@ PERSONAL = [
     (TUNE, "epochs=self.fine_tune_epochs)[0]", "epochs=1)[0]", "one epoch, whatever is said"),
     (TUNE, "if not self.fine_tune_epochs:", "if self.fine_tune_epochs:", "no fine-tuning"),
     (TUNE, "client.descend(message, None,",
-     'client.descend({**message, "params": client.trainer.initial["params"]}, None,',
+     'client.descend({**message, "params": client.network.initial["params"]}, None,',
      "fine-tuned from the initial model"),
     (TUNE, "        return client.descend(message",
      "        client.lr = self.lr\n        return client.descend(message",
@@ -264,15 +266,15 @@ PERSONAL = [
      "self.of({name: update[name]",
      "the own part's change is kept"),
     (TRAINER, "update, kept = own.split(received, update)",
-     "update, kept = own.split(self.initial, update)",
+     "update, kept = own.split(self.network.initial, update)",
      "the own part begins anew each round"),
     (PART, 'message[name].index_copy(0, at, memory[f"own_{name}"])',
      "message[name]",
      "the own part comes from the server"),
-    (TRAINER, "**(own.of(self.initial) if own else {})",
-     "**(own.of({n: 0 * x for n, x in self.initial.items()}) if own else {})",
+    (TRAINER, "**(own.of(self.network.initial) if own else {})",
+     "**(own.of({n: 0 * x for n, x in self.network.initial.items()}) if own else {})",
      "the own part begins as 0"),
-    (TRAINER, "**(own.of(self.initial) if own else {})",
+    (TRAINER, "**(own.of(self.network.initial) if own else {})",
      "**(own.of(received) if own else {})",
      "the own part begins as the round's message"),
     (TRAINER, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
@@ -283,20 +285,20 @@ PERSONAL = [
     (CLIENT, "self.epoch += -(-steps // per_epoch)", "pass", "the second training sees the first's order"),
     (CLIENT, "steps = epochs * per_epoch if epochs else", "steps = epochs if epochs else", "epochs are steps"),
     (CLIENT, "        if not self.steps:\n", "        if True:\n", "the report is of the personal model"),
-    (TRAINER, "self.flat.module.eval()\n            for first",
-     "self.flat.module.train()\n            for first",
+    (EVALUATE, "network.flat.module.eval()\n        for first",
+     "network.flat.module.train()\n        for first",
      "evaluated in training mode"),
-    (TRAINER, "received, remembered, _ = self.receive(algorithm, message, memory)",
-     "received, remembered, _ = self.receive(algorithm, message, {})",
+    (EVALUATE, "received, remembered, _ = trainer.receive(algorithm, message, memory)",
+     "received, remembered, _ = trainer.receive(algorithm, message, {})",
      "evaluated without the memory"),
-    (TRAINER, "found, count = self.measure(model, *test), len(test[1])",
-     "test = shard\n        found, count = self.measure(model, *test), len(test[1])",
+    (EVALUATE, "found, count = measure(network, model, *test), len(test[1])",
+     "test = shard\n    found, count = measure(network, model, *test), len(test[1])",
      "evaluated on the shard"),
-    (TRAINER, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
-    (TRAINER, '        with torch.random.fork_rng(devices=[]):\n'
-     '            torch.manual_seed(torch_seed(self.recipe.seed, "fine-tune", t=t, client=client))\n'
-     '            model = algorithm',
-     "        if True:\n            model = algorithm",
+    (EVALUATE, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
+    (EVALUATE, '    with torch.random.fork_rng(devices=[]):\n'
+     '        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=t, client=client))\n'
+     '        model = algorithm',
+     "    if True:\n        model = algorithm",
      "fine-tuning draws from torch's own generator"),
     (AVG, '        return {"params": message["params"], "buffers": message["buffers"]}\n'
      '\n'
@@ -388,8 +390,9 @@ ON_RAY = [
      "Ray: no memories"),
     (POP, "own_test = self.own_tests[client] if",
      "own_test = self.own_tests[0] if", "Ray: client 0's test images"),
-    (ACTOR, "rows = self.own_tests.of(client) if",
-     "rows = self.own_tests.of(0) if", "Ray, packed: client 0's test images"),
+    (ACTOR, "self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]",
+     "self.rows[: self.ends[0]]", "Ray, packed: client 0's images"),
+    (SHARDS, "self.copy(client, self.rows[client])", "self.copy(client, self.rows[0])", "all have client 0's images"),
     ("cluster/pool.py", "            use.enrol(slot.handle)\n", "            pass\n", "Ray: a new actor is not enrolled"),
     (ACTOR, "shard, test, message, known, t, lr)", "shard, test, message, known, 1, lr)", "Ray: the round is always 1"),
 ]  # fmt: skip
@@ -468,10 +471,10 @@ LOCAL_TRAINING = [
     (ADAM, '"weight_decay": wanted.weight_decay', '"weight_decay": 0.0', "no weight decay"),
     (ADAM, ", **read_options(wanted.options))", ")", "options are ignored"),
     (AVG, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
-    (TRAINER, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
+    (EVALUATE, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
      "evaluation is smoothed"),
-    (TRAINER, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "squares of 16"),
-    (TRAINER, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
+    (ROUND, "recipe.cutout, recipe.mean)", "16, recipe.mean)", "squares of 16"),
+    (ROUND, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
     (AUGMENT, "first = centre - side // 2", "first = (centre - side // 2).clamp(min=0)", "squares stay inside"),
     (AUGMENT, "round(255 * channel)", "0", "black squares"),
     (AUGMENT, "covered(centre // width, side", "covered(centre % width, side", "squares on the diagonal"),
@@ -541,8 +544,6 @@ FUSED_MODELS = [
     (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),
 ]  # fmt: skip
 
-TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
-
 ON_A_DEVICE = [
     (TRANSFER, "float(np.float32(weight))", "1.0", "the device sums without weights"),
     (TRANSFER, ".masked_fill_(leave_out, -0.0)", ".masked_fill_(leave_out, 0.0)", "a zero loses its sign"),
@@ -552,15 +553,15 @@ ON_A_DEVICE = [
      "only the last vector need be finite"),
     (TRANSFER, "zip(self.weights, counts, strict=True) if ok", "zip(self.weights, counts, strict=True)",
      "what is left out has a weight"),
-    (SHARDS, "trainer.recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
+    (SHARDS, "recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
     (SHARDS, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
     (SHARDS, "self.ends[client - 1] if client else 0", "0", "a client's images begin with the first one's"),
     (TRANSFER, "dtype=torch.float64, device=device", "device=device", "a loss is rounded on its way"),
     (TRAINER, "if vector.size):\n            places = None", "if vector.size):\n            pass",
      "a message that was written to is taken for itself"),
     (TRAINER, "vector.__array_interface__ if vector.size else 0", "vector.shape", "one message is taken for another"),
-    (TRAINER, 'if self.recipe.model.precision == "tf32" else "ieee"', 'if True else "ieee"', "TF32 is always on"),
-    (TRAINER, "                flag.fp32_precision = precision\n", "                pass\n", "TF32 is left on"),
+    (NETWORK, 'if self.recipe.model.precision == "tf32" else "ieee"', 'if True else "ieee"', "TF32 is always on"),
+    (NETWORK, "                flag.fp32_precision = precision\n", "                pass\n", "TF32 is left on"),
     (ACTOR, "self.last_orders[0] != orders:", "False:", "the first message is taken for all"),
     (RECIPE, 'if device.startswith("cpu")', "if True", "GPUs evaluate as few images as a CPU"),
 ]  # fmt: skip

@@ -12,6 +12,7 @@ from small_data import make_dataset, make_recipe
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.updates import Sum, Updates
 from fedray.models.build import initial_vectors
+from fedray.training.batches import draw_batches
 from fedray.training.trainer import Trainer
 
 
@@ -23,7 +24,9 @@ def test_one_client_is_centralised_sgd(dataset):
     module = fresh(dataset)
     for t in (1, 2):
         optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
-        for x, y in population.trainer.batches(algorithm, 0, dataset.train_images[rows], dataset.train_labels[rows], t):
+        for x, y in draw_batches(
+            population.trainer.network, algorithm, 0, dataset.train_images[rows], dataset.train_labels[rows], t
+        ):
             optimizer.zero_grad()
             F.cross_entropy(module(x), y).backward()
             optimizer.step()
@@ -35,7 +38,9 @@ def test_batches_are_the_normalised_shard_in_another_order_each_epoch(dataset):
     rows = np.arange(20)
     trainer = Trainer(make_recipe(dataset))
     algorithm = FedAvg(epochs=2, batch_size=8)
-    batches = list(trainer.batches(algorithm, 4, dataset.train_images[rows], dataset.train_labels[rows], 1))
+    batches = list(
+        draw_batches(trainer.network, algorithm, 4, dataset.train_images[rows], dataset.train_labels[rows], 1)
+    )
     assert [len(y) for _, y in batches] == [8, 8, 4] * 2
     x, y = inputs(dataset, rows)
     epochs = [torch.cat([b[0] for b in batches[i : i + 3]]) for i in (0, 3)]
@@ -51,7 +56,7 @@ def test_steps_replace_epochs_and_drop_last_drops(dataset):
     data = (dataset.train_images[:20], dataset.train_labels[:20])
 
     def sizes(**settings):
-        return [len(y) for _, y in trainer.batches(FedAvg(**settings), 0, *data, 1)]
+        return [len(y) for _, y in draw_batches(trainer.network, FedAvg(**settings), 0, *data, 1)]
 
     assert sizes(steps=5, batch_size=8) == [8, 8, 4, 8, 8]
     assert sizes(steps=5, batch_size=8, drop_last=True) == [8] * 5
@@ -119,7 +124,7 @@ def test_a_round_is_the_weighted_mean_of_what_each_client_does_alone(dataset):
     start = algorithm.init(*initial_vectors(fresh(dataset)))
     alone = []
     for client in range(3):
-        images, labels = population.shard(client)
+        images, labels = population.shards.of(client)
         alone.append(population.trainer.train(algorithm, client, images, labels, start, {}, 1, 0.05)[0]["params"])
     mean = sum(np.float64(len(s)) * u for s, u in zip(shards, alone, strict=True)) / 96
     np.testing.assert_allclose(done[0].state["params"], start["params"] + mean, atol=1e-6)
@@ -155,11 +160,11 @@ def test_batchnorm_statistics_travel_with_the_same_weights():
     start = algorithm.init(*initial_vectors(fresh(dataset, "resnet18")))
     alone = []
     for client in range(2):
-        images, labels = population.shard(client)
+        images, labels = population.shards.of(client)
         alone.append(population.trainer.train(algorithm, client, images, labels, start, {}, 1, 1e-3)[0]["buffers"])
     np.testing.assert_allclose(done[0].state["buffers"] - start["buffers"], alone[0] / 3 + alone[1] * 2 / 3, atol=1e-5)
     module = fresh(dataset, "resnet18").train()  # client 0 makes one step, whose forward pass moves the statistics
-    module(next(population.trainer.batches(algorithm, 0, *population.shard(0), 1))[0])
+    module(next(draw_batches(population.trainer.network, algorithm, 0, *population.shards.of(0), 1))[0])
     buffers = torch.cat([b.flatten() for b in module.buffers() if b.is_floating_point()]).numpy()
     np.testing.assert_allclose(alone[0], buffers - start["buffers"], atol=1e-5)
     assert np.abs(alone[0]).max() > 1e-3
@@ -180,7 +185,8 @@ def test_dropout_is_addressed_and_leaves_torchs_own_generator_alone(dataset):
     assert bits[0] == bits[1]
     start = algorithm.init(*initial_vectors(fresh(dataset, "cnn")))
     losses = [
-        population.trainer.train(algorithm, 0, *population.shard(0), start, {}, t, 0.05)[2].train_loss for t in (1, 2)
+        population.trainer.train(algorithm, 0, *population.shards.of(0), start, {}, t, 0.05)[2].train_loss
+        for t in (1, 2)
     ]
     assert abs(losses[0] - losses[1]) > 1e-4
     x, y = (torch.from_numpy(a) for a in (dataset.test_images, dataset.test_labels))

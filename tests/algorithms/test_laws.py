@@ -115,7 +115,7 @@ def test_a_call_that_is_made_again_gives_the_same_bits(kind, small):
     message = algorithm.broadcast(state, 2)
     before = bits(state), bits(memory), bits(message)
     once, again = (
-        population.trainer.train(algorithm, 2, *population.shard(2), message, memory, 2, 0.05) for _ in range(2)
+        population.trainer.train(algorithm, 2, *population.shards.of(2), message, memory, 2, 0.05) for _ in range(2)
     )
     for i in (0, 1):
         assert bits(once[i]) == bits(again[i])

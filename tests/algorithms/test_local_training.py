@@ -22,6 +22,8 @@ from fedray.algorithms.scaffold import Scaffold
 from fedray.core.errors import BadInputError
 from fedray.models import build as networks
 from fedray.models.build import initial_vectors
+from fedray.training.batches import draw_batches
+from fedray.training.evaluate import evaluate_client
 from fedray.training.fused.losses import cross_entropy
 from fedray.training.trainer import Trainer
 
@@ -73,7 +75,9 @@ def test_one_client_is_centralised_training_with_that_optimizer(dataset, name, o
     kind = {kind.lower(): getattr(torch.optim, kind) for kind in dir(torch.optim)}[name.lower()]
     for t, after in enumerate(done, 1):
         optimizer = kind(module.parameters(), lr=0.01, **read_options(options), **others)
-        for x, y in population.trainer.batches(algorithm, 0, dataset.train_images[rows], dataset.train_labels[rows], t):
+        for x, y in draw_batches(
+            population.trainer.network, algorithm, 0, dataset.train_images[rows], dataset.train_labels[rows], t
+        ):
             optimizer.zero_grad()
             F.cross_entropy(module(x), y).backward()
             optimizer.step()
@@ -127,8 +131,8 @@ def test_an_algorithm_trains_with_adam_or_says_why_not(kind, dataset, monkeypatc
     message = adam.broadcast(done[-1].state, 3)
     memory = dict(population.memories(2)).get(0, {})
     train = population.trainer.train
-    first, again = (train(adam, 0, *population.shard(0), message, memory, 3, 0.003)[0]["params"] for _ in range(2))
-    other = train(sgd, 0, *population.shard(0), message, memory, 3, 0.003)[0]["params"]
+    first, again = (train(adam, 0, *population.shards.of(0), message, memory, 3, 0.003)[0]["params"] for _ in range(2))
+    other = train(sgd, 0, *population.shards.of(0), message, memory, 3, 0.003)[0]["params"]
     assert first.tobytes() == again.tobytes()
     assert np.isfinite(first).all()
     assert (np.abs(first - other).max() > 1e-4) == (kind.name != "local")  # which sends nothing
@@ -308,17 +312,17 @@ def test_every_number_in_the_range_is_drawn_about_equally_often():
     assert drawn[:2000] != drawn[2000:]
 
 
-def test_epochs_of_their_own_are_not_drawn(dataset):
+def test_epochs_of_their_own_are_not_drawn(dataset, monkeypatch):
     """Fine-tuning's are what is said; Ditto's personal model takes as many as its global one, unless told otherwise."""
 
-    class Watched(Trainer):
-        def batches(self, algorithm, client, images, labels, t, first_epoch=0, steps=None):
-            made.append(steps)
-            return super().batches(algorithm, client, images, labels, t, first_epoch, steps)
+    def watched(network, algorithm, client, images, labels, t, first_epoch, steps):
+        made.append(steps)
+        return draw_batches(network, algorithm, client, images, labels, t, first_epoch, steps)
 
-    trainer = Watched(make_recipe(dataset, "logistic"))
+    monkeypatch.setattr("fedray.training.client.draw_batches", watched)
+    trainer = Trainer(make_recipe(dataset, "logistic"))
     data = dataset.train_images[:20], dataset.train_labels[:20]
-    params, buffers = initial_vectors(trainer.flat.module)
+    params, buffers = initial_vectors(trainer.network.flat.module)
     message, work = {"params": params, "buffers": buffers}, {"batch_size": 10, "epochs": 9, "epochs_min": 1}
     for t in (1, 2, 3):
         made = []
@@ -327,7 +331,7 @@ def test_epochs_of_their_own_are_not_drawn(dataset):
         drawn = FedAvg(**work).local_steps(3, t, 0, 2)
         assert made == [drawn, drawn, drawn, 6]
         made = []
-        trainer.evaluate_client(FineTune(**work, fine_tune_epochs=4), 0, data, data, message, {}, t, 0.01)
+        evaluate_client(trainer, FineTune(**work, fine_tune_epochs=4), 0, data, data, message, {}, t, 0.01)
         assert made == [8]
 
 

@@ -28,6 +28,8 @@ from fedray.models import build as networks
 from fedray.models.build import initial_vectors
 from fedray.run import run
 from fedray.server.rounds import sample_cohort
+from fedray.training.batches import draw_batches
+from fedray.training.evaluate import evaluate_client
 
 SIZES = (6, 10, 18, 27, 12, 23)
 SHARDS = np.split(np.arange(96), np.cumsum(SIZES)[:-1])
@@ -72,7 +74,7 @@ def what_is_told(done):
 
 def scores(algorithm, done, population, own_tests=OWN_TESTS):
     """What all clients get in an evaluation after the last of these rounds."""
-    population.own_tests = own_tests
+    population.tests.rows = own_tests
     last = done[-1]
     return population.evaluate_clients(algorithm, algorithm.broadcast(last.state, last.t), last.t, last.lr)
 
@@ -234,7 +236,7 @@ def test_fine_tuning_sees_the_images_in_an_order_of_its_own(noise):
         settings = {"lr": 0.05, "batch_size": size}
         done, population = play(FineTune(**settings), noise, SHARDS[5:], 1, model="logistic")
         start = FedAvg().init(*initial_vectors(fresh(noise, "logistic")))
-        population.own_tests = OWN_TESTS[:1]
+        population.tests.rows = OWN_TESTS[:1]
         ((_, tuned, _),) = population.evaluate_clients(FineTune(**settings), start, 1, 0.05)
         ((_, trained, _),) = population.evaluate_clients(FedAvg(**settings), done[0].state, 1, 0.05)
         apart[size] = abs(tuned - trained)
@@ -328,7 +330,7 @@ def test_what_a_message_says_of_the_personal_part_is_never_read(case, noise, bat
     for client in (old, new):
         memory = memories.get(client, {})
         one, other = (
-            population.trainer.train(algorithm, client, *population.shard(client), sent, memory, 3, 0.05)
+            population.trainer.train(algorithm, client, *population.shards.of(client), sent, memory, 3, 0.05)
             for sent in (message, spoiled)
         )
         assert bits(one[0]) == bits(other[0])
@@ -336,8 +338,8 @@ def test_what_a_message_says_of_the_personal_part_is_never_read(case, noise, bat
         assert not any(one[0][name][mine[name]].any() for name in mine)
         tests = noise.test_images[OWN_TESTS[client]], noise.test_labels[OWN_TESTS[client]]
         evaluated = [
-            population.trainer.evaluate_client(
-                algorithm, client, population.shard(client), tests, sent, memory, 3, 0.05
+            evaluate_client(
+                population.trainer, algorithm, client, population.shards.of(client), tests, sent, memory, 3, 0.05
             )
             for sent in (message, spoiled)
         ]
@@ -607,7 +609,7 @@ def test_networks_are_averaged_but_for_what_is_personal(case, noise, batchnorm):
             parameters = list(module.parameters())
             velocities = [torch.zeros_like(p) for p in parameters]
             data = noise.train_images[SHARDS[k]], noise.train_labels[SHARDS[k]]
-            for x, y in population.trainer.batches(algorithm, k, *data, t):
+            for x, y in draw_batches(population.trainer.network, algorithm, k, *data, t):
                 gradients = torch.autograd.grad(F.cross_entropy(module(x.double()), y), parameters)
                 with torch.no_grad():
                     for p, g, v in zip(parameters, gradients, velocities, strict=True):
@@ -664,7 +666,7 @@ def test_fedbn_keeps_exactly_the_batchnorm_layers_of_resnet18():
     assert state["buffers"].tobytes() == start["buffers"].tobytes()
     assert state["params"][mine].tobytes() == start["params"][mine].tobytes()
     alone = [
-        population.trainer.train(FedAvg(lr=1e-2, batch_size=0), k, *population.shard(k), start, {}, 1, 1e-2)[0]
+        population.trainer.train(FedAvg(lr=1e-2, batch_size=0), k, *population.shards.of(k), start, {}, 1, 1e-2)[0]
         for k in (0, 1)
     ]
     average = start["params"] + alone[0]["params"] / 4 + alone[1]["params"] * 3 / 4

@@ -25,6 +25,7 @@ from fedray.algorithms.moon import Moon
 from fedray.algorithms.scaffold import Scaffold
 from fedray.models import build as networks
 from fedray.server.rounds import sample_cohort
+from fedray.training.batches import draw_batches
 
 SIZES, ROUNDS = (6, 10, 18, 27, 35), 5
 COHORTS = [sample_cohort(3, t, 5, 3) for t in range(1, ROUNDS + 1)]
@@ -266,7 +267,7 @@ def test_moon_is_its_papers_algorithm(monkeypatch):
         for k in after.cohort:
             data = dataset.train_images[shards[k]], dataset.train_labels[shards[k]]
             client, velocity = deepcopy(w).train(), [torch.zeros_like(p) for p in w.parameters()]
-            for x, y in population.trainer.batches(algorithm, k, *data, after.t):
+            for x, y in draw_batches(population.trainer.network, algorithm, k, *data, after.t):
                 z = client[:-1](x.double())
                 with torch.no_grad():
                     z_glob = deepcopy(w).eval()[:-1](x.double())

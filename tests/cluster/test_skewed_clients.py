@@ -41,21 +41,21 @@ def test_both_the_shard_and_the_own_test_images_are_skewed():
     skewed, plain = in_process(RECIPES["plain"]), in_process(PLAIN)
     for client, (rows, own) in enumerate(zip(SHARDS, OWN_TESTS, strict=True)):
         for images, before in (
-            (skewed.shard(client), DATASET.train_images[rows]),
-            (skewed.test(client), DATASET.test_images[own]),
+            (skewed.shards.of(client), DATASET.train_images[rows]),
+            (skewed.tests.of(client), DATASET.test_images[own]),
         ):
             assert images[0].shape == before.shape
             assert not np.array_equal(images[0], before)
-        assert np.array_equal(plain.shard(client)[0], DATASET.train_images[rows])
-        assert np.array_equal(plain.test(client)[0], DATASET.test_images[own])
-        assert np.array_equal(skewed.shard(client)[1], plain.shard(client)[1])
+        assert np.array_equal(plain.shards.of(client)[0], DATASET.train_images[rows])
+        assert np.array_equal(plain.tests.of(client)[0], DATASET.test_images[own])
+        assert np.array_equal(skewed.shards.of(client)[1], plain.shards.of(client)[1])
     assert here("plain") != evaluated(plain, ALGORITHMS["finetune"], PLAIN)
 
 
 def test_clients_see_the_same_in_any_order():
     one, other = in_process(RECIPES["plain"]), in_process(RECIPES["plain"])
-    forwards = {client: one.shard(client)[0].tobytes() for client in range(len(SHARDS))}
-    backwards = {client: other.shard(client)[0].tobytes() for client in reversed(range(len(SHARDS)))}
+    forwards = {client: one.shards.of(client)[0].tobytes() for client in range(len(SHARDS))}
+    backwards = {client: other.shards.of(client)[0].tobytes() for client in reversed(range(len(SHARDS)))}
     assert forwards == backwards
 
 

@@ -49,7 +49,7 @@ def population_of(dataset, model="lenet5"):
 def test_an_evaluation_is_that_of_plain_pytorch(population):
     """The loss within rounding; labels and the k best as torch's own functions say."""
     data, recipe = population.dataset, population.trainer.recipe
-    state = population.trainer.arrays(population.trainer.initial)
+    state = population.trainer.arrays(population.trainer.network.initial)
     module = build(recipe.model, recipe.shape, recipe.classes, recipe.seed).eval()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (data.mean, data.std))
     for split in ("test", "validation"):
@@ -102,7 +102,7 @@ def test_the_best_one_of_the_k_best_is_the_accuracy(precision):
     dataset = make_dataset(train=20, test=600, classes=7)
     recipe = make_recipe(dataset, "logistic", precision=precision)
     population = InProcessPopulation(dataset, [np.arange(20)], recipe, 1)
-    state = population.trainer.arrays(population.trainer.initial)
+    state = population.trainer.arrays(population.trainer.network.initial)
     for params in (state["params"], state["params"] * 0, np.float32(state["params"].round(2) == 0)):
         found = population.evaluate({**state, "params": params}, top_k=1)
         assert found.top_k_accuracy == found.accuracy > 0

@@ -8,6 +8,7 @@ from small_data import make_recipe
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.randomness import generator
 from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
+from fedray.training.batches import draw_batches
 from fedray.training.trainer import Trainer
 
 
@@ -133,7 +134,7 @@ def test_a_trainer_crops_then_cuts_out_each_image_by_its_own_draw(dataset):
     seen = {}
     for augment in ("none", "crop-flip", "cutout", "crop-flip-cutout"):
         trainer = Trainer(make_recipe(dataset, "logistic", augment, cutout=6))
-        seen[augment] = torch.cat([x for x, _ in trainer.batches(algorithm, 4, *data, 3)]).split(n)
+        seen[augment] = torch.cat([x for x, _ in draw_batches(trainer.network, algorithm, 4, *data, 3)]).split(n)
     for epoch in (0, 1):
         address = {"t": 3, "client": 4, "epoch": epoch}
         pixels = torch.from_numpy(data[0][generator(3, "shuffle", **address).permutation(n)])

@@ -12,6 +12,7 @@ from torch import nn
 from fedray.algorithms.fedavg import FedAvg
 from fedray.models.build import build, initial_vectors
 from fedray.server.rounds import play_rounds
+from fedray.training.batches import draw_batches
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.trainer import Trainer
 
@@ -92,7 +93,7 @@ class Regression:
     def batches(self, algorithm, k, t):
         """The batches of client k in round t, each as a design matrix and targets, in the engine's order."""
         data = self.dataset.train_images[self.shards[k]], self.dataset.train_labels[self.shards[k]]
-        return [self.design(x, y) for x, y in self.trainer.batches(algorithm, k, *data, t)]
+        return [self.design(x, y) for x, y in draw_batches(self.trainer.network, algorithm, k, *data, t)]
 
     @cached_property
     def trainer(self):

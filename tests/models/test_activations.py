@@ -59,13 +59,13 @@ def test_models_that_are_compared_share_what_is_frozen():
     """And their features are those of a model that shares nothing."""
     dataset = make_dataset(train=8, test=6, validation=0)
     trainer = Trainer(make_recipe(dataset, "lenet5", freeze="backbone"))
-    state = {"params": trainer.flat.params + 1, "buffers": trainer.flat.buffers}
-    references = trainer.references(Moon().references(state, state))
-    apart = trainer.build()
+    state = {"params": trainer.network.flat.params + 1, "buffers": trainer.network.flat.buffers}
+    references = trainer.network.references(Moon().references(state, state))
+    apart = trainer.network.build()
     apart.load(**state)
-    images = trainer.inputs(torch.from_numpy(dataset.train_images))
+    images = trainer.network.inputs(torch.from_numpy(dataset.train_images))
     for module in references.values():
-        for mine, theirs in zip(trainer.flat.module.parameters(), module.parameters(), strict=True):
+        for mine, theirs in zip(trainer.network.flat.module.parameters(), module.parameters(), strict=True):
             shared = mine.data_ptr() == theirs.data_ptr()
             assert shared != mine.requires_grad
         torch.testing.assert_close(module(images), apart.module.eval()(images), rtol=0, atol=0)

@@ -19,7 +19,9 @@ from fedray.models.describe import blueprint
 from fedray.models.dropout import SHAPES, KeyedDropout, dropout_keys, dropout_layers, keyed, threshold
 from fedray.models.flat import FlatModel
 from fedray.models.model import Model
-from fedray.training.trainer import FINE_TUNING, Trainer
+from fedray.training.batches import draw_batches
+from fedray.training.evaluate import FINE_TUNING, evaluate_client
+from fedray.training.trainer import Trainer
 
 KEYS = torch.from_numpy(dropout_keys(5, 1, 2, 300, 1))[:, 0]
 LARGE = (4, 32, 14, 14)
@@ -339,8 +341,10 @@ def trainer(monkeypatch):
     monkeypatch.setitem(networks.BUILDERS, "mlp", layered)
     trainer = Trainer(make_recipe(make_dataset(train=23, test=2, classes=3, side=4), "mlp", seed=3))
     trainer.seen = []
-    trainer.flat.module.register_forward_pre_hook(
-        lambda module, _: trainer.seen.append([layer.key for layer in trainer.dropouts]) if module.training else None
+    trainer.network.flat.module.register_forward_pre_hook(
+        lambda module, _: (
+            trainer.seen.append([layer.key for layer in trainer.network.dropouts]) if module.training else None
+        )
     )
     return trainer
 
@@ -361,7 +365,7 @@ class Thrice(FedAvg):
 
 def train(trainer, algorithm, client=4, t=2):
     data = make_dataset(train=23, test=2, classes=3, side=4)
-    params, buffers = initial_vectors(trainer.build().module)
+    params, buffers = initial_vectors(trainer.network.build().module)
     message = {"params": params, "buffers": buffers}
     return trainer.train(algorithm, client, data.train_images, data.train_labels, message, {}, t, 0.1)[0]["params"]
 
@@ -370,15 +374,15 @@ def test_the_keys_of_a_clients_steps_are_those_of_their_addresses(trainer):
     data = make_dataset(train=23, test=2, classes=3, side=4)
     train(trainer, Thrice(batch_size=8))
     shard = data.train_images, data.train_labels
-    message = dict(zip(("params", "buffers"), initial_vectors(trainer.build().module), strict=True))
-    trainer.evaluate_client(Thrice(batch_size=8), 4, shard, shard, message, {}, 2, 0.1)
+    message = dict(zip(("params", "buffers"), initial_vectors(trainer.network.build().module), strict=True))
+    evaluate_client(trainer, Thrice(batch_size=8), 4, shard, shard, message, {}, 2, 0.1)
     wanted = [
         dropout_keys(3, 2, 4, steps, 2, call) for steps, call in ((3, 0), (6, 1), (3, 2), (3, FINE_TUNING))
     ]  # fmt: skip
     found = torch.stack([torch.stack(keys) for keys in trainer.seen]).numpy()
     assert np.array_equal(found, np.concatenate(wanted))
     assert len(np.unique(found.reshape(-1, 2), axis=0)) == 2 * 15
-    assert all(layer.key is None for layer in trainer.dropouts)
+    assert all(layer.key is None for layer in trainer.network.dropouts)
 
 
 class OwnLoop(FedAvg):
@@ -386,7 +390,8 @@ class OwnLoop(FedAvg):
 
     def local_round(self, client, message, memory, lr):
         client.descend(message, None)
-        flat = client.trainer.flat
+        flat = client.network.flat
+        assert client.trainer is client.network  # as algorithms of 0.3.0 knew it
         self.outputs.append([flat.module(torch.ones(8, 3, 4, 4)).detach() for _ in range(2)])
         return dict.fromkeys(message, flat.params * 0), memory
 
@@ -404,14 +409,17 @@ def test_a_loop_of_an_algorithms_own_has_masks_too(trainer):
 
 def test_clients_as_one_batch_train_as_one_after_another(trainer):
     """torch.func.vmap of the same module, with the keys [clients, steps, layers, 2] that dropout_keys gives."""
-    flat, algorithm = trainer.flat, FedAvg(batch_size=8)
+    flat, algorithm = trainer.network.flat, FedAvg(batch_size=8)
     data = make_dataset(train=23, test=2, classes=3, side=4)
     clients = [4, 0, 9]
     apart = [train(trainer, algorithm, client) for client in clients]
-    start = torch.from_numpy(initial_vectors(trainer.build().module)[0])
+    start = torch.from_numpy(initial_vectors(trainer.network.build().module)[0])
     keys = torch.from_numpy(np.stack([dropout_keys(3, 2, client, 3, 2) for client in clients]))
     names = [f"{name}.key" for name in dropout_layers(flat.module)]
-    batches = [list(trainer.batches(algorithm, client, data.train_images, data.train_labels, 2)) for client in clients]
+    batches = [
+        list(draw_batches(trainer.network, algorithm, client, data.train_images, data.train_labels, 2))
+        for client in clients
+    ]
 
     def loss(params, images, targets, keys):
         tensors = {**flat.layout.views(params), **dict(zip(names, keys.unbind(), strict=True))}
@@ -429,7 +437,7 @@ def test_clients_as_one_batch_train_as_one_after_another(trainer):
 def test_a_network_without_dropout_takes_no_keys(dataset, monkeypatch):
     monkeypatch.setattr("fedray.training.client.dropout_keys", None)
     trainer = Trainer(make_recipe(dataset, "logistic"))
-    params, buffers = initial_vectors(trainer.flat.module)
+    params, buffers = initial_vectors(trainer.network.flat.module)
     message = {"params": params.copy(), "buffers": buffers.copy()}
     trainer.train(FedAvg(), 0, dataset.train_images, dataset.train_labels, message, {}, 1, 0.1)
 

@@ -28,7 +28,7 @@ def test_a_round_of_every_model_on_every_shape(name, shape, classes):
     dataset = make_dataset(train=8, test=6, classes=classes, side=shape[1], channels=shape[0], validation=0)
     algorithm = FedAvg(lr=0.01, batch_size=4)
     population = InProcessPopulation(dataset, [np.arange(4), np.arange(4, 8)], make_recipe(dataset, name), 1)
-    flat = population.trainer.flat
+    flat = population.trainer.network.flat
     state = algorithm.init(flat.params.numpy().copy(), flat.buffers.numpy().copy())
     (done,) = play_rounds(algorithm, population, state, ts=[1], rounds=1, cohort=2, seed=3)
     assert [report.status for report in done.updates.reports] == ["ok", "ok"]

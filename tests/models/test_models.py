@@ -25,6 +25,7 @@ from fedray.run import run
 from fedray.run.checks import check_layers, check_shards
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch
+from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.trainer import Trainer
 
@@ -252,10 +253,13 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
     side = KNOWN[name].least_aux
     dataset = make_dataset(train=2, test=2, side=side, validation=0)
     trainer, other = (Trainer(make_recipe(dataset, name, aux_weight=0.25)) for _ in range(2))
-    for layer in (*trainer.flat.module.modules(), *other.flat.module.modules()):
+    for layer in (*trainer.network.flat.module.modules(), *other.network.flat.module.modules()):
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
-    state = {"params": trainer.flat.params.numpy().copy(), "buffers": trainer.flat.buffers.numpy().copy()}
+    state = {
+        "params": trainer.network.flat.params.numpy().copy(),
+        "buffers": trainer.network.flat.buffers.numpy().copy(),
+    }
     algorithm, data = FedAvg(batch_size=0), (dataset.train_images, dataset.train_labels)
     update, _, report = trainer.train(algorithm, 0, *data, state, {}, 1, 0.1)
     other.flat.train()
@@ -270,7 +274,7 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
     assert np.linalg.norm(update["params"] - wanted) < 1e-3 * np.linalg.norm(wanted)
     assert np.linalg.norm(update["params"] + 0.1 * of_main.numpy()) > 1e-2 * np.linalg.norm(wanted)
     assert report.train_loss == pytest.approx(main.item(), rel=1e-6)
-    (loss,) = trainer.evaluate(state, *data).losses
+    (loss,) = evaluate(trainer, state, *data).losses
     with torch.no_grad():
         output = other.flat.module.eval()(inputs)  # the main one alone
     assert np.isfinite(loss)
@@ -291,7 +295,7 @@ def test_only_the_head_of_a_frozen_model_trains_and_is_sent():
     population = InProcessPopulation(
         dataset, [np.arange(4), np.arange(4, 8)], make_recipe(dataset, "resnet18", freeze="backbone"), 1
     )
-    flat = population.trainer.flat
+    flat = population.trainer.network.flat
     before = {name: value.clone() for name, value in flat.module.state_dict().items()}
     assert flat.layout.names == ("fc.weight", "fc.bias")
     message = {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
@@ -305,13 +309,16 @@ def test_the_last_layer_trains_as_multinomial_regression_on_frozen_features():
     """One step by hand: with the backbone in evaluation mode, features are a function of the image alone."""
     dataset = make_dataset(train=6, test=6, validation=0)
     trainer = Trainer(make_recipe(dataset, "resnet18", freeze="backbone"))
-    message = {"params": trainer.flat.params.numpy().copy(), "buffers": trainer.flat.buffers.numpy().copy()}
+    message = {
+        "params": trainer.network.flat.params.numpy().copy(),
+        "buffers": trainer.network.flat.buffers.numpy().copy(),
+    }
     data = dataset.train_images, dataset.train_labels
     update, _, _ = trainer.train(FedAvg(batch_size=0), 0, *data, message, {}, 1, 0.1)
     module = build(Model(name="resnet18"), CIFAR, 10, 3).eval()
     module.fc = nn.Identity()
     with torch.no_grad():
-        features = module(trainer.inputs(torch.from_numpy(data[0])))
+        features = module(trainer.network.inputs(torch.from_numpy(data[0])))
         weight, bias = torch.from_numpy(message["params"]).split([5120, 10])
         error = (features @ weight.view(10, 512).T + bias).softmax(1) - F.one_hot(torch.from_numpy(data[1]), 10)
         wanted = torch.cat([(error.T @ features / 6).flatten(), error.mean(0)])
@@ -339,7 +346,7 @@ def test_algorithms_that_look_for_the_last_layer_find_it(algorithm):
     population = InProcessPopulation(
         dataset, [np.arange(4), np.arange(4, 8)], make_recipe(dataset, "googlenet", **settings), 1
     )
-    flat = population.trainer.flat
+    flat = population.trainer.network.flat
     state = algorithm.init(flat.params.numpy().copy(), flat.buffers.numpy().copy())
     updates = population.train(algorithm, [0, 1], algorithm.broadcast(state, 1), 1, 0.05)
     assert [report.status for report in updates.reports] == ["ok", "ok"]
@@ -543,7 +550,10 @@ def test_a_clients_work_is_the_same_whoever_worked_before_it_in_the_process(own)
     """With BatchNorm whose average counts batches, which is no part of a message."""
     dataset = make_dataset(train=8, test=6, validation=0)
     trainer = Trainer(make_recipe(dataset, f"{own[0]}:counting"))
-    message = {"params": trainer.flat.params.numpy().copy(), "buffers": trainer.flat.buffers.numpy().copy()}
+    message = {
+        "params": trainer.network.flat.params.numpy().copy(),
+        "buffers": trainer.network.flat.buffers.numpy().copy(),
+    }
     data, algorithm = (dataset.train_images, dataset.train_labels), FedAvg(batch_size=4)
     one, again = (trainer.train(algorithm, 0, *data, message, {}, 1, 0.1)[0] for _ in range(2))
     assert all(np.array_equal(one[name], again[name]) for name in one)
@@ -554,9 +564,9 @@ def test_all_outside_the_head_of_a_frozen_model_is_frozen_also_what_has_no_param
     found = blueprint(Model(name=f"{own[0]}:plain_norm", freeze="backbone"), CIFAR, 10, 0)
     assert (found.names, found.norms, found.buffers.size) == (["3.weight", "3.bias"], [], 0)
     trainer = Trainer(make_recipe(make_dataset(test=6, validation=0), f"{own[0]}:plain_norm", freeze="backbone"))
-    trainer.flat.train()
-    assert [layer.training for layer in trainer.flat.module] == [False, False, False, True]
-    assert not any(layer.training for layer in trainer.flat.module[2])
+    trainer.network.flat.train()
+    assert [layer.training for layer in trainer.network.flat.module] == [False, False, False, True]
+    assert not any(layer.training for layer in trainer.network.flat.module[2])
     assert blueprint(Model(name=f"{own[0]}:plain_norm"), CIFAR, 10, 0).buffers.size == 8
 
 
@@ -694,9 +704,10 @@ def test_the_last_layer_of_a_model_without_layers_is_its_last_parameter():
 def test_a_model_is_built_from_the_file_that_the_run_is_named_by_or_not_at_all(tmp_path, own):
     name, path = own
     jobs = [own_job(tmp_path, f"{name}:net") for _ in range(2)]
-    assert Trainer(jobs[0].recipe).flat.module[1].out_features == 4
+    assert Trainer(jobs[0].recipe).network.flat.module[1].out_features == 4
     path.write_text(OWN.replace("4), nn.BatchNorm1d(4), nn.Linear(4", "16), nn.BatchNorm1d(16), nn.Linear(16"))
-    assert Trainer(jobs[0].recipe).flat.module[1].out_features == 4  # what was imported is what the run is named by
+    # What was imported is what the run is named by.
+    assert Trainer(jobs[0].recipe).network.flat.module[1].out_features == 4
     del sys.modules[name]  # another process
     for build_it in (
         lambda: check_shards(jobs[1]),

@@ -118,7 +118,7 @@ def test_a_frozen_pretrained_resnet18_sends_its_last_layer_and_is_saved_whole(tm
     module = resnet18(num_classes=10)
     module.load_state_dict(saved)
     population = InProcessPopulation(job.dataset, job.shards, job.recipe, 1)
-    inputs = population.trainer.inputs(torch.from_numpy(job.dataset.test_images))
+    inputs = population.trainer.network.inputs(torch.from_numpy(job.dataset.test_images))
     with torch.no_grad():
         output = module.eval()(inputs)
     loss = torch.nn.functional.cross_entropy(output, torch.from_numpy(job.dataset.test_labels))

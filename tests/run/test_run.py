@@ -31,6 +31,7 @@ from fedray.run.prepared import Job
 from fedray.run.stopping import judged_by, outcome
 from fedray.run.watch import Watch
 from fedray.server.participation import Faults
+from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
 
 
@@ -91,7 +92,7 @@ def test_a_validation_split_is_evaluated_beside_the_test_set_and_decides_when_to
     layout = [state[name].numpy().reshape(-1) for name in job.blueprint.names]
     message = {"params": np.concatenate(layout), "buffers": np.empty(0, np.float32)}
     images, labels = job.dataset.examples("validation")
-    measured = trainer.evaluate(message, images, labels)
+    measured = evaluate(trainer, message, images, labels)
     right = (measured.predicted == labels).sum()
     loss, accuracy = rounds[["validation_loss", "validation_accuracy"]].iloc[-1]
     assert (loss, accuracy) == (measured.losses[0] / 40, right / 40)

@@ -171,7 +171,7 @@ def play(faults, members=None, blocks=2):
     recipe = make_recipe(dataset, "logistic")
     population = InProcessPopulation(dataset, SHARDS, recipe, blocks)
     algorithm = Counting(batch_size=8)
-    state = algorithm.init(population.trainer.initial["params"].numpy(), np.zeros(0, np.float32))
+    state = algorithm.init(population.trainer.network.initial["params"].numpy(), np.zeros(0, np.float32))
     rounds = list(play_rounds(algorithm, population, state, ts=[1, 2, 3], rounds=3, cohort=4, seed=5, faults=faults))
     return rounds, dict(population.memories(3))
 

@@ -10,6 +10,7 @@ from fedray.experiment.composition import compose
 from fedray.models import describe
 from fedray.models.build import BUILDERS, build, initial_vectors
 from fedray.models.model import KNOWN, Model
+from fedray.training.evaluate import evaluate
 from fedray.training.trainer import Trainer
 
 
@@ -25,7 +26,7 @@ def after_one_client(dataset, **settings):
     vectors, _, report = trainer.train(
         algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, algorithm.lr
     )
-    measured = trainer.evaluate(message, dataset.test_images, dataset.test_labels)
+    measured = evaluate(trainer, message, dataset.test_images, dataset.test_labels)
     return vectors["params"], report.train_loss, sum(measured.losses) / len(dataset.test_labels)
 
 
@@ -105,4 +106,4 @@ def test_a_projection_head_is_moons(name):
     assert [tuple(layers[i].weight.shape) for i in (0, 2, 3)] == [(d, d), (256, d), (10, 256)]
     assert headed.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
     trainer = Trainer(make_recipe(make_dataset(), name, projection=256))
-    assert trainer.features(trainer.flat.module.eval(), torch.zeros(2, 3, 32, 32)).shape == (2, 256)
+    assert trainer.network.features(trainer.network.flat.module.eval(), torch.zeros(2, 3, 32, 32)).shape == (2, 256)

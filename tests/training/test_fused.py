@@ -15,7 +15,7 @@ from fedray.core.errors import ClientError
 from fedray.models.build import build, initial_vectors
 from fedray.models.model import WRITTEN_OUT
 from fedray.server.rounds import play_rounds
-from fedray.training import chunks as at_once
+from fedray.training import chunks
 from fedray.training.block import train_block
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.trainer import Trainer
@@ -152,7 +152,7 @@ def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkey
     local = {"epochs": 3, "epochs_min": 1, "clip_norm": 4.0, "label_smoothing": 0.1}
     algorithm = algorithm(lr=0.01, momentum=0.9, batch_size=batch_size, **local)
     trainer = Trainer(make_recipe(dataset, model, "crop-flip-cutout", engine="fused"))
-    message = algorithm.init(*initial_vectors(trainer.flat.module))
+    message = algorithm.init(*initial_vectors(trainer.network.flat.module))
 
     def bits(*blocks):
         remembered, found = {client: {} for client in range(len(SHARDS))}, {}
@@ -172,9 +172,9 @@ def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkey
     assert bits([5, 2, 0, 4, 1, 3]) == together
     assert bits([2, 1], [0, 5], [4, 3]) == together
     assert bits([0], [1], [2], [3], [4], [5]) == together
-    monkeypatch.setattr(at_once, "PARAMS_AT_ONCE", 3 * message["params"].nbytes)
+    monkeypatch.setattr(chunks, "PARAMS_AT_ONCE", 3 * message["params"].nbytes)
     assert bits([0, 1, 2, 3, 4, 5]) == together
-    monkeypatch.setattr(at_once, "SHARDS_AT_ONCE", 1)
+    monkeypatch.setattr(chunks, "SHARDS_AT_ONCE", 1)
     assert bits([0, 1, 2, 3, 4, 5]) == together
 
 
@@ -204,7 +204,7 @@ class Counting(FedAvg):
 def test_what_is_the_same_for_all_clients_counts_once_for_each(dataset, block):
     algorithm = Counting(batch_size=8, weighting="uniform")
     trainer = Trainer(make_recipe(dataset, "logistic", engine="fused"))
-    message = algorithm.init(*initial_vectors(trainer.flat.module))
+    message = algorithm.init(*initial_vectors(trainer.network.flat.module))
     before = message["params"].copy()
     trained, _ = train(trainer, algorithm, dataset, block, message, [{}] * len(block), summed=True)
     assert trained.sum.vectors["one"].tolist() == [len(block)]

@@ -22,10 +22,11 @@ from fedray.core.updates import Report, Sum, finite
 from fedray.data.skew import Skew
 from fedray.models.build import build, initial_vectors
 from fedray.server.rounds import play_rounds
-from fedray.training import trainer as training
-from fedray.training import transfer
+from fedray.training import shards
 from fedray.training.block import evaluate_block, train_block
+from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
+from fedray.training.shards import place
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, evaluation_batch
 from fedray.training.trainer import Trainer
 from fedray.training.transfer import Done, SumThere, numbers_to, to_host
@@ -125,8 +126,8 @@ def test_what_is_kept_and_summed_on_a_device_is_the_same_bits(model, engine, nam
     recipe = recipe_of(model, engine, "crop-flip-cutout", Skew(noise=0.1, rotation=40))
     *found, population = play(name, recipe, DEVICE)
     assert tuple(found) == on_host(name, recipe)
-    assert isinstance(population.shard(0)[0], torch.Tensor)
-    assert population.shard(1)[0]._base is population.shard(0)[0]._base is population.kept.images
+    assert isinstance(population.shards.of(0)[0], torch.Tensor)
+    assert population.shards.of(1)[0]._base is population.shards.of(0)[0]._base is population.shards.kept.images
     statuses = {
         word
         for word in ("ok", "non_finite")
@@ -139,13 +140,12 @@ def test_what_is_kept_and_summed_on_a_device_is_the_same_bits(model, engine, nam
 @pytest.mark.parametrize("largest", [0, 8000])
 def test_what_is_too_large_to_be_kept_is_the_same_bits(model, engine, name, largest, monkeypatch):
     """Nothing is ever on the device as a whole, or only what one call needs: 8000 bytes are 41 images."""
-    for module in (transfer, training):
-        monkeypatch.setattr(module, "LARGEST_KEPT", largest)
+    monkeypatch.setattr(shards, "LARGEST_KEPT", largest)
     recipe = recipe_of(model, engine, "crop-flip-cutout", Skew(noise=0.1, rotation=40))
     *found, population = play(name, recipe, DEVICE)
     assert tuple(found) == on_host(name, recipe)
-    assert population.kept is population.kept_tests is None
-    assert isinstance(population.trainer.place(*population.shard(0))[0], np.ndarray if largest == 0 else torch.Tensor)
+    assert population.shards.kept is population.tests.kept is None
+    assert isinstance(place(*population.shards.of(0), DEVICE)[0], np.ndarray if largest == 0 else torch.Tensor)
 
 
 # The sum.
@@ -257,12 +257,12 @@ def results_of(enrolment, message):
     """A block's training, its clients' evaluation, and that of both splits, as they are compared."""
     algorithm, clients, nothing = FineTune(**LOCAL), [0, 1, 3, 4], [{}] * 4
     trained, _ = train_block(
-        enrolment.trainer, algorithm, clients, enrolment.shard, message, nothing, 2, 0.05, summed=True
+        enrolment.trainer, algorithm, clients, enrolment.shards.of, message, nothing, 2, 0.05, summed=True
     )
     scores = evaluate_block(
-        enrolment.trainer, algorithm, clients, enrolment.shard, enrolment.test, message, nothing, 2, 0.05
+        enrolment.trainer, algorithm, clients, enrolment.shards.of, enrolment.tests.of, message, nothing, 2, 0.05
     )
-    whole = [enrolment.trainer.evaluate(message, *enrolment.examples(split)) for split in ("test", "validation")]
+    whole = [evaluate(enrolment.trainer, message, *enrolment.examples(split)) for split in ("test", "validation")]
     measured = [(found.losses, found.predicted.tobytes()) for found in whole]
     return bytes_of(trained.sum.vectors), trained.sum.weight, [told(r) for r in trained.reports], scores, measured
 
@@ -277,13 +277,13 @@ def test_an_actor_holds_the_images_on_its_device_and_gives_the_same_bits(packed,
         enrolment = actor_on(device, recipe, packed).runs["r"]
         found[device] = results_of(enrolment, message)
     assert found["cpu"] == found[DEVICE]
-    kept = [enrolment.shard(0), enrolment.test(3), enrolment.examples("test")]
-    again = [enrolment.shard(0), enrolment.test(3), enrolment.examples("test")]
+    kept = [enrolment.shards.of(0), enrolment.tests.of(3), enrolment.examples("test")]
+    again = [enrolment.shards.of(0), enrolment.tests.of(3), enrolment.examples("test")]
     assert all(type(part) is torch.Tensor for examples in kept for part in examples)
     assert [x.data_ptr() for x, _ in kept] == [x.data_ptr() for x, _ in again]
     if packed:
-        assert enrolment.kept.images.shape == (96, 3, 8, 8)
-        assert enrolment.shard(4)[0]._base is enrolment.kept.images
+        assert enrolment.shards.kept.images.shape == (96, 3, 8, 8)
+        assert enrolment.shards.of(4)[0]._base is enrolment.shards.kept.images
 
 
 # Arrays that cannot be written to, as all that comes from the object store; in an actor the same is switched off.
@@ -357,13 +357,13 @@ def test_a_device_computes_in_tf32_where_it_is_asked_to_and_is_left_as_it_was(pr
         recipe = dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, precision=precision))
         for device in (DEVICE, "cpu"):
             trainer, message = Trainer(recipe, device), message_of(recipe)
-            handle = trainer.flat.module.register_forward_pre_hook(
+            handle = trainer.network.flat.module.register_forward_pre_hook(
                 lambda module, _: seen.append([flag.fp32_precision for flag in FLAGS])
             )
             for call in (
                 lambda: train_block(trainer, algorithm, [0], shard, message, [{}], 1, 0.05, True),  # noqa: B023
                 lambda: trainer.train(algorithm, 0, *shard(0), message, {}, 1, 0.05),  # noqa: B023
-                lambda: trainer.evaluate(message, *shard(0)),  # noqa: B023
+                lambda: evaluate(trainer, message, *shard(0)),  # noqa: B023
                 lambda: evaluate_block(trainer, algorithm, [0], shard, shard, message, [{}], 1, 0.05),  # noqa: B023
             ):
                 seen.clear()
@@ -384,7 +384,7 @@ def test_tf32_is_float32_where_there_is_no_gpu(model):
         trainer = Trainer(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, precision=precision)))
         examples = DATASET.train_images[:20], DATASET.train_labels[:20]
         update, _, _ = trainer.train(FedAvg(**LOCAL), 0, *examples, message_of(recipe), {}, 1, 0.05)
-        return bytes_of(update), trainer.evaluate(message_of(recipe), *examples).losses
+        return bytes_of(update), evaluate(trainer, message_of(recipe), *examples).losses
 
     assert after("tf32") == after("float32") != after("bfloat16")
 

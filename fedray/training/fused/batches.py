@@ -1,4 +1,4 @@
-"""What many clients train on in a round: each one's shard cut into batches as client.py cuts it, and padded."""
+"""The batches of many clients in a round. Each shard is cut as for one client (training/batches.py), and padded."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +12,13 @@ from fedray.core.updates import Vectors
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
 from fedray.models.dropout import dropout_keys
 from fedray.models.flat import Array
+from fedray.training.batches import cut_epoch
 from fedray.training.spec import Recipe
 
 
 @dataclass(frozen=True)
 class Share:
-    """A client's part of a block, and how an epoch of it is cut: `used` examples into batches of `size`."""
+    """A client's part of a block. An epoch of it is `used` examples in batches of `size`."""
 
     place: int
     client: int
@@ -29,10 +30,10 @@ class Share:
     per_epoch: int
     steps: int
     width: int
-    """What its batches are padded to."""
+    """The number of rows that its batches are padded to."""
 
 
-def cut(
+def share_of(
     algorithm: Any,
     seed: int,
     t: int,
@@ -43,23 +44,21 @@ def cut(
     memory: Vectors,
     width: Callable[[int, int], int],
 ) -> Share:
-    """A client's Share: batches, epochs and steps as Trainer.batches makes them.
+    """A client's Share. Its batches, epochs and steps are those of training/batches.py.
 
-    `width` is what batches are padded to, given their size and the algorithm's.
+    `width` gives the rows that batches are padded to, from their size and the algorithm's.
     """
     n = len(labels)
-    wanted = algorithm.batch_size or n
-    size = min(wanted, n)
-    used = n - n % wanted if algorithm.drop_last else n
-    per_epoch = -(-used // size)
+    epoch = cut_epoch(algorithm, n)
+    size, per_epoch = min(epoch.size, n), epoch.steps
     steps = algorithm.local_steps(seed, t, client, per_epoch)
     padded = width(size, algorithm.batch_size)
-    return Share(place, client, images, labels, memory, size, used, per_epoch, steps, padded)
+    return Share(place, client, images, labels, memory, size, epoch.used, per_epoch, steps, padded)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A step's batches of the first A clients, of B rows each; rows that are padding weigh nothing."""
+    """A step's batches of the first A clients, of B rows each. Rows that are padding weigh nothing."""
 
     sizes: np.ndarray
     """The number of examples in each batch [A]; 0 for a client that has no steps left."""
@@ -68,19 +67,22 @@ class Batch:
     targets: torch.Tensor
     """int64 [A, B]."""
     weights: torch.Tensor
-    """float32 [A, B]: one over the number of examples in the batch, and 0 for padding."""
+    """float32 [A, B]: one over the number of examples in the batch; 0 for padding."""
     keys: torch.Tensor
-    """int32 [A, layers, 2]: those of the dropout layers."""
+    """int32 [A, layers, 2]: the keys of the dropout layers."""
 
     @property
     def tensors(self) -> tuple[torch.Tensor, ...]:
-        """All but the sizes, in order."""
+        """All fields but the sizes, in order."""
         return self.pixels, self.targets, self.weights, self.keys
 
 
 class Batches:
-    """All batches of C clients, S steps of B rows. Where a batch has fewer examples, or a client fewer steps, the other
-    rows are an image of the group's, and weigh nothing; so are all rows of `places` beyond the C clients."""
+    """All batches of C clients: S steps of B rows.
+
+    Where a batch has fewer examples, or a client has fewer steps, the other rows are some image of the group and weigh
+    nothing. So do all rows of `places` beyond the C clients.
+    """
 
     def __init__(self, recipe: Recipe, shares: list[Share], t: int, device: str, places: int, dropouts: int):
         """`dropouts` is the number of layers that need keys."""
@@ -117,7 +119,7 @@ class Batches:
         self.images = join([share.images for share in shares], device)
 
     def at(self, step: int, count: int) -> Batch:
-        """A step's batches of the first so many clients."""
+        """A step's batches of the first `count` clients."""
         pixels = self.images.index_select(0, self.rows[step, :count].flatten())
         if self.crops is not None:
             pixels = crop_flip_as_drawn(pixels, self.crops[step, :count].flatten())
@@ -133,7 +135,7 @@ class Batches:
 
 
 def join(parts: list[Array], device: str) -> torch.Tensor:
-    """Arrays of the host, or tensors of the device, one after another on the device."""
+    """Arrays of the host, or tensors of the device, joined on the device."""
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
     return torch.cat(tensors) if tensors else torch.from_numpy(np.concatenate(parts)).to(device)
 
@@ -146,7 +148,7 @@ def draw_epochs(
     count: int,
     draw: Callable[[np.random.Generator, Share], np.ndarray],
 ) -> np.ndarray:
-    """What is drawn for each example in each epoch of each client, where it is in the batches [S, count, B]; else 0."""
+    """The numbers that `draw` gives for each example in each epoch of each client, by batch [S, count, B]; else 0."""
     batches = np.zeros((shares[0].steps, count, shares[0].width), np.int64)
     generators = Generators(seed, purpose, t)
     for i, share in enumerate(shares):
@@ -156,13 +158,13 @@ def draw_epochs(
 
 
 def share_epochs(share: Share) -> Iterator[tuple[int, slice]]:
-    """Each epoch of a client, and which of its steps that is; the last may be broken off."""
+    """Each epoch of a client, and the steps in it. The last epoch may be broken off."""
     for epoch, first in enumerate(range(0, share.steps, share.per_epoch)):
         yield epoch, slice(first, min(first + share.per_epoch, share.steps))
 
 
 def deal(batches: np.ndarray, epoch: np.ndarray, share: Share) -> None:
-    """Write a client's epoch [n] into its batches [at most per_epoch, B]; padding stays as it is."""
+    """Write a client's epoch [n] into its batches [at most per_epoch, B]. Padding stays as it is."""
     full = min(share.used // share.size, len(batches))
     batches[:full, : share.size] = epoch[: full * share.size].reshape(full, share.size)
     if full < len(batches):
@@ -170,7 +172,7 @@ def deal(batches: np.ndarray, epoch: np.ndarray, share: Share) -> None:
 
 
 def batch_sizes(shares: list[Share]) -> np.ndarray:
-    """The number of examples in each step's batch of each client [S, C]; 0 after a client's last step."""
+    """The number of examples in each step's batch of each client [S, C]. It is 0 after a client's last step."""
     size, used, per_epoch, steps = np.array([(s.size, s.used, s.per_epoch, s.steps) for s in shares]).T
     step = np.arange(steps[0])[:, None]
     return np.where(step < steps, np.minimum(size, used - step % per_epoch * size), 0)

@@ -1,7 +1,7 @@
-"""How layers whose parameters differ from client to client are computed where torch.func.vmap could do better.
+"""Layers whose parameters differ from client to client, where torch.func.vmap's own way is slow or not deterministic.
 
-Inside `with AsProducts():` torch's functions are replaced as they are called, so that it is the same for networks of
-the user's own.
+Inside `with AsProducts():` torch's functions are replaced when they are called. So this works for networks of the
+user's own, too.
 """
 
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Pair = tuple[int, int]
 
 
 class AsTorchDoes(TorchFunctionMode):
-    """Everything as vmap does it, a convolution as one with a group for each client, but for adaptive pooling."""
+    """Everything as vmap does it, but for adaptive pooling. vmap makes convolutions into one with a group a client."""
 
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         replaced = self.replace.get(func)
@@ -29,8 +29,10 @@ class AsTorchDoes(TorchFunctionMode):
 
 
 class AsProducts(AsTorchDoes):
-    """Convolutions as one batched matrix product, of the windows that the kernel sees [A, N, K] and the kernels [A, K,
-    out]: what every GPU computes at its best, for any number of clients and channels."""
+    """Convolutions as one batched product of the windows that the kernel sees [A, N, K] and the kernels [A, K, out].
+
+    Every GPU computes such products well, for any number of clients and channels.
+    """
 
     @property
     def replace(self) -> dict[Callable[..., Any], Callable[..., Any]]:
@@ -38,8 +40,10 @@ class AsProducts(AsTorchDoes):
 
 
 def average_pool(x: torch.Tensor, output_size: int | tuple[int | None, int | None] | None) -> torch.Tensor:
-    """F.adaptive_avg_pool2d, as products with a matrix of averages for each direction: the same on every device, since
-    torch's own gradient of it is not deterministic on GPUs."""
+    """F.adaptive_avg_pool2d, as products with a matrix of averages for each direction.
+
+    It is the same on every device. The gradient of torch's own is not deterministic on GPUs.
+    """
     sizes = output_size if isinstance(output_size, tuple | list) else (output_size, output_size)
     rows, columns = (
         averages(there, wanted or there, x.device, x.dtype) for there, wanted in zip(x.shape[-2:], sizes, strict=True)
@@ -47,10 +51,12 @@ def average_pool(x: torch.Tensor, output_size: int | tuple[int | None, int | Non
     return rows @ x @ columns.T
 
 
-@cache  # for good: a CUDA graph may read it
+@cache  # for good, since a CUDA graph may read it
 def averages(length: int, wanted: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The matrix [wanted, length] whose row i averages from element floor(i * length / wanted) to where the next begin
-    or just after, as PyTorch's adaptive pooling does."""
+    """The matrix [wanted, length] of PyTorch's adaptive pooling.
+
+    Row i averages from element floor(i * length / wanted) up to, but without, ceil((i + 1) * length / wanted).
+    """
     matrix = torch.zeros(wanted, length, dtype=torch.float64)
     for i in range(wanted):
         first, last = i * length // wanted, -(-(i + 1) * length // wanted)
@@ -67,7 +73,7 @@ def convolve(
     dilation: int | Pair = 1,
     groups: int = 1,
 ) -> torch.Tensor | None:
-    """F.conv2d as a product; None where it should be left to torch."""
+    """F.conv2d as a product; None where torch is to compute it."""
     if groups != 1 or isinstance(padding, str) or input.dim() != 4:
         return None
     kind = input.device.type
@@ -84,7 +90,7 @@ def pair(value: int | tuple[int, ...] | list[int]) -> Pair:
 
 
 class Product(torch.autograd.Function):
-    """A convolution of many clients under vmap: `Windows` of the batched tensors."""
+    """A convolution that becomes `Windows` of many clients under vmap."""
 
     @staticmethod
     def forward(x: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, dilation: Pair) -> torch.Tensor:
@@ -108,8 +114,8 @@ class Product(torch.autograd.Function):
 class Windows(torch.autograd.Function):
     """The convolutions of inputs [A, B, c, h, w] with the clients' kernels [A, o, c, i, j]: [A, B, o, h', w'].
 
-    Channels are innermost in memory. The windows are made again for the gradient, since they take i * j times the
-    memory of the input.
+    Channels are innermost in memory. Windows take i * j times the memory of the input, so they are made again for the
+    gradient.
     """
 
     @staticmethod
@@ -141,7 +147,7 @@ class Windows(torch.autograd.Function):
 def windows_of(
     x: torch.Tensor, weight: torch.Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> tuple[torch.Tensor, Pair]:
-    """What the kernel sees of x [A, B, c, h, w] at each place, [A, B * h' * w', i * j * c], and (h', w')."""
+    """The windows [A, B * h' * w', i * j * c] of x [A, B, c, h, w] that the kernel sees, and their places (h', w')."""
     padded = F.pad(x.permute(0, 1, 3, 4, 2), (0, 0, padding[1], padding[1], padding[0], padding[0])).contiguous()
     kernel = tuple(weight.shape[3:])
     rows, columns = (
@@ -165,7 +171,7 @@ def put_back(
     padding: Pair,
     dilation: Pair,
 ) -> torch.Tensor:
-    """The sum of windows, laid out as `windows_of` gives them, where each was seen: shaped like x."""
+    """The sum of windows at the places where each was seen, shaped like x. `windows_of` gives their layout."""
     count, batch, channels, height, width = x.shape
     windows = windows.view(count, batch, *size, *weight.shape[3:], channels)
     total = windows.new_zeros(count, batch, height + 2 * padding[0], width + 2 * padding[1], channels)

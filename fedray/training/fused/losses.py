@@ -1,4 +1,4 @@
-"""The losses of many clients' batches, and their gradients with respect to what the models give."""
+"""The losses of many clients' batches, and their gradients with respect to the models' outputs."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ def losses_and_slopes(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each client's loss [A] of the output [A, B, classes], and its gradient, shaped like the output.
 
-    `classes` is their dimension: with 1 the output is [A, classes, B].
+    `classes` is the dimension of the classes. With 1 the output is [A, classes, B].
     """
     if not algorithm.has_own_loss:
         return cross_entropy(output, batch.targets, batch.weights, algorithm.label_smoothing, classes)
@@ -24,10 +24,10 @@ def losses_and_slopes(
 def cross_entropy(
     output: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor, smoothing: float, classes: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """FedAvg.loss of each client [A], and its gradient: the softmax minus the one-hot targets, of which `smoothing`
-    spreads a share evenly over the classes.
+    """FedAvg.loss of each client [A], and its gradient: the softmax minus the one-hot targets.
 
-    An example's weight [A, B] is one over the size of its batch, and 0 for padding.
+    `smoothing` is the share of the targets that is spread evenly over the classes. An example's weight [A, B] is one
+    over the size of its batch, or 0 for padding.
     """
     targets, weights = targets.unsqueeze(classes), weights.unsqueeze(classes)
     logs = output.log_softmax(classes)
@@ -42,9 +42,9 @@ def cross_entropy(
 def add_at(
     slope: torch.Tensor, targets: torch.Tensor, values: torch.Tensor, classes: int, compare: bool
 ) -> torch.Tensor:
-    """The slope, to which `values` were added at the targets' classes.
+    """Add `values` to the slope at the targets' classes.
 
-    scatter_add_ takes half the time of comparing every class on a CPU, and is not held for deterministic on a GPU.
+    On a CPU scatter_add_ takes half the time of comparing every class. On a GPU torch does not call it deterministic.
     """
     if not compare:
         return slope.scatter_add_(classes, targets, values)
@@ -57,7 +57,7 @@ def loss_of_hook(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """An algorithm's own loss of each client [A], and its gradient [A, B, classes].
 
-    The hook sees no padding: it is called for the batches of one size at a time, as if for each alone.
+    The hook sees no padding. It is called for all batches of one size at once, and sees each of them alone.
     """
     loss, slope = output.new_zeros(len(output)), torch.zeros_like(output)
     for size in np.unique(sizes[sizes > 0]).tolist():

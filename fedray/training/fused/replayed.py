@@ -1,7 +1,7 @@
-"""A step's kernels launched all at once: captured in a CUDA graph the first time, and replayed from then on.
+"""The kernels of a step, launched all at once. A CUDA graph captures them the first time and replays them later.
 
-Without it a GPU would wait for Python between the kernels of small models. What changes from step to step is copied
-into tensors that stay in place: the batch here, params and gradients by who calls.
+Without a graph the GPU waits for Python between the kernels of small models. A graph reads and writes tensors that stay
+in place. The batch is copied into them here. The caller sees to the params and gradients.
 """
 
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ import torch
 
 from fedray.training.fused.batches import Batch
 
-MOST_GRAPHS = 32  # of different numbers of clients or widths of batches; beyond that all are captured anew
+MOST_GRAPHS = 32  # one for each number of clients and width of batches; beyond that all are captured anew
 CAPTURING = "This was while a step was captured in a CUDA graph; engine = plain trains without."
-WARM_UP = 3  # runs before a capture, in which libraries choose their ways and caches fill
+WARM_UP = 3  # runs before a capture, in which libraries choose their algorithms and caches fill
 
 
 class Program(Protocol):
-    """What computes many clients' gradients."""
+    """A computation of many clients' gradients."""
 
     @property
     def constants(self) -> list[torch.Tensor]: ...
@@ -31,7 +31,7 @@ class Program(Protocol):
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, the batch that it reads, the losses [A] that it writes, and what else must not go while it is used."""
+    """A graph, the batch that it reads, the losses [A] that it writes, and the constants that it reads, too."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
@@ -40,7 +40,7 @@ class Captured:
 
 
 class Replayed:
-    """Another program, replayed. Params and gradients must be the same memory whenever they have the same shape."""
+    """A program that replays another one. Params and gradients of one shape must always be the same memory."""
 
     def __init__(self, program: Program):
         self.program = program
@@ -50,13 +50,13 @@ class Replayed:
         self.place: tuple[int, ...] = ()
 
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
-        """As the program's."""
+        """Differentiate at `params` and write into `grads` from now on, as the program does."""
         self.program.look_at(params, grads)
         self.place = (params.data_ptr(), grads.data_ptr(), len(params))
 
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
-        """The losses [A] of these batches, to be read before the next call; the gradients are written."""
-        if algorithm.has_own_loss:  # what it launches depends on the sizes of the batches
+        """The losses [A] of these batches, which the next call overwrites. Their gradients are written."""
+        if algorithm.has_own_loss:  # its kernels depend on the sizes of the batches
             return self.program.differentiate(algorithm, batch)
         key = (self.place, batch.targets.shape, algorithm.label_smoothing)
         if key not in self.captured:
@@ -68,26 +68,28 @@ class Replayed:
         return captured.losses
 
     def capture(self, algorithm: Any, batch: Batch) -> Captured:
-        """Run the program for such batches on a stream beside the current one, then capture it there, as PyTorch's
-        notes on CUDA semantics say of whole networks."""
+        """Run the program for such batches on a stream beside the current one, then capture it there.
+
+        PyTorch's notes on CUDA semantics do the same for whole networks.
+        """
         if len(self.captured) == MOST_GRAPHS:
             self.give_up_graphs()
         own = Batch(batch.sizes, *(given.clone() for given in batch.tensors))
         self.pool = self.pool or torch.cuda.graph_pool_handle()
-        self.stream = self.stream or torch.cuda.Stream()  # one for all, since autograd keeps to the stream of a leaf
+        self.stream = self.stream or torch.cuda.Stream()  # one for all, since autograd stays on the stream of a leaf
         self.stream.wait_stream(torch.cuda.current_stream())
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.stream(self.stream):  # around the capture, too: torch 2.9 does not leave it if that fails
+            with torch.cuda.stream(self.stream):  # around the capture, too: where that fails, torch 2.9 stays on it
                 for _ in range(WARM_UP):
                     self.program.differentiate(algorithm, own)
                 losses = self.record(graph, algorithm, own)
-        finally:  # where memory did not suffice, what the stream is still at work on is about to be used again
+        finally:  # where memory did not suffice, the memory that the stream still works on is about to be used again
             torch.cuda.current_stream().wait_stream(self.stream)
         return Captured(graph, own, losses, self.program.constants)
 
     def record(self, graph: torch.cuda.CUDAGraph, algorithm: Any, own: Batch) -> torch.Tensor:
-        """Capture the program itself; its losses."""
+        """Capture the program itself. Returns its losses."""
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 return self.program.differentiate(algorithm, own)
@@ -100,6 +102,6 @@ class Replayed:
         self.pool = None
 
     def forget(self) -> None:
-        """Give up all graphs and their memory, and what the program looks at."""
+        """Give up all graphs and their memory, and the program's params and gradients."""
         self.give_up_graphs()
         self.program.forget()

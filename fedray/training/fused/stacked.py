@@ -1,4 +1,4 @@
-"""Any model without BatchNorm, many clients' at a time: torch.func.vmap of the module over params [A, P]."""
+"""The gradients of many clients' models of any kind without BatchNorm: torch.func.vmap over params [A, P]."""
 
 from typing import Any
 
@@ -14,12 +14,12 @@ from fedray.training.fused.losses import losses_and_slopes
 from fedray.training.spec import Recipe
 
 FORMS = {"cpu": AsTorchDoes, "cuda": AsProducts}
-"""How convolutions of many clients are computed. On a CPU a block of cnn's or resnet18's takes 0.8 and 0.5 of the time
-with vmap's own grouped convolutions (experiments/speed/together.py); on a GPU neither has been measured."""
+"""The forms of many clients' convolutions. On a CPU a block of cnn takes 0.8 of the time with vmap's own grouped
+convolutions, and one of resnet18 0.5 (experiments/speed/together.py). Neither form has been measured on a GPU."""
 
 
 class Stacked:
-    """The gradients of many clients at once: those of the sum of their losses, since none depends on another's."""
+    """The program that differentiates the sum of all clients' losses, since none depends on another client."""
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
         self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
@@ -29,17 +29,17 @@ class Stacked:
         self.slopes: list[torch.Tensor] = []
 
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
-        """From now on differentiate at `params` [A, P], which may change, and write into `grads` [A, P]."""
+        """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change."""
         views = self.flat.layout.views(params)
         self.leaves = {name: view.detach().requires_grad_() for name, view in views.items()}
         self.slopes = list(self.flat.layout.views(grads).values())
 
     def forget(self) -> None:
-        """Let go of the memory that it looks at."""
+        """Let go of the params and gradients."""
         self.leaves, self.slopes = {}, []
 
     def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
-        """The losses [A] of these batches, whose gradients are written."""
+        """The losses [A] of these batches. Their gradients are written."""
         leaves = list(self.leaves.values())
         with torch.enable_grad():
             main, *others = self.outputs(self.leaves, batch.keys, self.inputs(batch.pixels))
@@ -76,5 +76,5 @@ class Stacked:
 
     @property
     def constants(self) -> list[torch.Tensor]:
-        """What it reads besides its arguments and would make anew if it were gone."""
+        """The tensors that it reads besides its arguments, and would make anew if they were gone."""
         return [tensor for layer in self.dropouts.values() for tensor in layer.positions.values()]

@@ -1,12 +1,13 @@
 """Local training of many clients as one batched program: the loop of client.py for params [C, P].
 
-Clients lie along a leading dimension of everything. How their gradients are computed is the program's: written out for
-stacks of Linear and ReLU (dense.py), torch.func.vmap of the module for all other models without BatchNorm (stacked.py);
-on a GPU either is captured in CUDA graphs (replayed.py). The loop around it, with the algorithms' hooks, is here.
+Clients lie along the leading dimension of every tensor. A program computes their gradients. For stacks of Linear and
+ReLU these are written out (dense.py). All other models without BatchNorm go through torch.func.vmap (stacked.py). On a
+GPU either program is captured in CUDA graphs (replayed.py). The loop around it, with the algorithms' hooks, is here.
 
-A client's batches are padded by its own shard's size, never by its neighbours', so that on a CPU the written-out
-program gives each client the same bits whoever is trained with it. In general they depend on who is, by rounding, and
-who that is depends on the settings alone: on the cohort, its blocks, and how many clients are trained at once.
+A client's batches are padded by the size of its own shard, never by its neighbours'. So on a CPU the written-out
+program gives a client the same bits, whoever is trained beside it. Other programs round differently beside other
+clients. Who is trained together depends on the settings alone: on the cohort, its blocks, and how many clients are
+trained at once.
 """
 
 import time
@@ -24,8 +25,9 @@ from fedray.models.activations import measure_activations
 from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
-from fedray.training import chunks as at_once
-from fedray.training.fused.batches import Batches, Share, cut
+from fedray.training import chunks
+from fedray.training.device import has_own_memory
+from fedray.training.fused.batches import Batches, Share, share_of
 from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
 from fedray.training.fused.stacked import Stacked
@@ -34,20 +36,20 @@ from fedray.training.transfer import Done, Examples, to_host
 
 
 class Result(NamedTuple):
-    """What became of a client: its update, new memory, mean loss, the norm of its update, and the images computed."""
+    """A client's results: its update, new memory, mean loss, the norm of its update, and the images computed."""
 
     update: Mapping[str, Any]
     memory: Vectors
     train_loss: torch.Tensor | float
     update_norm: torch.Tensor | float
     counts: torch.Tensor | None
-    """On a device, whether all of it is finite, as a tensor."""
+    """Whether the loss and the update are finite: a tensor on a device, None on the host."""
     images: int
     padding: int
 
 
 Results = dict[int, Result]  # by place
-WANT_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # of CUDA, and of cuBLAS and cuDNN
+WANT_OF_MEMORY = ("CUDA error: out of memory", "STATUS_ALLOC_FAILED")  # as CUDA and as cuBLAS and cuDNN say it
 
 
 class Together:
@@ -55,7 +57,7 @@ class Together:
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
         self.recipe, self.flat, self.device = recipe, flat, device
-        self.apart = device != "cpu"
+        self.on_device = has_own_memory(device)
         self.on_gpu = torch.device(device).type == "cuda"
         self.written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
         program: Program = Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device)
@@ -76,14 +78,14 @@ class Together:
         t: int,
         lr: float,
     ) -> Iterator[Done]:
-        """What became of each client, in the order of `clients`; what Trainer.work gives for one.
+        """Train clients. Each one's results are as those of Trainer.work, in the order of `clients`.
 
-        `received` is the message on the device, `initial` the model that memories begin with. Clients that were trained
-        together share the time it took in proportion to their steps.
+        `received` is the message on the device, `initial` is the model that memories begin with. Clients that were
+        trained together share the time in proportion to their steps.
         """
         width = wide if self.on_gpu else narrow
         shares = (
-            cut(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
+            share_of(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
             for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
         )
         if not self.written_out:
@@ -106,7 +108,7 @@ class Together:
     def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
         """The results with their reports, in the order of `part`."""
         seconds_a_step = seconds / sum(share.steps for share in part)
-        bytes_up = num_bytes(results[part[0].place].update)  # they are as long as one another's
+        bytes_up = num_bytes(results[part[0].place].update)  # all have the same length
         for share in part:
             result = results[share.place]
             loss, norm = result.train_loss, result.update_norm
@@ -126,7 +128,7 @@ class Together:
             yield Done(result.update, result.memory, report, loss, norm, result.counts)
 
     def portions(self, shares: Iterable[Share]) -> Iterator[list[Share]]:
-        """As many consecutive shares at a time as are to be trained at once, and at least one."""
+        """Consecutive shares, grouped into those that are trained at once. A group has at least one."""
         portion: list[Share] = []
         held = shards = 0
         for share in shares:
@@ -143,21 +145,21 @@ class Together:
             yield portion
 
     def is_full(self, held: int, shards: int) -> bool:
-        """Whether so many bytes of clients, and of their images, are too many at once."""
+        """Whether `held` bytes of clients, or `shards` bytes of their images, are too many at once."""
         return (
-            held > at_once.ON_GPU_AT_ONCE
+            held > chunks.ON_GPU_AT_ONCE
             if self.on_gpu
-            else held > at_once.PARAMS_AT_ONCE or shards > at_once.SHARDS_AT_ONCE
+            else held > chunks.PARAMS_AT_ONCE or shards > chunks.SHARDS_AT_ONCE
         )
 
     def bytes_of_client(self, width: int) -> int:
-        """What a client counts, by at_once.py."""
+        """The bytes of a client, as chunks.py counts them."""
         params = self.params_bytes
-        return at_once.bytes_of_client(params, width, *self.activations) if self.on_gpu else params
+        return chunks.bytes_of_client(params, width, *self.activations) if self.on_gpu else params
 
     @cached_property
     def activations(self) -> tuple[int, int]:
-        """Bytes of an image, as measure_activations gives them."""
+        """The bytes of an image, as measure_activations gives them: all that are kept, and the widest."""
         r = self.recipe
         flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint))
         kept, widest, _ = measure_activations(flat, r.shape)
@@ -172,7 +174,7 @@ class Together:
         t: int,
         lr: float,
     ) -> Results:
-        """Train clients, those of one width at once, the largest group first: it takes the most room."""
+        """Train clients, those of one width at once. The largest group is first, since it takes the most room."""
         results: Results = {}
         ordered = sorted(portion, key=lambda share: (share.width, -share.steps))
         groups = [list(group) for _, group in groupby(ordered, key=attrgetter("width"))]
@@ -190,7 +192,7 @@ class Together:
         t: int,
         lr: float,
     ) -> Results:
-        """Train C clients of one width, those with the most steps first."""
+        """Train C clients of one width, given those with the most steps first."""
         count = len(shares)
         start = received["params"].expand(count, -1)
         remembered = stack_memories(algorithm, shares, initial, self.device)
@@ -207,27 +209,30 @@ class Together:
         updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
         means, norms, counts = self.figures(updates, losses, sizes)
         memories = rows_of(remembered, count)
-        # On the host arrays, a row of which is made in half the time of a tensor's.
-        kept: Mapping[str, Any] = updates if self.apart else {name: rows.numpy() for name, rows in updates.items()}
+        # On the host these are arrays, because a row of an array is made in half the time of a tensor's.
+        kept: Mapping[str, Any] = updates if self.on_device else {name: rows.numpy() for name, rows in updates.items()}
         results: Results = {}
         for i, share in enumerate(shares):
             mine = {name: rows[i] for name, rows in kept.items()}
-            memory = {name: rows[i].copy() for name, rows in memories.items()}  # kept for long, apart from the others'
+            memory = {name: rows[i].copy() for name, rows in memories.items()}  # a view would keep the others' memory
             results[share.place] = Result(mine, memory, means[i], norms[i], counts[i], images[i], padding[i])
         return results
 
     def figures(self, updates: Tensors, losses: torch.Tensor, sizes: np.ndarray) -> tuple[Any, Any, Any]:
-        """Each client's mean loss, the norm of its update, and whether all of it is finite: on a device, tensors [C]
-        that nobody waited for; on the host the last is None, since it is looked at where the updates are summed."""
+        """Each client's mean loss, the norm of its update, and whether both and all of the update are finite.
+
+        On a device these are tensors [C] that nobody waited for. On the host the last is None, because updates are
+        checked there when they are summed.
+        """
         norms = updates["params"].square().sum(1).sqrt()
-        if self.apart:
+        if self.on_device:
             by_size = torch.from_numpy(sizes).to(losses.device)
             means = (losses.double() * by_size).sum(0) / by_size.sum(0)
             counts = means.isfinite()
             for rows in updates.values():
                 counts = counts & rows.isfinite().all(1)
             return means, norms, counts
-        # cumsum adds step after step; sum would take another order for one client than for many.
+        # cumsum adds step after step. sum would take another order for one client than for many.
         found = (losses.numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)
         return found.tolist(), norms.tolist(), [None] * len(norms)
 
@@ -240,10 +245,10 @@ class Together:
         count: int,
         lr: float,
     ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """The SGD loop: all params [C, P] after their last step, the mean losses [S, C] of the batches, and how many
-        clients' places [S] were computed.
+        """The SGD loop. Returns all params [C, P] after their last step, the mean losses [S, C] of the batches, and the
+        number of clients' places [S] that were computed.
 
-        Who has steps left are always the first few, so that the others' params rest.
+        The clients with steps left are always the first few. The params of the others stay as they are.
         """
         steps, places = batches.sizes.shape
         params, grads = self.take_room(places, received["params"])
@@ -267,10 +272,10 @@ class Together:
                 direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
             now.add_(direction, alpha=-lr)
         end = params[:count]
-        return end.clone() if self.on_gpu else end, losses, places_computed  # the next group is trained in there
+        return end.clone() if self.on_gpu else end, losses, places_computed  # the next group overwrites params there
 
     def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Params [places, P], at `start`, and their gradients: in the same memory each time where graphs need that."""
+        """Params [places, P] at `start`, and their gradients. Graphs on a GPU need the same memory each time."""
         if not self.on_gpu:
             params = start.expand(places, -1).clone(memory_format=torch.contiguous_format)
             return params, torch.empty_like(params)
@@ -281,10 +286,10 @@ class Together:
         return params.copy_(start), grads
 
     def places(self, count: int, active: int | None = None) -> int:
-        """How many clients the program computes of a group of `count`, of which so many have steps left.
+        """The number of clients that the program computes of a group of `count`, of which `active` have steps left.
 
-        On a GPU each number is a graph of its own, so that it is `count`, rounded up to one of eight between powers of
-        two, and halved as soon as that suffices.
+        On a GPU each number needs a graph of its own. So `count` is rounded up to one of eight numbers between powers
+        of two, and halved as soon as half suffices.
         """
         if not self.on_gpu:
             return active or count
@@ -295,16 +300,16 @@ class Together:
         return places
 
     def forget(self) -> None:
-        """Give up what is kept for the next round."""
+        """Give up the memory and the graphs that are kept for the next round."""
         self.room = None
         self.program.forget()
 
 
 def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an error is for want of memory, or came while such a one was on its way.
+    """Whether an error, or one that it followed, is for want of memory.
 
-    Of what torch's allocator does not give, but CUDA and its libraries, there is only the text; and where memory ends
-    during a capture, the end of the capture may fail with an error of its own.
+    Errors of CUDA and its libraries tell it only in their text. Where memory ends during a capture, the end of the
+    capture may fail with an error of its own.
     """
     while error:
         if isinstance(error, torch.OutOfMemoryError) or any(word in str(error) for word in WANT_OF_MEMORY):
@@ -314,8 +319,8 @@ def lacks_memory(error: BaseException | None) -> bool:
 
 
 def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
-    """How many images each client's places had besides its own, given how many places [S] were computed and the sizes
-    [S, C] of the batches; what there was beyond the last client is the first one's."""
+    """The number of padding images in each client's places, given the number of places [S] that were computed and the
+    sizes [S, C] of the batches. Places beyond the last client count as the first one's."""
     count = sizes.shape[1]
     there = np.arange(count) < computed[:, None]
     found = (width * there - sizes).sum(0)
@@ -324,14 +329,20 @@ def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
 
 
 def narrow(size: int, wanted: int) -> int:
-    """What batches of `size` are padded to on a CPU: those of a shard that is smaller than the algorithm's batches,
-    of `wanted` images, to a multiple of 8, so that few differ."""
+    """The width that batches of `size` are padded to on a CPU.
+
+    A shard that is smaller than the algorithm's batches, of `wanted` images, is padded to a multiple of 8, so that
+    there are few widths.
+    """
     return size if size == wanted else -(-size // 8) * 8
 
 
 def wide(size: int, wanted: int) -> int:
-    """What they are padded to on a GPU, where more clients at once are worth more than less padding; whole shards, of
-    any size, to a power of two."""
+    """The width that batches of `size` are padded to on a GPU.
+
+    More clients at once are worth more there than less padding. Where the batch is the whole shard (`wanted` is 0), the
+    width is a power of two.
+    """
     return wanted or 1 << (size - 1).bit_length()
 
 
@@ -347,7 +358,7 @@ def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None,
 
 
 def rows_of(tensors: Tensors, count: int) -> Vectors:
-    """As arrays of `count` rows; what is the same for all clients is repeated."""
+    """Tensors as arrays of `count` rows. A vector that is the same for all clients is repeated."""
     rows = [tensor.expand(count, -1) for tensor in tensors.values()]
     on_host = all(tensor.device.type == "cpu" for tensor in rows)
     return dict(zip(tensors, [tensor.numpy() for tensor in rows] if on_host else to_host(rows), strict=True))

@@ -1,0 +1,71 @@
+"""A client's batches of a round: its shard, cut, shuffled and augmented."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+
+from fedray.core.randomness import generator
+from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
+from fedray.models.flat import Array, tensor_of
+from fedray.training.network import Network
+from fedray.training.transfer import numbers_to
+
+
+class Epoch(NamedTuple):
+    """The batches of an epoch over a shard."""
+
+    size: int
+    """The examples of a batch; the last batch may have fewer."""
+    used: int
+    """The examples of all batches. The rest of the epoch is dropped."""
+
+    @property
+    def steps(self) -> int:
+        """The number of batches."""
+        return -(-self.used // self.size)
+
+
+def cut_epoch(algorithm: Any, n: int) -> Epoch:
+    """Cut an epoch over n examples into batches of the algorithm's batch_size."""
+    size = algorithm.batch_size or n
+    return Epoch(size, n - n % size if algorithm.drop_last else n)
+
+
+def draw_batches(
+    network: Network,
+    algorithm: Any,
+    client: int,
+    images: Array,
+    labels: Array,
+    t: int,
+    first_epoch: int = 0,
+    steps: int | None = None,
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """The batches of a client in round t, normalised. Each epoch is shuffled and augmented anew.
+
+    There are `steps` batches, or, without `steps`, as many as the algorithm's settings say.
+    """
+    recipe, n = network.recipe, len(labels)
+    seed, epoch, cut = recipe.seed, first_epoch, cut_epoch(algorithm, n)
+    remaining = steps or algorithm.local_steps(seed, t, client, cut.steps)
+    while remaining:
+        drawn: dict[str, Any] = {}
+        drawn["order"] = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
+        if "crop-flip" in recipe.augment:
+            drawn["crops"] = draw_crop_flip(generator(seed, "augment", t=t, client=client, epoch=epoch), n)
+        if "cutout" in recipe.augment:
+            holes = generator(seed, "cutout", t=t, client=client, epoch=epoch)
+            drawn["holes"] = draw_cutout(holes, images.shape)
+        if isinstance(images, torch.Tensor):
+            drawn = dict(zip(drawn, numbers_to(network.device, *drawn.values()), strict=True))
+        pixels, targets = tensor_of(images[drawn["order"]]), tensor_of(labels[drawn["order"]])
+        if "crops" in drawn:
+            pixels = crop_flip_as_drawn(pixels, drawn["crops"])
+        if "holes" in drawn:
+            pixels = cutout(pixels, drawn["holes"], recipe.cutout, recipe.mean)
+        for first in list(range(0, cut.used, cut.size))[:remaining]:
+            batch = slice(first, min(first + cut.size, cut.used))
+            yield network.inputs(pixels[batch]), targets[batch].to(network.device)
+            remaining -= 1
+        epoch += 1

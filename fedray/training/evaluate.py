@@ -1,0 +1,82 @@
+"""Evaluation of a model in a process: the server's, or the one that a client would use."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from fedray.core.errors import blamed_on
+from fedray.core.randomness import torch_seed
+from fedray.core.scores import Measured
+from fedray.core.updates import Scores, Vectors
+from fedray.models.flat import Array, Tensors, tensor_of
+from fedray.training.client import Client
+from fedray.training.network import Network
+from fedray.training.shards import place
+from fedray.training.spec import evaluation_batch
+from fedray.training.trainer import Trainer
+from fedray.training.transfer import Examples, to_host
+
+FINE_TUNING = 2**32  # the first epoch of training that is part of an evaluation; no round has that many epochs
+
+
+def evaluate(trainer: Trainer, message: Vectors, images: Array, labels: Array, top_k: int | None = None) -> Measured:
+    """Measure the message's model on images, in batches of spec.evaluation_batch."""
+    with blamed_on("evaluation failed"), trainer.network.arithmetic():
+        model = trainer.received({name: message[name] for name in ("params", "buffers")})
+        return measure(trainer.network, model, images, labels, top_k)
+
+
+def evaluate_client(
+    trainer: Trainer,
+    algorithm: Any,
+    client: int,
+    shard: Examples,
+    test: Examples,
+    message: Vectors | Tensors,
+    memory: Vectors,
+    t: int,
+    lr: float,
+) -> Scores:
+    """Measure the model that a client would use on the client's own test images.
+
+    `message` is the broadcast of the state after round t.
+    """
+    network = trainer.network
+    received, remembered, _ = trainer.receive(algorithm, message, memory)
+    shard = place(*shard, network.device)
+    here = Client(network, algorithm, client, *shard, received, remembered, t, lr, first_epoch=FINE_TUNING)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=t, client=client))
+        model = algorithm.own_model(here, received, remembered, lr)
+    found, count = measure(network, model, *test), len(test[1])
+    labels = test[1].cpu().numpy() if isinstance(test[1], torch.Tensor) else test[1]
+    return count, math.fsum(found.losses) / count, int((found.predicted == labels).sum()) / count
+
+
+def measure(network: Network, model: Tensors, images: Array, labels: Array, top_k: int | None = None) -> Measured:
+    """Measure a model {"params", "buffers"} on images. The numbers are read from the device once."""
+    images, labels = place(images, labels, network.device)
+    losses: list[torch.Tensor] = []
+    predicted: list[torch.Tensor] = []
+    among = torch.zeros((), dtype=torch.int64, device=network.device)
+    size = evaluation_batch(network.device)
+    with torch.inference_mode():
+        network.flat.load(model["params"], model["buffers"])
+        network.flat.module.eval()
+        for first in range(0, len(labels), size):
+            batch = slice(first, first + size)
+            output, *_ = network.outputs(network.flat.module, network.inputs(tensor_of(images[batch])))
+            targets = tensor_of(labels[batch]).to(network.device)
+            losses.append(F.cross_entropy(output, targets, reduction="none").double().sum())
+            predicted.append(output.argmax(1))
+            if top_k:
+                right = output.gather(1, targets[:, None])
+                # Not `output > right`: a score that is not a number is not above any, and would make no mistakes.
+                above, labels_before = ~(output <= right), torch.arange(output.shape[1], device=network.device)
+                above |= (output == right) & (labels_before < targets[:, None])  # of equals argmax takes the first
+                among += (above.sum(1) < top_k).sum()
+        numbers = torch.stack(losses), torch.cat(predicted).to(torch.int16), among
+        sums, labels_found, hits = to_host(numbers) if network.on_device else [each.numpy() for each in numbers]
+    return Measured(sums.tolist(), labels_found, int(hits) if top_k else None)
