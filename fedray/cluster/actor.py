@@ -173,6 +173,12 @@ class ClientActor:
         """Actor id, node id, process id and device."""
         return {**self.place, "device": self.device}
 
+    def printed(self) -> tuple[int, int]:
+        """How many characters this process has printed so far, to stdout and to stderr."""
+        from fedray.cluster.printed import printed_here
+
+        return printed_here()
+
     def enrol(self, run: str, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None) -> None:
         """Take part in a run: with everybody's shards or, where `shards` is None, with those that are adopted.
 

@@ -20,6 +20,7 @@ from fedray.cluster.forks import Guard, Nursery, fork_server
 from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
 from fedray.cluster.pool import Pool
+from fedray.cluster.printed import Printed, shown_to_the_end
 from fedray.cluster.resources import (
     Capacity,
     Cluster,
@@ -145,6 +146,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         ray.shutdown()  # it may be up already; if not, this does nothing
         guard.end()
         raise
+    printed, pool = Printed() if speaks else None, None
     try:
         look = Nodes().capacity
         if local:
@@ -156,14 +158,16 @@ def connected(cluster: Cluster) -> Iterator[Session]:
             look()
         nursery = open_nursery() if will_fork(cluster) else None
         try:
-            yield Session(look, Pool(cluster.start_timeout, nursery, None if local else look))
+            pool = Pool(cluster.start_timeout, nursery, None if local else look)
+            yield Session(look, pool)
         finally:
             if nursery:
                 nursery.close()
     finally:
-        session = Path(context.address_info["session_dir"]) if local else None
-        ray.shutdown()
-        if session and not speaks:
+        session = Path(context.address_info["session_dir"])
+        with shown_to_the_end(printed, pool.slots if pool else (), session / "logs" if local else None):
+            ray.shutdown()
+        if local and not speaks:
             shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
         guard.close()
 
