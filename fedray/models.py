@@ -328,4 +328,8 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
     """
     from fedray import networks
 
-    return networks.blueprint(model, shape, classes, seed, fingerprint)
+    try:
+        return networks.blueprint(model, shape, classes, seed, fingerprint)
+    except SystemExit as error:
+        why = f"failed for images {shape} ({own_models.describe(error)})"
+        raise BadInputError(f"model.name = {model.name} {why}") from error
