@@ -12,7 +12,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,11 +48,11 @@ class Printed:
         """Ray shows these lines of a worker."""
         self.shown[data["ip"], str(data["pid"]), bool(data["is_err"])] += sum(map(length, data["lines"]))
 
-    def close(self) -> None:
+    def close(self, logs: Path | None) -> None:
+        """Ray was shut down: show what is left in the log files, where it was a local one's."""
         dispatcher.remove_handler(HANDLER)
-
-    def show_rest(self, logs: Path) -> None:
-        """Show what is left in the log files of a local Ray that was shut down."""
+        if logs is None:
+            return
         by_process: Counter[tuple[str, bool]] = Counter()
         for (_, pid, is_err), shown in self.shown.items():
             by_process[pid, is_err] += shown
@@ -87,25 +86,6 @@ class Printed:
     def has(self, ip: str, pid: str, lengths: tuple[int, int]) -> bool:
         """Whether so many characters of a worker's stdout and stderr were shown."""
         return self.shown[ip, pid, False] >= lengths[0] and self.shown[ip, pid, True] >= lengths[1]
-
-
-@contextmanager
-def shown_to_the_end(printed: Printed | None, slots: Sequence[Slot], logs: Path | None) -> Iterator[None]:
-    """For the length of a `with` Ray is shut down, and all that was `printed` is shown; where that is None, nothing is.
-
-    `logs` are those of a local Ray; of a joined one there are none here, but the places of its actors.
-    """
-    if printed is None:
-        yield
-        return
-    try:
-        if logs is None:
-            printed.wait(slots)
-        yield
-        if logs is not None:
-            printed.show_rest(logs)
-    finally:
-        printed.close()
 
 
 def length(line: str) -> int:

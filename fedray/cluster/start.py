@@ -20,7 +20,7 @@ from fedray.cluster.forks import Guard, Nursery, fork_server
 from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
 from fedray.cluster.pool import Pool
-from fedray.cluster.printed import Printed, shown_to_the_end
+from fedray.cluster.printed import Printed
 from fedray.cluster.resources import (
     Capacity,
     Cluster,
@@ -165,11 +165,16 @@ def connected(cluster: Cluster) -> Iterator[Session]:
                 nursery.close()
     finally:
         session = Path(context.address_info["session_dir"])
-        with shown_to_the_end(printed, pool.slots if pool else (), session / "logs" if local else None):
+        try:
+            if printed and pool and not local:
+                printed.wait(pool.slots)
+        finally:
             ray.shutdown()
-        if local and not speaks:
-            shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
-        guard.close()
+            if local and not speaks:
+                shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+            guard.close()
+            if printed:
+                printed.close(session / "logs" if local else None)
 
 
 def open_nursery() -> Nursery | None:

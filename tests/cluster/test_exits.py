@@ -1,6 +1,9 @@
 """SystemExit in a client's code is an error of that code, as any other, and costs no actor."""
 
+import os
+import signal
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from fedray.errors import BadInputError, ClientError
 from fedray.in_process import InProcessPopulation
 from fedray.models import Model, blueprint
 from fedray.networks import build, initial_vectors
+from fedray.settings import section, setting
 
 SHARDS = [np.arange(0, 16), np.arange(16, 33), np.arange(33, 49)]  # client 1 alone has a third batch, of one image
 MODEL = """
@@ -193,6 +197,31 @@ def test_one_that_exits_when_it_is_tried_is_refused():
     name = "exiting:at_once"
     with pytest.raises(BadInputError, match=f"model.name = {name} fails for images .* \\(SystemExit: forward ends, in"):
         blueprint(Model(name=name), (3, 8, 8), 10, 0)
+
+
+@section
+class Told(FedAvg):
+    """Has the first process that trains client 1 told to go meanwhile, as an administrator may."""
+
+    flag: str = setting("", "A file that says that it was done.")
+
+    def finish(self, start, end, steps, lr, message, memory):
+        if steps == 3 and not Path(self.flag).exists():
+            Path(self.flag).touch()
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().finish(start, end, steps, lr, message, memory)
+
+
+@pytest.mark.parametrize("where", WHERE[1:])
+def test_an_actor_that_is_told_to_go_is_a_lost_one_and_its_call_is_made_again(request, tiny, tmp_path, where):
+    """Ray raises SystemExit in whatever the process is at."""
+    recipe = make_recipe(tiny, "logistic")
+    population = population_of(request, where, tiny, recipe)
+    found = train(population, recipe, Told(batch_size=8, flag=str(tmp_path / "flag")))
+    assert [report.status for report in found.reports] == ["ok"] * 3
+    assert found.retries >= 1
+    assert population.events()[0].kind == "actor_lost"
+    population.close()
 
 
 class Interrupted(FedAvg):
