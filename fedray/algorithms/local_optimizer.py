@@ -114,5 +114,5 @@ def check(wanted: LocalOptimizer, shapes: Sequence[tuple[int, ...]]) -> None:
         parameter.grad = torch.zeros_like(parameter)
     try:
         make(wanted, parameters, lr=0.1).step()
-    except Exception as error:  # whatever torch, or Python on its behalf, finds wrong
+    except (Exception, SystemExit) as error:  # whatever torch, or Python on its behalf, finds wrong
         raise BadInputError(f"{wanted.said} cannot train this model: {error}") from None

@@ -14,7 +14,9 @@ for name, value in QUIET.items():
 
 
 def let_ray_speak() -> None:
-    """Take back what only keeps Ray from speaking, not what the user has set; to be called before ray is imported."""
+    """Have Ray show all that workers print, but for what the user has set; to be called before ray is imported."""
     for name in ("RAY_DEDUP_LOGS_SKIP_REGEX", "RAY_IGNORE_UNHANDLED_ERRORS"):
         if os.environ.get(name) == QUIET[name]:
             del os.environ[name]
+    # Lines of several clients that differ in numbers only are the same to Ray, which then shows the last one.
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")

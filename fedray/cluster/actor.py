@@ -60,6 +60,16 @@ def join_rows(parts: list[np.ndarray]) -> Rows:
     return Rows(np.concatenate(parts), np.cumsum([len(part) for part in parts]))
 
 
+Orders = bytes | tuple[bytes, Vectors]
+"""The algorithm and the message, pickled together; or the algorithm alone, where the message is large."""
+
+
+def unpickled(orders: bytes) -> Any:
+    """What was pickled; the user's own modules are imported for it."""
+    with blamed_on("what a client is asked to do could not be read"):
+        return pickle.loads(orders)
+
+
 class Enrolment:
     """What an actor holds for one run: a trainer, the node's data, and its own clients' shards or everybody's rows.
 
@@ -95,14 +105,15 @@ class Enrolment:
             self.splits[split] = place(*found, self.trainer.network.device)
         return self.splits[split]
 
-    def read(self, orders: bytes | tuple[Any, Vectors]) -> tuple[Any, Vectors]:
+    def read(self, orders: Orders) -> tuple[Any, Vectors]:
         """The algorithm and the message; on a GPU the same ones for the same bytes, so that they are copied once."""
         if not isinstance(orders, bytes):
-            return orders
+            return unpickled(orders[0]), orders[1]
         if not self.trainer.on_device:
-            return pickle.loads(orders)
+            algorithm, message = unpickled(orders)
+            return algorithm, message
         if self.last_orders is None or self.last_orders[0] != orders:
-            algorithm, message = pickle.loads(orders)
+            algorithm, message = unpickled(orders)
             for vector in message.values():
                 vector.flags.writeable = False  # so that Trainer.received knows them again
             self.last_orders = orders, (algorithm, message)
@@ -144,6 +155,12 @@ class ClientActor:
         """Actor id, node id, process id and device."""
         return {**self.place, "device": self.device}
 
+    def printed(self) -> tuple[int, int]:
+        """How many characters this process has printed so far, to stdout and to stderr."""
+        from fedray.cluster.printed import printed_here
+
+        return printed_here()
+
     def enrol(self, run: str, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None) -> None:
         """Take part in a run: with everybody's shards or, where `shards` is None, with those that are adopted.
 
@@ -179,14 +196,14 @@ class ClientActor:
     def train(
         self,
         run: str,
-        orders: bytes | tuple[Any, Vectors],
+        orders: Orders,
         clients: list[int],
         summed: bool,
         t: int,
         lr: float,
         *memories: Vectors,
     ) -> tuple[Any, ...]:
-        """Train clients by `orders`, the algorithm and the message, pickled where that is small.
+        """Train clients by `orders`.
 
         Returns first, pickled, their reports, the vectors where they are small, and the call's seconds; then the
         vectors where they are large, and the new memories. These are separate objects: the first is small and tells of
@@ -223,7 +240,7 @@ class ClientActor:
         return evaluate(enrolment.trainer, state, images[first:last], labels[first:last], top_k)
 
     def evaluate_clients(
-        self, run: str, orders: bytes | tuple[Any, Vectors], clients: list[int], t: int, lr: float, *memories: Vectors
+        self, run: str, orders: Orders, clients: list[int], t: int, lr: float, *memories: Vectors
     ) -> list[Scores]:
         """How the model that each client would use does on test images of its own; `orders` as in `train`."""
         from fedray.training.block import evaluate_block

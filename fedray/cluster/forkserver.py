@@ -99,7 +99,7 @@ def serve(driver: socket.socket) -> None:
 def preload(*modules: str) -> None:
     """Import modules in the fork server itself, for all that is forked from then on; one that fails will fail there."""
     for module in modules:
-        with suppress(Exception):
+        with suppress(Exception, SystemExit):
             import_module(module)
     gc.collect()
     gc.freeze()  # the collector never touches these objects again, so the memory that holds them stays shared

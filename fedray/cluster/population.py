@@ -303,9 +303,13 @@ def describe(event: Event) -> str:
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:
-    """What a call gets of the two: themselves, pickled, where they are small, a reference to them otherwise."""
-    orders = (algorithm, message)
-    return ray.cloudpickle.dumps(orders, protocol=5) if num_bytes(message) <= BY_VALUE else ray.put(orders)
+    """What a call gets of the two, Orders: themselves where they are small, a reference to them otherwise.
+
+    The algorithm is always pickled here: what the user's code does when it is read is then not done in Ray's own.
+    """
+    if num_bytes(message) <= BY_VALUE:
+        return ray.cloudpickle.dumps((algorithm, message), protocol=5)
+    return ray.put((ray.cloudpickle.dumps(algorithm, protocol=5), message))
 
 
 def split(elapsed: float, occupancy: Occupancy, trained: float, called: float) -> Seconds:

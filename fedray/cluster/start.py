@@ -22,6 +22,7 @@ from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
 from fedray.cluster.needs import will_fork
 from fedray.cluster.pool import Pool
+from fedray.cluster.printed import Printed
 from fedray.cluster.settings import Cluster
 from fedray.cluster.versions import check_nodes
 from fedray.core.errors import BadInputError
@@ -140,6 +141,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         ray.shutdown()  # it may be up already; if not, this does nothing
         guard.end()
         raise
+    printed, pool = Printed() if speaks else None, None
     try:
         look = Nodes().capacity
         if local:
@@ -151,16 +153,23 @@ def connected(cluster: Cluster) -> Iterator[Session]:
             look()
         nursery = open_nursery() if will_fork(cluster) else None
         try:
-            yield Session(look, Pool(cluster.start_timeout, nursery, None if local else look))
+            pool = Pool(cluster.start_timeout, nursery, None if local else look)
+            yield Session(look, pool)
         finally:
             if nursery:
                 nursery.close()
     finally:
-        session = Path(context.address_info["session_dir"]) if local else None
-        ray.shutdown()
-        if session and not speaks:
-            shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
-        guard.close()
+        session = Path(context.address_info["session_dir"])
+        try:
+            if printed and pool and not local:
+                printed.wait(pool.slots)
+        finally:
+            ray.shutdown()
+            if local and not speaks:
+                shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+            guard.close()
+            if printed:
+                printed.close(session / "logs" if local else None)
 
 
 def open_nursery() -> Nursery | None:

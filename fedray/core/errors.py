@@ -49,11 +49,13 @@ class StorageError(RunError):
 def blamed_on(what: str) -> Iterator[None]:
     """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback.
 
-    What is wrong with what the user gave comes out as the sentence that it is.
+    What is wrong with what the user gave comes out as the sentence that it is. SystemExit is an error like others.
     """
     try:
         yield
     except BadInputError as error:
         raise ClientError(str(error)) from error
-    except Exception as error:
+    except (Exception, SystemExit) as error:
+        if hasattr(error, "ray_terminate_msg"):  # a SIGTERM came, on which Ray ends the process of an actor like this
+            raise
         raise ClientError(f"{what}:\n{traceback.format_exc()}") from error

@@ -2,7 +2,7 @@
 
 It is called without arguments, once in a process, and returns (train_images, train_labels, test_images, test_labels)
 or these and train_users, or a mapping with those names, which may also have classes, mean and std. Arrays are NumPy's
-or torch's tensors.
+or torch's tensors. Labels are numbers of classes, or text, of which the values are the classes, as in Parquet.
 """
 
 import importlib
@@ -58,16 +58,14 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
         raise BadInputError(f"{wrong} raised {_say(error)}") from error
     parts = _name_parts(wrong, found)
     images = {split: _images(wrong, f"{split}_images", parts[f"{split}_images"]) for split in ("train", "test")}
-    labels = {split: _labels(wrong, f"{split}_labels", parts[f"{split}_labels"]) for split in ("train", "test")}
+    given = {split: _labels(wrong, f"{split}_labels", parts[f"{split}_labels"]) for split in ("train", "test")}
     for split in ("train", "test"):
-        if len(images[split]) != len(labels[split]):
-            raise BadInputError(
-                f"{wrong}: {len(images[split])} {split}_images, but {len(labels[split])} {split}_labels"
-            )
+        if len(images[split]) != len(given[split]):
+            raise BadInputError(f"{wrong}: {len(images[split])} {split}_images, but {len(given[split])} {split}_labels")
     one, other = images["train"].shape[1:], images["test"].shape[1:]
     if one != other:
         raise BadInputError(f"{wrong}: train_images are {list(one)} each, but test_images {list(other)}")
-    classes = _classes(wrong, parts.get("classes"), max(int(each.max()) for each in labels.values()) + 1)
+    labels, classes = _number(wrong, given, parts.get("classes"))
     mean, std = (_per_channel(wrong, name, parts.get(name), one[0]) for name in ("mean", "std"))
     users = None if parts.get("train_users") is None else _users(wrong, parts["train_users"], len(labels["train"]))
     digest = blake2b(digest_size=16)
@@ -139,15 +137,48 @@ def _images(wrong: str, name: str, value: Any) -> np.ndarray:
 
 
 def _labels(wrong: str, name: str, value: Any) -> np.ndarray:
+    """Numbers of classes, int64 [n], or text, object [n]."""
+    if isinstance(value, list | tuple) and any(isinstance(label, str) for label in value):
+        value = np.fromiter(value, object, len(value))  # NumPy would make text of numbers among them
     array = _array(wrong, name, value)
+    texts = [isinstance(label, str) for label in array] if array.dtype.kind in "OUT" and array.ndim == 1 else []
+    if any(texts):
+        if not all(texts):
+            row = texts.index(False)
+            raise BadInputError(f"{wrong}: {name} are text, but {type(array[row]).__name__} in row {row}")
+        return array.astype(object)
     if array.dtype.kind not in "iu" or array.ndim != 1:
-        raise BadInputError(f"{wrong}: {name} are {array.dtype} {list(array.shape)}, not integers [n]")
+        raise BadInputError(f"{wrong}: {name} are {array.dtype} {list(array.shape)}, not integers or text [n]")
     if array.min() < 0 or array.max() >= MOST_CLASSES:
         raise BadInputError(
             f"{wrong}: {name} go from {array.min()} to {array.max()}; they must be numbers of classes, from 0, and "
             f"{MOST_CLASSES:,} classes are the most"
         )
     return array.astype(np.int64)
+
+
+def _number(wrong: str, labels: Mapping[str, np.ndarray], names: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """The labels of both splits, int64 [n] in 0..K-1, and the K classes.
+
+    Of text the classes are `names`, or else the values that occur in either split, in sorted order.
+    """
+    text = [split for split, own in labels.items() if own.dtype.kind == "O"]
+    if not text:
+        return dict(labels), _classes(wrong, names, max(int(own.max()) for own in labels.values()) + 1)
+    if len(text) < len(labels):
+        number = next(split for split in labels if split not in text)
+        raise BadInputError(f"{wrong}: {text[0]}_labels are text, but {number}_labels are integers")
+    present = sorted(set().union(*labels.values()))
+    if len(present) > MOST_CLASSES:
+        raise BadInputError(f"{wrong}: labels tell {len(present):,} classes apart, and {MOST_CLASSES:,} are the most")
+    classes = tuple(map(str, present)) if names is None else _classes(wrong, names, len(present))
+    number_of = {name: number for number, name in enumerate(classes)}
+    if unknown := [name for name in present if name not in number_of]:
+        raise BadInputError(f"{wrong}: {unknown[0]!r} is a label, but not in classes{nearest(unknown[0], classes)}")
+    if len(number_of) < len(classes):
+        raise BadInputError(f"{wrong}: classes has a name twice, so that labels that are text do not say which")
+    numbered = {split: np.array([number_of[name] for name in own], np.int64) for split, own in labels.items()}
+    return numbered, classes
 
 
 def _users(wrong: str, value: Any, examples: int) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 import torch
 
+from fedray.core.errors import BadInputError
+from fedray.models import own_models
 from fedray.models.activations import measure_activations
 from fedray.models.blueprint import Blueprint, Torch
 from fedray.models.build import build, names_of
@@ -11,7 +13,19 @@ from fedray.models.trial import Trial, check_fresh, try_out
 
 
 def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
-    """What the driver needs to know of the model that `build` gives; BadInputError where it cannot be trained."""
+    """The blueprint of the model that `build` gives, for the driver; BadInputError where it cannot be trained.
+
+    `shape` is (channels, height, width) of one image. `fingerprint` is what Model.fingerprint should be, if given.
+    """
+    try:
+        return described(model, shape, classes, seed, fingerprint)
+    except SystemExit as error:
+        why = f"failed for images {shape} ({own_models.describe(error)})"
+        raise BadInputError(f"model.name = {model.name} {why}") from error
+
+
+def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str) -> Blueprint:
+    """Build the model, try it out where it is the user's own, and measure its activations."""
     module, trial = build(model, shape, classes, seed, fingerprint), Trial("", ())
     if not model.is_known:
         again = build(model, shape, classes, seed, fingerprint)

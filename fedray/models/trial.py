@@ -82,7 +82,7 @@ def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
             vmap(output, randomness="different")(tensors, torch.stack([first, second] * 2).unflatten(0, (2, 2)))
             for second in (other, 1 - other)
         )
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         return own_models.describe(error)
     if not all(torch.equal(buffer, before) for buffer, before in buffers):
         return "it changes its buffers in training"
@@ -111,7 +111,7 @@ def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, 
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16"):
             output = module(images)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         failed = f"fails for images {tuple(images.shape[1:])} {mode} ({own_models.describe(error)})"
         raise BadInputError(f"model.name = {model.name} {failed}") from error
     found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
@@ -127,6 +127,6 @@ def unused(flat: FlatModel, model: Model, output: torch.Tensor) -> tuple[str, ..
     try:
         loss = F.cross_entropy(output.float(), torch.zeros(2, dtype=torch.int64))
         gradients = torch.autograd.grad(loss, flat.trainable, allow_unused=True)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise BadInputError(f"model.name = {model.name} has no gradient ({own_models.describe(error)})") from error
     return tuple(name for name, grad in zip(flat.layout.names, gradients, strict=True) if grad is None)

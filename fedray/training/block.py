@@ -79,7 +79,8 @@ def collect(
         if report.status != "ok":
             continue
         if summed:
-            total.add_update(vectors, algorithm.weight(report.num_examples))
+            with blamed_on(f"client {report.client} failed in round {t}"):
+                total.add_update(vectors, algorithm.weight(report.num_examples))
         else:
             each.append(vectors)
     return Trained(reports, sum=total if summed else None, each=each), remembered

@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+from interruptible import heed_sigint
 
 from fedray.__main__ import main
 from fedray.cli.command_line import report_errors
@@ -34,7 +35,7 @@ SMALL = [
 def start(*arguments, module="fedray", **options):
     command = [sys.executable, "-m", module, *map(str, arguments)]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, cwd=ROOT, **streams, **options)
+    return subprocess.Popen(command, cwd=ROOT, preexec_fn=heed_sigint, **streams, **options)
 
 
 def wait_for(process, beginning):

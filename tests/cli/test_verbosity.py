@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pandas as pd
@@ -345,13 +346,19 @@ def test_several_watches_see_the_same(tmp_path):
     assert one.seen == other.seen == ["prepare", "begin", "round", "end", "notice", "detail", "close"]
 
 
-def test_on_ray_debug_shows_what_clients_print_beside_the_lines(tmp_path):
-    """In another process, since Ray is told whether to speak when it is imported."""
+def test_on_ray_debug_shows_all_that_clients_print_beside_the_lines(tmp_path):
+    """In another process, since Ray is told whether to speak when it is imported.
+
+    A client prints more at the run's end than Ray's log monitor reads at a time, and ends in the middle of a line.
+    """
     code = (
         "import sys\nfrom fedray import algorithms\nfrom fedray.__main__ import main\n"
         "from fedray.algorithms.fedavg import FedAvg\nfrom fedray.cli.command_line import run_program\n"
         "class Printing(FedAvg):\n    name = 'printing'\n"
-        "    def loss(self, output, targets):\n        print('a client prints')\n        return super().loss(output, targets)\n"
+        "    def finish(self, start, end, steps, lr, message, memory):\n"
+        "        for line in range(1500):\n            print(f'a client prints {line}')\n"
+        "        print('half a line', end='', file=sys.stderr)\n"
+        "        return super().finish(start, end, steps, lr, message, memory)\n"
         "algorithms.ALGORITHMS['printing'] = Printing\nsys.exit(run_program(main))\n"
     )
     words = tiny(
@@ -362,7 +369,10 @@ def test_on_ray_debug_shows_what_clients_print_beside_the_lines(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert [json.loads(line)["event"] for line in done.stdout.splitlines()] == ["start", "round", "round", "end"]
-    assert "a client prints" in done.stderr
+    # Ray prints a line and its end apart, so that what another thread says may come between.
+    printed = Counter(map(int, re.findall(r"\(ClientActor pid=\d+\)\S* a client prints (\d+)", done.stderr)))
+    assert printed == dict.fromkeys(range(1500), 4)  # two clients in each of two rounds
+    assert done.stderr.count("half a line") == 4
     assert "starting or joining Ray took" in done.stderr
     (kept,) = re.findall("what its processes log stays in (.*)/logs", done.stderr)
     assert Path(kept, "logs").is_dir()

@@ -5,8 +5,11 @@ import sys
 import textwrap
 
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
+from making import encoded, write_table
 
 from fedray.core.errors import BadInputError
 from fedray.data import Data, fingerprint, load
@@ -142,6 +145,66 @@ def test_the_first_examples_are_taken_and_more_than_there_are_refused(returning)
         read(train_examples=13)
 
 
+TEXTS = ["dog", "ant", "cow"]
+
+
+@pytest.mark.parametrize("kind", ["list", "U", "object", "series", "categorical", "string", "arrow", "numpy string"])
+def test_text_becomes_classes_in_sorted_order(returning, kind):
+    make = {
+        "list": list,
+        "U": np.array,
+        "object": lambda texts: np.array(texts, object),
+        "series": pd.Series,
+        "categorical": pd.Categorical,
+        "string": lambda texts: pd.Series(texts, dtype="string"),
+        "arrow": pa.array,
+        "numpy string": lambda texts: np.array(texts, np.dtypes.StringDType()),
+    }[kind]
+    returning((TRAIN, make([TEXTS[label] for label in LABELS]), TEST, make([*TEXTS, "bee", "dog", "ant"])))
+    found = read()
+    assert found.classes == ("ant", "bee", "cow", "dog")
+    assert found.train_labels.dtype == found.test_labels.dtype == np.int64
+    assert found.train_labels.tolist() == [3, 0, 2] * 4
+    assert found.test_labels.tolist() == [3, 0, 2, 1, 3, 0]
+    assert found.note == "2 x 6 x 5, 4 classes, 1 of the test images' classes in no training image"
+
+
+def test_text_is_taken_as_from_parquet(returning, tmp_path):
+    """Also where it looks like numbers, has capitals or accents, or is empty."""
+    texts = ["10", "9", "b", "B", "é", "", "z", "9", "10", "B", "z", "é"]
+    own = ["b", "9", "", "only here", "z", "z"]
+    for split, labels in (("train", texts), ("test", own)):
+        contents = [encoded(image[:1]) for image in TRAIN[: len(labels)]]
+        write_table(tmp_path / f"{split}.parquet", contents, label=labels)
+    stored = load(Data(dataset="parquet", root=str(tmp_path)))
+    returning((TRAIN, texts, TEST, own))
+    found = read()
+    assert found.classes == stored.classes
+    assert found.train_labels.tolist() == stored.train_labels.tolist()
+    assert found.test_labels.tolist() == stored.test_labels.tolist()
+    assert found.train_labels.dtype == stored.train_labels.dtype
+
+
+def test_names_of_classes_say_which_number_a_text_is(returning):
+    texts = [TEXTS[label] for label in LABELS]
+    returning({**NAMED, "train_labels": texts, "test_labels": texts[:6], "classes": ["eel", "dog", "cow", "ant"]})
+    found = read()
+    assert found.classes == ("eel", "dog", "cow", "ant")
+    assert found.train_labels.tolist() == [1, 3, 2] * 4
+
+
+def test_a_text_is_part_of_the_fingerprint_and_numbers_have_the_one_they_had(returning):
+    texts = [TEXTS[label] for label in LABELS]
+    found = []
+    for one, other in (("dog", "dog"), ("dog", "fox")):
+        returning((TRAIN, [other if text == one else text for text in texts], TEST, texts[1:3] * 3))
+        found.append(fingerprint(Data(dataset="own:data")))
+    assert found[0] != found[1]
+    images = np.arange(2 * 3 * 4 * 4, dtype=np.uint8).reshape(2, 3, 4, 4)
+    returning((images, [1, 0], images, [0, 2]))
+    assert fingerprint(Data(dataset="own:data")) == "896cbf1ed1bd52f0b9b3a23cd68abc64"
+
+
 FLOATS = TRAIN / 255
 
 
@@ -172,6 +235,20 @@ FLOATS = TRAIN / 255
             (TRAIN, LABELS * 2048, TEST, TEST_LABELS),
             "train_labels go from 0 to 4096; they .* and 4,096 classes are the most",
         ),
+        ((TRAIN, ["a"] * 12, TEST, TEST_LABELS), "train_labels are text, but test_labels are integers"),
+        ((TRAIN, LABELS, TEST, ["a"] * 6), "test_labels are text, but train_labels are integers"),
+        ((TRAIN, [*["a"] * 11, 3], TEST, ["a"] * 6), "train_labels are text, but int in row 11"),
+        ((TRAIN, [*["a"] * 11, ["b"]], TEST, ["a"] * 6), "train_labels are text, but list in row 11"),
+        ((TRAIN, [None, *["a"] * 11], TEST, ["a"] * 6), "train_labels are text, but NoneType in row 0"),
+        ((TRAIN, ["a"] * 12, TEST, pd.Series(["a", None] * 3)), "test_labels are text, but float in row 1"),
+        ((TRAIN, [["a"]] * 12, TEST, ["a"] * 6), r"train_labels are <U1 \[12, 1\], not integers or text"),
+        ((TRAIN, [b"a"] * 12, TEST, [b"a"] * 6), r"train_labels are \|S1 \[12\], not integers or text"),
+        ({**NAMED, "train_labels": ["a"] * 12, "test_labels": ["b"] * 6, "classes": ["a"]}, "at least 2 texts"),
+        (
+            {**NAMED, "train_labels": ["cow"] * 12, "test_labels": ["cow"] * 6, "classes": ["cov", "ant"]},
+            "'cow' is a label, but not in classes; did you mean cov?",
+        ),
+        ({**NAMED, "train_labels": ["a"] * 12, "test_labels": ["a"] * 6, "classes": ["a", "a"]}, "a name twice"),
         ({**NAMED, "classes": ["x"] * 4097}, "4,097 classes are named, and 4,096 are the most"),
         ((*WHOLE, [0.5] * 12), r"train_users are float64 \[12\], not integers or text for 12 train_labels"),
         ((*WHOLE, [0] * 11), r"train_users are int64 \[11\], not integers or text for 12"),
@@ -231,3 +308,9 @@ def test_the_driver_does_not_import_torch_for_it(tmp_path):
     )
     out = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert out.stdout == "(1.0,) False\n"
+
+
+def test_more_classes_than_can_be_told_apart_are_refused(returning):
+    images = np.zeros((5000, 1, 1, 1), np.uint8)
+    returning((images, [str(number) for number in range(5000)], images[:1], ["0"]))
+    refuse("labels tell 5,000 classes apart, and 4,096 are the most")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from interruptible import heed_sigint
 from small_runs import assert_same_tables
 
 from fedray import results
@@ -27,8 +28,7 @@ RAY_FOLDER = Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/
 def start(*arguments, module="fedray", script=None, **options):
     command = [sys.executable, *([str(script)] if script else ["-m", module]), *map(str, arguments)]
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, **options}
-    # A shell's background jobs ignore SIGINT, and so would what they start.
-    return subprocess.Popen(command, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL), **options)
+    return subprocess.Popen(command, preexec_fn=heed_sigint, **options)
 
 
 def wait_for(process, pattern):

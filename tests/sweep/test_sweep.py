@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from interruptible import heed_sigint
 from small_runs import assert_same_tables
 
 from fedray import results
@@ -530,9 +531,8 @@ def start(*argv):
         "--max-concurrent",
         "4",
     ]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, preexec_fn=heed_sigint, start_new_session=True, **streams)
 
 
 def wait_for_rounds(path, count, process):

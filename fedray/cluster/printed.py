@@ -1,0 +1,129 @@
+"""Everything that clients print is shown under --log-level debug, also where Ray ends soon after.
+
+Ray shows it in three steps. A worker writes to a log file of its own. The log monitor, a process on each node, looks
+for new lines every tenth of a second and publishes up to a thousand of each file. A thread of the driver prints what
+it receives. `ray.shutdown` waits for none of them. So what was shown is counted here, and the rest is read from the
+files of a local Ray, or waited for where the files are on other machines.
+"""
+
+import logging
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray._private import ray_constants
+from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+from ray._private.worker import print_worker_logs
+
+from fedray.cluster.dispatch import look
+from fedray.cluster.tickets import Slot
+
+WAIT_SECONDS = 10.0  # for what the actors of a joined cluster printed; Ray takes a few tenths of a second
+ACTOR = ray_constants.LOG_PREFIX_ACTOR_NAME
+UNSHOWN = (ACTOR, ray_constants.LOG_PREFIX_TASK_NAME, ray_constants.LOG_PREFIX_JOB_ID)
+"""How lines begin that Ray itself writes into the log files, and does not show."""
+FILE = re.compile(r"worker-.*-(\d+)\.(out|err)")
+HANDLER = "fedray_printed"
+
+log = logging.getLogger(__name__)
+
+
+class Printed:
+    """How many characters of each worker's output were shown in this process, from now until `close`.
+
+    They are kept by the address of the worker's node, its process id, and whether they went to stderr. Line ends do not
+    count, since Ray may have read half a line and shows the other half as another one.
+    """
+
+    def __init__(self) -> None:
+        self.shown: Counter[tuple[str, str, bool]] = Counter()
+        dispatcher.add_handler(HANDLER, self.note)
+
+    def note(self, data: Mapping[str, Any]) -> None:
+        """Ray shows these lines of a worker."""
+        self.shown[data["ip"], str(data["pid"]), bool(data["is_err"])] += sum(map(length, data["lines"]))
+
+    def close(self, logs: Path | None) -> None:
+        """Ray was shut down: show what is left in the log files, where it was a local one's."""
+        dispatcher.remove_handler(HANDLER)
+        if logs is None:
+            return
+        by_process: Counter[tuple[str, bool]] = Counter()
+        for (_, pid, is_err), shown in self.shown.items():
+            by_process[pid, is_err] += shown
+        for path in sorted([*logs.glob("worker-*"), *logs.glob("old/worker-*")]):  # Ray moves some of the ended there
+            if found := FILE.fullmatch(path.name):
+                process = found[1], found[2] == "err"
+                show(*process, unshown(path, by_process[process]))
+
+    def wait(self, slots: Sequence[Slot]) -> None:
+        """Wait until all that the actors in these places have printed was shown, for a while; say so where it was not.
+
+        They are those of a joined cluster, whose log files are on other machines.
+        """
+        until = time.monotonic() + WAIT_SECONDS
+        asked = {slot.handle.printed.remote(): slot.where for slot in slots if slot.where and not slot.gone}
+        if not asked:
+            return
+        answered, _ = ray.wait([*asked], num_returns=len(asked), timeout=WAIT_SECONDS)
+        addresses = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes()}
+        late, missing = [], len(asked) - len(answered)
+        for ref in answered:
+            lengths, error = look(ref)
+            if error is None:
+                late.append((addresses.get(asked[ref]["node"], ""), str(asked[ref]["pid"]), lengths))
+            missing += error is not None
+        while (late := [each for each in late if not self.has(*each)]) and time.monotonic() < until:
+            time.sleep(0.05)
+        if missing := missing + len(late):
+            log.debug("what %d of %d actors printed last is in their nodes' log files only", missing, len(asked))
+
+    def has(self, ip: str, pid: str, lengths: tuple[int, int]) -> bool:
+        """Whether so many characters of a worker's stdout and stderr were shown."""
+        return self.shown[ip, pid, False] >= lengths[0] and self.shown[ip, pid, True] >= lengths[1]
+
+
+def length(line: str) -> int:
+    """The characters of a line, line ends not counted."""
+    return len(line) - line.count("\r") - line.count("\n")
+
+
+def lines_of(path: Path) -> Iterator[tuple[str, str]]:
+    """The lines that a worker printed, each with the name of its actor."""
+    name = ""
+    with path.open("rb") as file:
+        for each in file:
+            line = each.decode("utf-8", "replace").rstrip("\r\n")
+            if line.startswith(ACTOR):
+                name = line.removeprefix(ACTOR)
+            elif not line.startswith(UNSHOWN):
+                yield name, line
+
+
+def unshown(path: Path, shown: int) -> Iterator[tuple[str, str]]:
+    """The same but for the first `shown` characters, and for empty lines behind them, which may be shown or not."""
+    reached = False
+    for name, line in lines_of(path):
+        reached = reached or length(line) > shown
+        if reached:
+            yield name, line[shown:]
+        shown = max(0, shown - length(line))
+
+
+def show(pid: str, is_err: bool, lines: Iterator[tuple[str, str]]) -> None:
+    """Print a worker's lines as Ray does."""
+    stream, plain = sys.stderr if is_err else sys.stdout, ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX
+    for name, line in lines:
+        print_worker_logs({"pid": pid, "actor_name": name, "lines": [line]}, stream, plain)  # type: ignore[dict-item]
+
+
+def printed_here() -> tuple[int, int]:
+    """How many characters this worker has printed so far, to stdout and to stderr."""
+    files = (Path("/proc/self/fd", str(stream.fileno())) for stream in (sys.stdout, sys.stderr))
+    out, err = (sum(length(line) for _, line in lines_of(file)) for file in files)
+    return out, err
