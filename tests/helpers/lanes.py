@@ -34,7 +34,7 @@ SHARING = tuple(
 """Files that have one Ray together: they end single actors at most, and the next population has others started."""
 
 LONG = ("tests/training/test_fused_models.py", "tests/models/", "tests/test_golden.py")
-"""What takes long without Ray, and so begins first."""
+"""The files without Ray that take longest, and so begin first."""
 
 
 def starts_ray(test: str) -> bool:
