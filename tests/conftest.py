@@ -27,6 +27,7 @@ def pytest_collection_modifyitems(items):
             item.add_marker("ray")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     return Lanes(config, log)
 

@@ -15,13 +15,12 @@ RAY = (
     "tests/cli/test_main.py",
     "tests/cli/test_verbosity.py::test_on_ray_",
     "tests/cluster/",
-    "tests/data/test_own_data_runs.py::test_what_a_function_of_the_current_folder_returns_is_trained_on",
     "tests/docs/",
     "tests/experiment/test_every_setting.py::test_a_ray_of_its_own_",
     "tests/run/test_interrupt.py",
     "tests/run/test_kills.py::test_killed_on_ray_",
     "tests/run/test_two_at_once.py",
-    "tests/sweep/test_sweep.py",
+    *(f"tests/sweep/test_sweep.py::test_a{rest}" for rest in ("_sweep_on_ray_", "_sweep_killed_", "n_interrupt_stops_")),
 )
 """How the ids begin of tests that start Ray, in their own process or in a program."""
 
