@@ -31,11 +31,14 @@ run: $(INSTALLED)  ## train the quick start: 10 clients, 10 Ray actors
 	@echo "  python -c 'import pandas; print(pandas.read_parquet(\"results/quickstart/rounds\"))'"
 	@echo "  make data     (the real CIFAR-10)"
 
+# Two lanes, tests with Ray and tests without; tests/helpers/lanes.py says which is which.
+PYTEST := $(VENV)/bin/python -m pytest -n 2 --durations-file build/durations.txt
+
 test: $(INSTALLED)  ## run the tests
-	@$(VENV)/bin/python -m pytest
+	@$(PYTEST)
 
 test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
-	@$(VENV)/bin/python -m pytest -m "slow or not slow"
+	@$(PYTEST) -m "slow or not slow"
 
 readme: $(INSTALLED)  ## write README's tables of settings and options from their declarations
 	@$(VENV)/bin/python docs/settings_page.py README.md

@@ -1,12 +1,51 @@
-"""What many tests share: a small data set, and one Ray with a fake GPU for a file."""
+"""What many tests share: a small data set, one Ray with a fake GPU, and lanes for those with Ray and for the rest."""
 
+import os
 import tempfile
+from pathlib import Path
 
 import pytest
+import torch
+from lanes import Lanes, SharedRay, place, shares_ray, starts_ray, write_durations
 from small_data import make_dataset
 
 from fedray.cluster.settings import Cluster
 from fedray.data.dataset import Dataset
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # each worker has a core
+
+
+def pytest_addoption(parser):
+    parser.addoption("--durations-file", type=Path, help="write how long each lane, file and test took to this file")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: place(item.nodeid))
+    for item in items:
+        if starts_ray(item.nodeid):
+            item.add_marker("ray")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    return Lanes(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    if not shares_ray(item.nodeid):
+        shared_ray.close()
+
+
+def pytest_sessionfinish():
+    shared_ray.close()
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if path := config.getoption("durations_file"):
+        reports = (each for found in terminalreporter.stats.values() for each in found if hasattr(each, "duration"))
+        write_durations(path, reports)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,15 +56,33 @@ def no_cache_of_the_user():
         yield
 
 
+@pytest.fixture(autouse=True)
+def no_ray_in_the_other_lane(request, monkeypatch):
+    """Ray has no place for its files, here and in programs, where a test is not known to start it."""
+    if not starts_ray(request.node.nodeid):
+        monkeypatch.setenv("RAY_TMPDIR", "/dev/null/tests that start Ray are listed in tests/helpers/lanes.py")
+
+
 @pytest.fixture(scope="session")
 def dataset() -> Dataset:
     return make_dataset()
 
 
-@pytest.fixture(scope="module")
-def session():
-    """A connection to a local Ray with two CPUs and one (fake) GPU, for one file: other files start their own."""
+def own_ray():
+    """A local Ray with two CPUs and one (fake) GPU."""
     from fedray.cluster.start import connected  # imports ray
 
-    with connected(Cluster(cpus=2, gpus=1, object_store=200, start_timeout=120)) as session:
-        yield session
+    return connected(Cluster(cpus=2, gpus=1, object_store=200, start_timeout=120))
+
+
+shared_ray = SharedRay(own_ray)
+
+
+@pytest.fixture(scope="module")
+def session(request):
+    """A connection to such a Ray for one file, or for all that share one."""
+    if shares_ray(request.node.nodeid):
+        yield shared_ray.get()
+    else:
+        with own_ray() as session:
+            yield session

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-import ray
 import torch
-from small_data import make_recipe
+from gpu_shares import at_each, populated, reserved
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.needs import Needs
@@ -31,27 +29,6 @@ def session():
     """Two CPUs and two GPUs, neither of which exists."""
     with connected(Cluster(cpus=2, gpus=2, object_store=200, start_timeout=120)) as session:
         yield session
-
-
-@contextmanager
-def populated(session, dataset, clients, **settings):
-    planned = plan(Cluster(**settings), clients, session.capacity, Needs(250_000))
-    shards = np.array_split(np.arange(96), clients)
-    population = RayPopulation(session.pool, planned, dataset, shards, make_recipe(dataset), clients)
-    try:
-        yield population
-    finally:
-        population.close()
-
-
-def at_each(population, function):
-    """What a function gives in each actor's process."""
-    return ray.get([slot.handle.__ray_call__.remote(function) for slot in population.slots])
-
-
-def reserved(actor):
-    """What Ray says a process has of GPUs, and the GPUs that CUDA would see there."""
-    return round(ray.get_runtime_context().get_assigned_resources()["GPU"], 4), os.environ["CUDA_VISIBLE_DEVICES"]
 
 
 def test_six_actors_of_0_3_land_three_on_each_of_two_gpus(session, dataset):

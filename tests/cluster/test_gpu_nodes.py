@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
+from gpu_shares import at_each, populated, reserved
 from ray.cluster_utils import Cluster as SeveralNodes
-from test_gpu_actors import at_each, populated, reserved
 
 from fedray.cluster.needs import Needs
 from fedray.cluster.plan import plan

@@ -8,8 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
 import pytest
+from populations import ALGORITHM, SHARDS, Counting, on_ray, play
 from small_data import make_dataset, make_recipe
-from test_population import ALGORITHM, SHARDS, Counting, on_ray, play
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.dispatch import Dispatcher

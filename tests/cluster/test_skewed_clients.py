@@ -5,8 +5,8 @@ from functools import cache
 
 import numpy as np
 import pytest
+from client_scores import ALGORITHMS, DATASET, OWN_TESTS, SHARDS, evaluated, on_ray
 from small_data import make_recipe
-from test_evaluate_clients import ALGORITHMS, DATASET, OWN_TESTS, SHARDS, evaluated, on_ray
 
 from fedray.data.skew import Skew
 from fedray.models.build import build, initial_vectors

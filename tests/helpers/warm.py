@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 import traceback
-from typing import Any
+from typing import Any, TextIO
 
 F_SETPIPE_SZ = 1031  # of Linux
 MOST_PRINTED = 1 << 20  # bytes
@@ -37,14 +37,16 @@ class Warm:
         at: int | None = None,
         under: Any = "",
         after: float | None = None,
+        since: str = "",
         limit: int | None = None,
     ) -> tuple[int, str, str]:
         """The exit status, -9 where it was killed, and what was printed as output and as errors.
 
         With `sweep` it is `python -m fedray.sweep`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
+        The seconds are counted from the first line of output that begins with `since`, or from the start.
         """
         request = {"words": [*map(str, words)], "sweep": sweep, "at": at, "under": str(under), "after": after}
-        request["limit"] = limit
+        request |= {"since": since, "limit": limit}
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -64,6 +66,16 @@ def kill_at(number: int, under: str) -> None:
             left[0] -= 1
 
     sys.addaudithook(look)
+
+
+def read_until(beginning: str, out: TextIO) -> str:
+    """All lines up to the first that begins so, or all there are."""
+    read = []
+    for line in iter(out.readline, ""):
+        read.append(line)
+        if line.startswith(beginning):
+            break
+    return "".join(read)
 
 
 def serve() -> None:
@@ -97,14 +109,15 @@ def serve() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
-        if request["after"] is not None:
-            time.sleep(request["after"])
-            os.kill(child, signal.SIGKILL)
-        _, waited = os.waitpid(child, 0)
         for _, end in pipes:
             os.close(end)
         with os.fdopen(pipes[0][0]) as out, os.fdopen(pipes[1][0]) as err:
-            output, errors = out.read(), err.read()
+            output = read_until(request["since"], out) if request["since"] else ""
+            if request["after"] is not None:
+                time.sleep(request["after"])
+                os.kill(child, signal.SIGKILL)
+            _, waited = os.waitpid(child, 0)
+            output, errors = output + out.read(), err.read()
         print(json.dumps({"status": os.waitstatus_to_exitcode(waited), "output": output, "errors": errors}), flush=True)
 
 

@@ -31,16 +31,25 @@ def test_of_a_frozen_network_nothing_is_kept_but_its_layers_have_their_size():
     assert measure_activations(FlatModel(network), SHAPE) == (4 * 256, 4 * 256, False)
 
 
+@pytest.fixture
+def two_threads():
+    """Another number than the one that measuring sets."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize("name", ["resnet20", "mcmahan_cnn"])
-def test_measuring_leaves_everything_as_it_was(name):
+def test_measuring_leaves_everything_as_it_was(two_threads, name):
     torch.manual_seed(1)
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
+    before = torch.get_rng_state()
     module = nn.Sequential(build(Model(name=name), (3, 32, 32), 10, 5), nn.Dropout())
     state = {key: tensor.clone() for key, tensor in module.state_dict().items()}
     assert measure_activations(FlatModel(module), (3, 32, 32))[2]  # it did draw
     assert all(torch.equal(tensor, state[key]) for key, tensor in module.state_dict().items())
     assert torch.equal(before, torch.get_rng_state())
-    assert torch.get_num_threads() == threads
+    assert torch.get_num_threads() == 2
     assert not any(layer._forward_hooks for layer in module.modules())
 
 

@@ -47,8 +47,9 @@ def longest_reported(output):
 def test_killed_at_fifty_moments_a_run_ends_as_if_it_had_not_been(tmp_path, algorithm):
     """In a fork of a process that has everything imported: of its life nearly all is setting up, rounds and writes.
 
-    Each life ends after a time drawn from all of what a whole run takes, so some end before the first file is there;
-    a run that comes to its end is compared and another begun.
+    Every other life ends after a time drawn from all of what a whole run takes, so some end before the first file is
+    there; the rest end after a round was reported, and a time drawn from what the rounds after the first one take.
+    A run that comes to its end is compared and another begun.
     """
     words = [*SETTINGS, "--rounds=20", "--cluster.backend=in-process", f"--algorithm.name={algorithm}"]
     chance = random.Random(algorithm)
@@ -58,10 +59,16 @@ def test_killed_at_fifty_moments_a_run_ends_as_if_it_had_not_been(tmp_path, algo
             began = time.monotonic()
             assert warm.run(*words, "--output.root", root)[0] == 0
             life = time.monotonic() - began
+        began = time.monotonic()
+        assert warm.run(*words, "--output.root", tmp_path / "begun", since="round", after=0)[0] == -signal.SIGKILL
+        rounds = max(0.1 * life, life - (time.monotonic() - began))
+        moments = itertools.cycle([("", life), ("round", rounds)])
         while kills < KILLS:
             root, seen, own = tmp_path / str(killed_runs), 0, 0
             while True:
-                status, output, errors = warm.run(*words, "--output.root", root, after=chance.uniform(0, 0.8 * life))
+                since, seconds = next(moments)
+                after = chance.uniform(0, 0.8 * seconds)
+                status, output, errors = warm.run(*words, "--output.root", root, since=since, after=after)
                 assert status in (0, -signal.SIGKILL), (output, errors)
                 assert errors == ""
                 seen = max(seen, longest_reported(output))
@@ -77,7 +84,7 @@ def test_killed_at_fifty_moments_a_run_ends_as_if_it_had_not_been(tmp_path, algo
             assert_same_results(root, whole)
             shutil.rmtree(root)
             killed_runs += 1
-    assert gone_on > KILLS / 5
+    assert gone_on > KILLS / 3
 
 
 @pytest.mark.timeout(900)

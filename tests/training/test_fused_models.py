@@ -80,6 +80,7 @@ def test_every_model_trains_as_in_the_plain_engine(name):
     assert_agree(name, **without_batch_norm(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(LARGE))
 def test_every_large_model_does(name):
     """Two clients of one and of two steps, one after the other: each of their vectors is some hundred megabytes."""
@@ -117,6 +118,7 @@ VARIANTS = {
     "one client at a time": ("lenet5", {"chunk_size": 1}),
     "as many clients at a time as suit a CPU": ("lenet5", {"chunk_size": None}),
     "two clients at a time": ("lenet5", {"chunk_size": 2}),
+    "one client of a large network, as suits a CPU": ("vgg11", {"chunk_size": None, "rounds": 1}),
 }
 
 
