@@ -118,5 +118,5 @@ def check(wanted: LocalOptimizer, shapes: Sequence[tuple[int, ...]]) -> None:
         parameter.grad = torch.zeros_like(parameter)
     try:
         make(wanted, parameters, lr=0.1).step()
-    except Exception as error:  # torch and Python raise errors of many kinds for wrong options
+    except Exception as error:  # whatever torch, or Python on its behalf, finds wrong
         raise BadInputError(f"{wanted.said} cannot train this model: {error}") from None
