@@ -1,4 +1,4 @@
-"""The algorithms, one paper a file. A new one is its file and its line here: that enrols it everywhere."""
+"""The algorithms, one paper a file. A new algorithm needs its file and an entry in ALGORITHMS, nothing else."""
 
 from fedray.algorithms.ditto import Ditto
 from fedray.algorithms.fedavg import FedAvg

@@ -1,9 +1,9 @@
 """Ditto: Li, Hu, Beirami, Smith 2021, "Ditto: Fair and Robust Federated Learning Through Personalization", arXiv
-2012.04221, Algorithm 1. FedAvg trains the global model w; beside it each client of the cohort trains its own model v_k:
+2012.04221, Algorithm 1. FedAvg trains the global model w. Each client of the cohort also trains its own model v_k:
 
     v_k <- v_k - lr * (grad F_k(v_k) + lam (v_k - w_t))
 
-v_k starts as the initial model and is trained in the rounds that the client takes part in.
+v_k starts as the initial model. It is trained in the rounds in which the client takes part.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Ditto(FedAvg):
         return update, client.descend(memory, self.draw, epochs=self.personal_epochs)[0]
 
     def draw(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
-        """The direction of the personal model: the gradient and the pull towards w_t."""
+        """The direction that the personal model descends: the gradient plus the pull towards w_t."""
         return grad + self.lam * (params - message["params"])
 
     def own_model(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Tensors:

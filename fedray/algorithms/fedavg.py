@@ -4,10 +4,11 @@ Decentralized Data", arXiv 1602.05629, Algorithm 1.
     client k:   w_k  <- w_t, then for each local batch b:   w_k <- w_k - lr * grad l(w_k; b)
     server:     w_t+1 = w_t + server_lr * sum_k (n_k / n) (w_k - w_t)
 
-The paper's server_lr is 1. The settings of a client's steps are in local_training.py. Every other algorithm is FedAvg
-with some of the hooks below replaced. Hooks are pure. On clients tensors are [..., P] and per-client scalars [..., 1],
-so that a hook written once, with reductions over the last dimension, serves one client (engine = plain) and many
-(fused); on the server they are NumPy vectors [P].
+The paper's server_lr is 1. The settings of a client's steps are in local_training.py.
+
+Every other algorithm is FedAvg with some of the hooks below replaced. Hooks are pure. On clients, tensors are [..., P]
+and per-client scalars [..., 1]. A hook that reduces over the last dimension alone serves one client (engine = plain)
+and many (engine = fused). On the server, vectors are NumPy arrays [P].
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ Both = tuple[Tensors, Tensors]  # an update and a memory
 
 
 def mean_weighting() -> Any:
-    """The setting `weighting` of algorithms that need the mean of the updates, and so exclude their sum."""
+    """The setting `weighting` without "sum", for algorithms that need the mean of the updates."""
     return setting("num_examples", "Weights of the updates: by shard size, or all the same.")
 
 
 def averaged_norms() -> Any:
-    """The setting `norms` of algorithms that correct every parameter by what the clients share of it."""
+    """The setting `norms` without "local", for algorithms whose corrections need every parameter to be shared."""
     return setting("averaged", "Always averaged, since the corrections are for parameters that all clients share.")
 
 
@@ -48,13 +49,13 @@ class FedAvg(LocalTraining):
     """Federated averaging (McMahan et al. 2017)."""
 
     name: ClassVar[str] = "fedavg"
-    linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum, so that blocks may be summed early
+    linear: ClassVar[bool] = True  # whether `aggregate` needs only the weighted sum; blocks may then be summed early
     shares_nothing: ClassVar[bool] = False  # whether all that is trained may stay at the clients
     fusable: ClassVar[bool] = True
-    """Whether the hooks serve many clients at a time: `init_memory`, `correct` and `finish` by broadcasting over
-    leading dimensions, a `loss` of its own under torch.func.vmap, which excludes .item() and branches on values. An
-    algorithm that says False trains in the plain engine only, as does one with a `local_round`, `penalty` or
-    `personal` of its own."""
+    """Whether the hooks serve many clients at a time. `init_memory`, `correct` and `finish` must broadcast over leading
+    dimensions. An own `loss` must work under torch.func.vmap, which forbids .item() and branches on values. With False
+    the algorithm trains in the plain engine only. So does an algorithm with its own `local_round`, `penalty` or
+    `personal`."""
 
     weighting: Literal["num_examples", "uniform", "sum"] = setting(
         "num_examples",
@@ -94,17 +95,17 @@ class FedAvg(LocalTraining):
 
     @property
     def remembers(self) -> bool:
-        """Whether clients keep a memory between rounds: one of the algorithm's own, or their part of the model."""
+        """Whether clients keep a memory between rounds: the algorithm's own, or the personal part of the model."""
         return type(self).init_memory is not FedAvg.init_memory or self.personalises
 
     @property
     def personalises(self) -> bool:
-        """Whether a part of the model stays at each client, so that there is no global model to evaluate."""
+        """Whether a part of the model stays at each client. There is then no global model to evaluate."""
         return type(self).personal is not FedAvg.personal or self.norms == "local"
 
     @property
     def has_own_models(self) -> bool:
-        """Whether a client would use another model than the server's, so that it should be evaluated for each."""
+        """Whether a client uses a model other than the server's. Evaluation then has to go client by client."""
         return self.personalises or type(self).own_model is not FedAvg.own_model
 
     @property
@@ -114,14 +115,14 @@ class FedAvg(LocalTraining):
 
     @property
     def unfusable(self) -> str:
-        """Why the fused engine cannot train this, to follow the algorithm's name; empty if it can."""
+        """The reason why the fused engine cannot train this algorithm, as a clause about it; empty if it can."""
         replaced = {
             "local_round": type(self).local_round is not FedAvg.local_round,
             "penalty": self.compares,
             "personal": self.personalises,
         }
         if not self.fusable:
-            return "which says of itself that it is not fusable"
+            return "whose class sets fusable = False"
         if self.local_optimizer:
             return f"whose optimizer, torch's {self.optimizer}, needs one client at a time"
         own = next((name for name, own in replaced.items() if own), "")
@@ -129,12 +130,12 @@ class FedAvg(LocalTraining):
 
     @property
     def corrects(self) -> bool:
-        """Whether clients descend along something else than the gradient: those with a `correct` of its own."""
+        """Whether the algorithm has its own `correct`. Clients then do not descend along the plain gradient."""
         return type(self).correct is not FedAvg.correct
 
     @property
     def has_own_loss(self) -> bool:
-        """Whether the loss is another than the cross-entropy."""
+        """Whether the algorithm has its own `loss` in place of the cross-entropy."""
         return type(self).loss is not FedAvg.loss
 
     # On the server, before the clients.
@@ -144,13 +145,13 @@ class FedAvg(LocalTraining):
         return {"params": params, "buffers": buffers, **server_optimizer.init(self, params)}
 
     def broadcast(self, state: Vectors, t: int) -> Vectors:
-        """The message of round t, which every client of the cohort gets; "params" and "buffers" are always in it."""
+        """The message of round t to every client of the cohort. It always has "params" and "buffers"."""
         return {"params": state["params"], "buffers": state["buffers"]}
 
     # On a client.
 
     def init_memory(self, params: Tensor, buffers: Tensor) -> Tensors:
-        """What a client remembers before its first round, given the initial params [P] and buffers [B]; nothing here.
+        """A client's memory before its first round, from the initial params [P] and buffers [B]; FedAvg has none.
 
         Every later memory has the same names and shapes.
         """
@@ -159,8 +160,8 @@ class FedAvg(LocalTraining):
     def personal(self, names: Sequence[str], norms: Collection[str]) -> Collection[str]:
         """The names of the parameters and buffers that stay at the client, out of all `names` in the model's order.
 
-        `norms` are those of them that belong to BatchNorm layers. The client starts its rounds with its own values in
-        the message, what it sends is 0 there, and its bytes count only the rest.
+        `norms` are the names that belong to BatchNorm layers. In these places the client's own values replace the
+        message's at the start of a round. The update is 0 there, and the bytes sent do not count them.
         """
         if self.norms == "averaged":
             return ()
@@ -172,7 +173,7 @@ class FedAvg(LocalTraining):
         return norms
 
     def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
-        """What a client does in a round, local SGD and `finish`: its update and its new memory."""
+        """One client's round, local SGD and then `finish`: its update and its new memory."""
         end, steps = client.descend(message, self.correct if self.corrects else None)
         update, memory = self.finish(message["params"], end["params"], steps, lr, message, memory)
         return {**update, "buffers": end["buffers"] - message["buffers"]}, memory
@@ -184,18 +185,18 @@ class FedAvg(LocalTraining):
         return F.cross_entropy(output, targets, label_smoothing=self.label_smoothing)
 
     def references(self, message: Tensors, memory: Tensors) -> dict[str, Tensors]:
-        """Models, as {"params", "buffers"}, whose features `penalty` is given beside those of the model in training."""
+        """Further models, each as {"params", "buffers"}, whose features `penalty` compares with the trained model's."""
         return {}
 
     def penalty(self, features: Tensor, references: Tensors) -> Tensor:
-        """What is added to a batch's loss, given its features [batch, d] by the model and by each of `references`.
+        """The term that is added to a batch's loss, from its features [batch, d] by the model and by each reference.
 
-        Features are what the model's last Linear layer gets; references are in evaluation mode and have no gradient.
+        Features are the input of the model's last Linear layer. References are in evaluation mode and have no gradient.
         """
         raise NotImplementedError
 
     def correct(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
-        """The direction to descend, given the gradient of the loss at params; all [..., P]."""
+        """The direction to descend, from the gradient of the loss at params; all [..., P]."""
         return grad
 
     def finish(self, start: Tensor, end: Tensor, steps: Steps, lr: float, message: Tensors, memory: Tensors) -> Both:
@@ -206,9 +207,9 @@ class FedAvg(LocalTraining):
         return {"params": end - start}, memory
 
     def own_model(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Tensors:
-        """The model that a client would use, {"params", "buffers"}, which the evaluation of each client measures.
+        """The model that a client uses, {"params", "buffers"}. The evaluation of each client measures it.
 
-        Given the message of the state after a round, with the client's personal part in place.
+        `message` is that of the state after a round, with the client's personal part in place.
         """
         return {"params": message["params"], "buffers": message["buffers"]}
 
@@ -219,18 +220,18 @@ class FedAvg(LocalTraining):
         return float(num_examples) if self.weighting == "num_examples" else 1.0
 
     def aggregate(self, updates: Updates) -> Vectors:
-        """The cohort's update: its weighted mean, or, with weighting = "sum", the plain sum. Uses the sum up."""
+        """The cohort's update: the weighted mean, or the plain sum with weighting = "sum". Overwrites `updates.sum`."""
         if self.weighting != "sum":
             for vector in updates.sum.vectors.values():
                 vector /= np.float32(updates.sum.weight)
         return updates.sum.vectors
 
     def server_update(self, state: Vectors, mean: Vectors, participation: float) -> Vectors:
-        """The state after the round, given the aggregated update and the share of clients that took part.
+        """The state after the round, from the aggregated update and the share of clients that took part.
 
-        That share is |S|/N where all clients weigh the same, and otherwise the cohort's share of all weights. Buffers
-        are statistics, not parameters: they move by the aggregated update itself. Only the textbook's `sum` scales
-        them too, since a sum of m differences would carry them m times too far.
+        The share is |S|/N where all clients weigh the same, and otherwise the cohort's share of all weights. Buffers
+        are statistics, not parameters, so they move by the aggregated update itself. With weighting = "sum" server_lr
+        scales buffers too, because a sum of m differences would carry them m times too far.
         """
         direction, moments = server_optimizer.direction(self, state, mean["params"])
         params = np.float32(self.server_lr) * direction
@@ -239,5 +240,5 @@ class FedAvg(LocalTraining):
         return {"params": params, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"], **moments}
 
     def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
-        """What only this algorithm reports of a round in which anybody answered, for the metrics table."""
+        """The algorithm's own metrics of a round, by column name. Rounds that no client answered have none."""
         return {}

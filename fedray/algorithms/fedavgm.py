@@ -1,5 +1,5 @@
 """FedAvgM: Hsu, Qi, Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification", arXiv 1909.06335: FedAvg with momentum on the server (server_optimizer.py has the equation).
+Classification", arXiv 1909.06335. It is FedAvg with momentum on the server; server_optimizer.py has the equation.
 """
 
 from typing import ClassVar, Literal

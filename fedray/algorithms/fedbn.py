@@ -1,6 +1,6 @@
 """FedBN: Li, Jiang, Zhang, Kamp, Dou 2021, "FedBN: Federated Learning on Non-IID Features via Local Batch
-Normalization", arXiv 2102.07623, Algorithm 1: FedAvg of everything but the BatchNorm layers, whose parameters and
-statistics stay at the clients.
+Normalization", arXiv 2102.07623, Algorithm 1. It is FedAvg of all layers except the BatchNorm layers. Their parameters
+and statistics stay at the clients.
 """
 
 from typing import ClassVar, Literal

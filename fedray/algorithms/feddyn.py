@@ -5,8 +5,8 @@ Regularization", arXiv 2111.04263, Algorithm 1.
                 grad F_k(w) - g_k + alpha (w - w_t); then g_k <- g_k - alpha (w_k - w_t)
     server:     h <- h - alpha * |S|/N * mean_S (w_k - w_t),    w_t+1 = mean_S w_k - h / alpha
 
-g_k and h start at 0. Minimising means the local steps. Means weigh clients as `weighting` says, and |S|/N is the
-cohort's share of all weights, which keeps h the mean of all g_k. alpha = 0 leaves out regularisation and h: FedAvg.
+g_k and h start at 0. The local steps do the minimising. Means weigh clients as `weighting` says. |S|/N is the cohort's
+share of all weights, which keeps h the mean of all g_k. alpha = 0 drops the regulariser and h, and gives FedAvg.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """FedNova: Wang, Liu, Liang, Joshi, Poor 2020, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated
-Optimization", arXiv 2007.07481, section 4. Clients that make more steps must not count for more:
+Optimization", arXiv 2007.07481, section 4. Clients that make more steps do not count for more:
 
     client k:   d_k = (w_t - w_k) / (lr |a_k|_1)
     server:     w_t+1 = w_t - server_lr * tau_eff * sum_k p_k lr d_k,      p_k = n_k / n
 
-|a_k|_1 is the number of effective steps (effective_steps.py): tau_k for plain local SGD, more with momentum, less with
-a proximal term mu. tau_eff is the mean of the |a_k|_1 of the momentum alone, so that mu slows clients down, as in the
-authors' code (github.com/JYWa/FedNova), which for mu > 0 takes the mean of the tau_k.
+|a_k|_1 is the number of effective steps (effective_steps.py). It is tau_k for plain local SGD, more with momentum, and
+less with a proximal term mu. tau_eff is the mean of the |a_k|_1 without mu, so mu slows clients down. It does so in the
+authors' code too (github.com/JYWa/FedNova), where tau_eff is the mean of the tau_k for mu > 0.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """FedAdagrad, FedAdam, FedYogi: Reddi, Charles, Zaheer, Garrett, Rush, Konecny, Kumar, McMahan 2021, "Adaptive
-Federated Optimization", arXiv 2003.00295, Algorithm 2: FedAvg with an adaptive server optimizer (server_optimizer.py
-has the equations). The defaults are the paper's: beta1 = 0.9 and beta2 = 0.99, no momentum for Adagrad, tau = 1e-3.
+Federated Optimization", arXiv 2003.00295, Algorithm 2. They are FedAvg with an adaptive server optimizer, whose
+equations are in server_optimizer.py. The defaults of beta1, beta2 and tau are the paper's: beta1 = 0.9 (0 for Adagrad),
+beta2 = 0.99, tau = 1e-3.
 """
 
 from typing import ClassVar, Literal

@@ -1,6 +1,6 @@
 """FedPer: Arivazhagan, Aggarwal, Singh, Choudhary 2019, "Federated Learning with Personalization Layers", arXiv
-1912.00818: FedAvg of the base layers; the personalisation layers, the last ones, stay at the clients. Both are trained
-together, as in the paper.
+1912.00818. It is FedAvg of the base layers. The personalisation layers, the last ones, stay at the clients. Both are
+trained together, as in the paper.
 """
 
 from collections.abc import Collection, Sequence
@@ -37,6 +37,6 @@ class FedPer(FedAvg):
 
 
 def names_of_last_layer(names: Sequence[str]) -> str:
-    """A pattern for the parameters of the layer that comes last in the model's own order, or of one without a layer."""
+    """The pattern of the last layer's names, in the model's order; a last parameter outside any layer stands alone."""
     layer = names[-1].rpartition(".")[0]
     return f"{layer}.*" if layer else names[-1]

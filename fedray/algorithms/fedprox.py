@@ -1,7 +1,7 @@
 """FedProx: Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith 2020, "Federated Optimization in Heterogeneous Networks", arXiv
 1812.06127, Algorithm 2: client k minimises F_k(w) + mu/2 |w - w_t|^2, whose gradient is grad F_k(w) + mu (w - w_t).
 
-The training loss that is reported is F_k alone.
+The reported training loss is F_k alone.
 """
 
 from __future__ import annotations

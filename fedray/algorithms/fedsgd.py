@@ -2,7 +2,7 @@
 
     client k:   g_k = grad F_k(w_t)        server:   w_t+1 = w_t - server_lr * lr * sum_k (n_k / n) g_k
 
-so that a round of all clients is one step of gradient descent on the union of their shards.
+A round of all clients is one step of gradient descent on the union of their shards.
 """
 
 from typing import Annotated, ClassVar, Literal

@@ -1,7 +1,8 @@
-"""FedAvg with local fine-tuning: the model is FedAvg's; before a client uses it, it trains it on its own shard (Yu,
-Bagdasaryan, Shmatikov 2020, "Salvaging Federated Learning by Local Adaptation", arXiv 2002.04758, section 4; Cheng,
-Chadha, Duchi 2021, "Fine-tuning is Fine in Federated Learning", arXiv 2108.07313). Nothing of that is sent or kept: it
-happens where the clients are evaluated, with the local settings of the round.
+"""FedAvg with local fine-tuning: Yu, Bagdasaryan, Shmatikov 2020, "Salvaging Federated Learning by Local Adaptation",
+arXiv 2002.04758, section 4; Cheng, Chadha, Duchi 2021, "Fine-tuning is Fine in Federated Learning", arXiv 2108.07313.
+
+The server's model is FedAvg's. A client trains it on its own shard before it is evaluated there, with the local
+settings of the round. The fine-tuned model is neither sent nor kept.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
-"""Local training only: no client sends or receives anything, each trains its own model on its shard; the baseline that
-every personalised algorithm has to beat. The server's model stays as it was initialised and is not evaluated.
+"""Local training only: each client trains its own model on its own shard, and nothing is sent or received.
+
+It is the baseline that every personalised algorithm has to beat. The server's model stays as it was initialised and is
+not evaluated.
 """
 
 from collections.abc import Collection, Sequence

@@ -1,7 +1,8 @@
-"""What a client does with its gradients, where that is not the engine's own SGD: any optimizer of torch.optim.
+"""The optimizers of torch.optim as optimizers of the clients, in place of the engine's own SGD.
 
-It is made anew for each client in each round, as momentum is, with the round's learning rate. It sees the model's
-parameters in their own shapes and, as their gradients, what `correct` gives. torch is imported only where it trains.
+Each client makes a new optimizer in each round, with the round's learning rate. The optimizer sees the model's
+parameters in their own shapes. Their gradients are the directions that `correct` returns. Torch is imported only in the
+functions that need it, because the driver does without it.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ UNFIT = {
     "lbfgs": "needs the loss again and again within a step",
     "sparseadam": "takes sparse gradients, and these are dense",
 }
-"""What is in torch.optim but cannot be used, and why, to follow its name."""
+"""The optimizers of torch.optim that cannot be used here, each with the reason as a clause about it."""
 
 
 PRELOADED = ("torch._dynamo",)
-"""What torch imports when the first optimizer is made."""
+"""The modules that torch imports when the first optimizer is made."""
 
 
 class LocalOptimizer(NamedTuple):
-    """An optimizer of torch.optim as the settings name it, in lower case, with its options as they were written."""
+    """An optimizer of torch.optim: its name in lower case, and its options as the settings have them."""
 
     name: str
     options: str
@@ -45,7 +46,10 @@ class LocalOptimizer(NamedTuple):
 
 
 def read_options(text: str) -> dict[str, Any]:
-    """`betas=(0.9, 0.99), eps=1e-6` as a dictionary: what Python would take as keyword arguments, plain values only."""
+    """The dictionary of `betas=(0.9, 0.99), eps=1e-6`: Python keyword arguments whose values are plain.
+
+    BadInputError where the text is anything else, or has a number that is not finite.
+    """
     try:
         call = ast.parse(f"f({text})", mode="eval").body
         if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
@@ -53,7 +57,7 @@ def read_options(text: str) -> dict[str, Any]:
         options = {str(keyword.arg or ""): ast.literal_eval(keyword.value) for keyword in call.keywords}
         if "" in options or len(options) < len(call.keywords):
             raise SyntaxError
-    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # what ast says it may raise
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):  # all that ast documents
         raise BadInputError(
             f"algorithm.optimizer_options = {text!r} must be keyword arguments of plain values, each name once, as "
             "Python writes them: betas=(0.9, 0.99), eps=1e-6"
@@ -66,7 +70,7 @@ def read_options(text: str) -> dict[str, Any]:
 
 @cache
 def kinds() -> dict[str, type[torch.optim.Optimizer]]:
-    """The optimizers that this torch has, by their names in lower case."""
+    """The optimizers of the installed torch, by their names in lower case."""
     import torch
 
     base = torch.optim.Optimizer
@@ -76,12 +80,12 @@ def kinds() -> dict[str, type[torch.optim.Optimizer]]:
 
 @cache
 def options_of(name: str) -> list[str]:
-    """What an optimizer takes besides parameters and learning rate."""
+    """The names of an optimizer's options, without the parameters and the learning rate."""
     return [option for option in inspect.signature(kinds()[name]).parameters if option not in ("params", "lr")]
 
 
 def make(wanted: LocalOptimizer, parameters: Sequence[torch.Tensor], lr: float) -> torch.optim.Optimizer:
-    """The optimizer of these parameters."""
+    """A new optimizer of these parameters."""
     given: dict[str, Any] = {"weight_decay": wanted.weight_decay} if "weight_decay" in options_of(wanted.name) else {}
     if wanted.name == "sgd":
         given["momentum"] = wanted.momentum
@@ -90,7 +94,7 @@ def make(wanted: LocalOptimizer, parameters: Sequence[torch.Tensor], lr: float) 
 
 
 def check(wanted: LocalOptimizer, shapes: Sequence[tuple[int, ...]]) -> None:
-    """Try a step on parameters of these shapes; BadInputError, in a sentence, where that cannot be."""
+    """Try one step on parameters of these shapes; BadInputError where the optimizer cannot make it."""
     import torch
 
     usable = sorted(kinds().keys() - UNFIT.keys())

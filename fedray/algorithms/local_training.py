@@ -1,9 +1,9 @@
-"""How long and how a client trains in a round: settings that every algorithm has, and what follows from them alone.
+"""Local training: the settings of a client's steps, which every algorithm has, and what follows from them alone.
 
 Gradient clipping: Pascanu, Mikolov, Bengio 2013, "On the difficulty of training recurrent neural networks", arXiv
 1211.5063, Algorithm 1. Label smoothing: Szegedy, Vanhoucke, Ioffe, Shlens, Wojna 2016, "Rethinking the Inception
 Architecture for Computer Vision", arXiv 1512.00567, section 7. Local epochs that differ between clients and rounds:
-Wang, Liu, Liang, Joshi, Poor 2020, arXiv 2007.07481, whose experiments draw them uniformly from 2..5.
+Wang, Liu, Liang, Joshi, Poor 2020, arXiv 2007.07481. The paper's experiments draw them uniformly from 2..5.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 @section
 class LocalTraining:
-    """What a client does in a round, as far as it is the same for all algorithms."""
+    """The settings of a client's training in a round that all algorithms have."""
 
     name: ClassVar[str] = ""
     needs_sgd: ClassVar[bool] = False
-    """Whether the algorithm's equations count steps of SGD of length lr, which other optimizers do not make."""
+    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps."""
 
     optimizer: Annotated[str, AsLowerCase] = setting(
         "sgd", "Optimizer of the clients, restarted each round: the name of any in torch.optim, for example adam."
@@ -116,19 +116,19 @@ class LocalTraining:
 
     @property
     def local_optimizer(self) -> LocalOptimizer | None:
-        """The optimizer of torch.optim that clients use; None where it is the engine's own SGD."""
+        """The optimizer of torch.optim that clients use; None for the engine's own SGD."""
         if self.optimizer == "sgd" and not self.optimizer_options.strip():
             return None
         return LocalOptimizer(self.optimizer, self.optimizer_options, self.momentum, self.weight_decay)
 
     def make_optimizer(self, parameters: Sequence[Tensor], lr: float) -> torch.optim.Optimizer | None:
-        """A new optimizer of a client's parameters, for a round; None as above."""
+        """A new optimizer of a client's parameters for one round; None for the engine's own SGD."""
         wanted = self.local_optimizer
         return local_optimizer.make(wanted, parameters, lr) if wanted else None
 
     @property
     def optimizer_vectors(self) -> int:
-        """The most vectors like params [P] that the optimizer keeps during a client's round."""
+        """The largest number of vectors [P] that the optimizer keeps during a client's round."""
         if self.optimizer == "sgd":
             return int(self.momentum > 0)
         options = read_options(self.optimizer_options)
@@ -145,7 +145,10 @@ class LocalTraining:
         return self.lr
 
     def local_steps(self, seed: int, t: int, client: int, per_epoch: int) -> int:
-        """The steps of a client in round t, whose epochs have `per_epoch`: the same whoever asks."""
+        """The number of a client's steps in round t, where an epoch has `per_epoch` steps.
+
+        It depends on the arguments alone, so every process computes the same number.
+        """
         least, most = (self.steps_min, self.steps) if self.steps else (self.epochs_min, self.epochs)
         drawn = int(generator(seed, "local-work", t=t, client=client).integers(least, most + 1)) if least else most
         return drawn if self.steps else drawn * per_epoch

@@ -3,10 +3,10 @@
     loss = cross-entropy + mu * l_con,    l_con = -log( e^near / (e^near + e^far) )
     near = cos(z, z_glob) / tau,          far = cos(z, z_prev) / tau
 
-z are an image's features by the local model, z_glob by the round's global one, z_prev by the client's own of the last
-round that it took part in, before which it is the initial model. Features are the input of the model's last Linear
-layer; the paper's models have a projection head in front of it: model.projection = 256. z_glob and z_prev have no
-gradient and come from models in evaluation mode.
+z are an image's features by the local model, z_glob by the round's global model, and z_prev by the model that the
+client ended its last round with. Before a client's first round z_prev comes from the initial model. Features are the
+input of the model's last Linear layer. The paper's models have a projection head in front of it, which is
+model.projection = 256. z_glob and z_prev come from models in evaluation mode and have no gradient.
 """
 
 from __future__ import annotations

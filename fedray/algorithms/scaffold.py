@@ -6,9 +6,9 @@ Federated Learning", arXiv 1910.06378, Algorithm 1.
                 c_i+ = c_i - c + (x - y) / (K lr)                     (option II)
     server:     x <- x + server_lr * mean_S (y - x),    c <- c + |S|/N * mean_S (c_i+ - c_i)
 
-c and every c_i start at 0. lr is the round's. Means weigh clients as `weighting` says, and |S|/N is the cohort's share
-of all weights, which keeps c the mean of all c_i. With local momentum, which the paper has not, K is the number of
-plain steps that go as far (effective_steps.py), since the correction passes through the momentum too.
+c and every c_i start at 0. lr is the round's. Means weigh clients as `weighting` says. |S|/N is the cohort's share of
+all weights, which keeps c the mean of all c_i. The paper has no local momentum. With it K is the number of plain steps
+that go as far (effective_steps.py), because the correction passes through the momentum too.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What a server does with the aggregated update, which stands for a gradient; a field of every algorithm.
+"""The server optimizer, a setting of every algorithm. The aggregated update delta takes the place of a gradient.
 
 sgd, with momentum: Hsu, Qi, Brown 2019, "Measuring the Effects of Non-Identical Data Distribution for Federated Visual
-Classification", arXiv 1909.06335, section 4.3; the weights of the moments as in torch.optim.SGD:
+Classification", arXiv 1909.06335, section 4.3. v weighs past updates as torch.optim.SGD weighs past gradients:
 
     v <- beta v + delta;    w <- w + server_lr * v    (Nesterov: w + server_lr * (delta + beta v))
 
-adagrad, adam, yogi: Reddi et al. 2021, "Adaptive Federated Optimization", arXiv 2003.00295, Algorithm 2, where v starts
-at tau^2 and no moment is corrected for its start:
+adagrad, adam, yogi: Reddi et al. 2021, "Adaptive Federated Optimization", arXiv 2003.00295, Algorithm 2. v starts at
+tau^2, and there is no bias correction:
 
     m <- beta1 m + (1 - beta1) delta
     v <- v + delta^2                                        (adagrad)
@@ -25,14 +25,14 @@ TINY = np.finfo(np.float32).tiny
 
 
 def init(settings: Any, params: np.ndarray) -> Vectors:
-    """The moments before round 1, vectors like params [P]; none for plain sgd. `settings` are an algorithm's."""
+    """The moments before round 1, each [P] as params; none for plain sgd. `settings` is an algorithm."""
     if settings.server_optimizer == "sgd":
         return {"v": np.zeros_like(params)} if settings.server_momentum else {}
     return {"m": np.zeros_like(params), "v": np.full_like(params, settings.server_tau**2)}
 
 
 def direction(settings: Any, state: Vectors, delta: np.ndarray) -> tuple[np.ndarray, Vectors]:
-    """Where params go, to be multiplied by server_lr, and the new moments, from the aggregated update delta [P]."""
+    """The step of params before it is multiplied by server_lr, and the new moments, from the aggregated update [P]."""
     if settings.server_optimizer == "sgd":
         beta = np.float32(settings.server_momentum)
         if not beta:
@@ -47,5 +47,5 @@ def direction(settings: Any, state: Vectors, delta: np.ndarray) -> tuple[np.ndar
         v = beta2 * v + (1 - beta2) * square
     else:
         v = v - (1 - beta2) * square * np.sign(v - square)
-    tau = np.maximum(np.float32(settings.server_tau), TINY)  # one that float32 rounds to 0 would make 0 / 0
+    tau = np.maximum(np.float32(settings.server_tau), TINY)  # a tau that float32 rounds to 0 would give 0 / 0
     return m / (np.sqrt(v) + tau), {"m": m, "v": v}

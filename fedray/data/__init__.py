@@ -1,7 +1,7 @@
-"""Data sets as two arrays each, and the section of the settings that chooses one.
+"""Data sets, two arrays a split, and the section of the settings that chooses one.
 
-`Data` is the setting, `resolve` fixes what "auto" means here, `fingerprint` tells which bytes would be read and `load`
-reads them. PNG and JPEG images are decoded once and then come from a cache (cache.py), by the content of their files.
+`Data` is the section. `resolve` replaces "auto" by a data set. `fingerprint` hashes the bytes that `load` reads. PNG
+and JPEG images are decoded once and then come from a cache (cache.py), whose key is the content of their files.
 """
 
 import dataclasses
@@ -22,13 +22,13 @@ from fedray.data.published import CIFAR10, PUBLISHED
 __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]
 
 OFFLINE = "--data.dataset synthetic"
-CUTOUT = 16  # what DeVries and Taylor 2017 found best on CIFAR-10, section 4.2
+CUTOUT = 16  # the best side on CIFAR-10 in DeVries and Taylor 2017, section 4.2
 NAMES = ("auto", *PUBLISHED, "synthetic", "parquet")
 
 
 @section
 class Data:
-    """Which images are trained on, where they lie, and how they are varied."""
+    """The data set: its name, its place on disk, its columns, how much of it is used, and the augmentation."""
 
     dataset: str = setting(
         "auto",
@@ -98,10 +98,10 @@ class Data:
 
 
 def resolve(data: Data) -> Data:
-    """The same settings with "auto" decided: "cifar10" where it is on disk, else "synthetic".
+    """The same settings with "auto" replaced: by "cifar10" where that is on disk, else by "synthetic".
 
-    BadInputError where a folder was named, by `data.root` or FEDRAY_DATA, that does not exist, or one of other data
-    sets: a slip of the pen must not choose the data set.
+    BadInputError where the folder that `data.root` or FEDRAY_DATA names does not exist or holds other data sets: a
+    mistyped folder must not choose the data set.
     """
     if data.dataset != "auto":
         return data
@@ -109,14 +109,14 @@ def resolve(data: Data) -> Data:
     found = CIFAR10.locate(root)
     named = bool(data.root or os.environ.get("FEDRAY_DATA"))
     if not found and (parquet.holds_parquet(root) or (named and CIFAR10.others(root))):
-        raise BadInputError(f"{CIFAR10.missing(root)}; set data.dataset to what is wanted, or {OFFLINE}")
+        raise BadInputError(f"{CIFAR10.missing(root)}; set data.dataset to the data set you want, or {OFFLINE}")
     return dataclasses.replace(data, dataset="cifar10" if found else "synthetic")
 
 
 def fingerprint(data: Data) -> str:
-    """A hash of the bytes that `load` would read, 32 hex digits, the same wherever they lie; no image is decoded.
+    """A hash of the bytes that `load` would read, 32 hex digits, the same in every folder. No image is decoded.
 
-    How many examples are used is not part of it. `data` must be resolved. BadInputError where a file is missing.
+    It does not depend on the number of examples used. `data` must be resolved. BadInputError where a file is missing.
     """
     if data.dataset == "synthetic":
         return synthetic.FINGERPRINT
@@ -128,11 +128,11 @@ def fingerprint(data: Data) -> str:
 
 
 def load(data: Data, identity: str = "") -> Dataset:
-    """Read or generate a data set; `data` must be resolved, `identity` is what `fingerprint` just gave, if it did.
+    """Read or generate a data set. `data` must be resolved; `identity` is its `fingerprint`, where that is known.
 
-    Whole splits of PNG or JPEG images are kept in a cache for the next time; its arrays are mapped from disk.
-    BadInputError names the file, and the row, where one is damaged, and both numbers where too few examples exist or
-    cutout would leave nothing of an image.
+    Whole splits of PNG or JPEG images are kept in a cache, whose arrays are mapped from disk the next time.
+    BadInputError names the file and the row where one is damaged. It names both numbers where there are too few
+    examples, or where cutout would blank a whole image.
     """
     found = _read(data, identity or fingerprint(data))
     for split, count in (("train", data.train_examples), ("test", data.test_examples)):
@@ -144,7 +144,7 @@ def load(data: Data, identity: str = "") -> Dataset:
     train, validation = hold_out([part[rows] for part in taken], data.validation_examples)
     test = slice(data.test_examples or None)
     measured = ((), ()) if found.mean and found.std else measure(train[0])
-    # Users of whom nothing is left are not counted.
+    # Users without an example left are not counted.
     names, users = (None, None) if found.train_users is None else np.unique(train[2], return_inverse=True)
     unseen = len(np.setdiff1d(found.test_labels[test], train[1]))
     notes = [found.note, "" if names is None else f"{len(names)} users"]
@@ -167,10 +167,10 @@ def load(data: Data, identity: str = "") -> Dataset:
 def hold_out(
     train: Sequence[np.ndarray], count: int, split: Split = "validation"
 ) -> tuple[Sequence[np.ndarray], Sequence[np.ndarray]]:
-    """Arrays with a row for each example as two such lists: those trained on, and `count` drawn from anywhere.
+    """Two lists of arrays, with a row for each example: the examples to train on, and `count` random ones held out.
 
-    Both are in their old order; each split is drawn at an address of its own. BadInputError where nothing would be left
-    to train on.
+    Both keep the order of `train`, whose second array must be the labels. Each split is drawn at its own address.
+    BadInputError where no example would be left to train on.
     """
     n, setting = len(train[1]), {"validation": "validation_examples", "test": "holdout_examples"}[split]
     if count >= n:
@@ -181,7 +181,7 @@ def hold_out(
 
 
 def _read(data: Data, identity: str) -> Dataset:
-    """The data set, of each split the first examples at least."""
+    """The data set with at least the first examples of each split that the settings ask for."""
     counts = {"train": data.train_examples, "test": data.test_examples}
     if data.dataset == "synthetic":
         return synthetic.read(counts)
@@ -190,7 +190,7 @@ def _read(data: Data, identity: str) -> Dataset:
         folder = parquet_folder.locate(_root(data))
         if not data.holdout_examples:
             return parquet_folder.read(folder, wanted, counts, identity)
-        # Of all of them, so that the test set is the same however many are trained on.
+        # All training files are read, so that the test set does not depend on data.train_examples.
         whole = parquet_folder.read(folder, wanted, {"train": 0}, identity, tested=False)
         return _draw_test(whole, data.holdout_examples)
     if data.dataset in PUBLISHED:
@@ -199,7 +199,7 @@ def _read(data: Data, identity: str) -> Dataset:
 
 
 def _draw_test(found: Dataset, count: int) -> Dataset:
-    """A data set without a test split, with `count` of its training examples as that."""
+    """The data set with `count` of its training examples as the test split."""
     parts = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
     train, test = hold_out(parts, count, "test")
     return dataclasses.replace(
@@ -233,7 +233,7 @@ def _root(data: Data) -> Path:
         root = Path(named or "data").expanduser()
         exists = root.is_dir()
     except (OSError, RuntimeError, ValueError) as error:  # an unknown ~user, a name too long, a null character
-        raise BadInputError(f"the folder {named[:200]!r} cannot be looked into: {error}") from None
+        raise BadInputError(f"the folder {named[:200]!r} cannot be read: {error}") from None
     if named and not exists:
         said_by = "data.root" if data.root else "FEDRAY_DATA"
         remedy = "" if data.dataset == "parquet" else f": {_remedy(data.dataset)}"

@@ -1,4 +1,4 @@
-"""`python -m fedray.data`, another name of `python -m fedray.partition`."""
+"""The program `python -m fedray.data`, which is another name of `python -m fedray.partition`."""
 
 import runpy
 

@@ -1,4 +1,4 @@
-"""Images on their way into a model: random crop, flip, cutout, and bytes to normalised floats; whole batches."""
+"""Augmentation and normalisation of whole batches: random crop, flip, cutout, and bytes to normalised floats."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,11 +14,11 @@ SHIFTS = 2 * PAD + 1
 
 
 def crop_flip(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Each image padded with 4 zeros all round, cropped back at its own random place, and mirrored in one case of two.
+    """Pad each image with 4 zeros on every side, crop it back at a random place, and mirror it with probability 1/2.
 
-    The usual CIFAR-10 augmentation (He et al. 2016, "Deep residual learning", section 4.2). `images` is uint8
-    [n, c, h, w] on any device and is left as it was. One number is drawn per image, in order, so a batch that is cut in
-    two and augmented with the same generator gives the same images.
+    This is the usual CIFAR-10 augmentation (He et al. 2016, "Deep residual learning", section 4.2). `images` is uint8
+    [n, c, h, w] on any device and is not changed. One number is drawn per image, in order. So a batch in two parts,
+    augmented with the same generator, gives the same images.
     """
     return crop_flip_as_drawn(images, draw_crop_flip(rng, len(images)))
 
@@ -29,9 +29,9 @@ def draw_crop_flip(rng: np.random.Generator, n: int) -> np.ndarray:
 
 
 def crop_flip_as_drawn(images: torch.Tensor, drawn: Array) -> torch.Tensor:
-    """crop_flip of images whose numbers were drawn before [n].
+    """crop_flip of images whose numbers [n] were drawn before.
 
-    No shape in here depends on what was drawn, and nothing is read back, so that a GPU need not be waited for.
+    No shape depends on the numbers drawn, and nothing is read back from the device. So the host never waits for a GPU.
     """
     _, channels, height, width = images.shape
     drawn = tensor_of(drawn).to(images.device)[:, None]
@@ -50,11 +50,11 @@ def draw_cutout(rng: np.random.Generator, shape: Sequence[int]) -> np.ndarray:
 
 
 def cutout(images: torch.Tensor, drawn: Array, side: int, mean: tuple[float, ...]) -> torch.Tensor:
-    """Each image with a square of `side` pixels blanked, whose centre is any pixel, so that it may reach over the edge.
+    """Each image with a square of `side` pixels blanked. Its centre is any pixel, so it may reach over the edge.
 
     DeVries, Taylor 2017, "Improved Regularization of Convolutional Neural Networks with Cutout", arXiv 1708.04552,
-    section 3.2, who blank to 0 after normalisation: here to each channel's `mean`, rounded to a whole intensity.
-    `images` is uint8 [n, c, h, w] on any device and is left as it was; `drawn` [n] is what draw_cutout gave for them.
+    section 3.2. The paper blanks to 0 after normalisation. Here the blank value is each channel's `mean`, rounded to a
+    whole intensity. `images` is uint8 [n, c, h, w] on any device and is not changed. `drawn` [n] is from draw_cutout.
     """
     _, _, height, width = images.shape
     centre = tensor_of(drawn).to(images.device)
@@ -64,12 +64,12 @@ def cutout(images: torch.Tensor, drawn: Array, side: int, mean: tuple[float, ...
 
 @cache
 def blank(mean: tuple[float, ...], device: torch.device) -> torch.Tensor:
-    """Each channel's mean as a whole intensity, uint8 [c, 1, 1]; made once, since a GPU would be waited for."""
+    """Each channel's mean as a whole intensity, uint8 [c, 1, 1]. Cached: a copy to a GPU makes the host wait."""
     return torch.tensor([round(255 * channel) for channel in mean], dtype=torch.uint8, device=device)[:, None, None]
 
 
 def covered(centre: torch.Tensor, side: int, length: int) -> torch.Tensor:
-    """Which of `length` pixels in a line a stretch of `side` covers, for each of n centres [n, length]."""
+    """Whether each of `length` pixels in a line is within `side` pixels around each of n centres: bool [n, length]."""
     first = centre - side // 2
     pixels = torch.arange(length, device=centre.device)
     return (pixels >= first[:, None]) & (pixels < first[:, None] + side)
@@ -78,8 +78,8 @@ def covered(centre: torch.Tensor, side: int, length: int) -> torch.Tensor:
 def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """`(images / 255 - mean) / std` per channel: uint8 [..., c, h, w] to float32 of the same shape on the same device.
 
-    `mean` and `std` hold c numbers for intensities in 0..1. One conversion and two passes in place are the
-    fastest of the ways measured: 1.6 microseconds an image in batches of 32.
+    `mean` and `std` hold c numbers for intensities in 0..1. One conversion and two passes in place were the fastest way
+    of those measured: 1.6 microseconds an image in batches of 32.
     """
     scale, shift = scale_and_shift(mean, std, images.device)
     return images.to(torch.float32).mul_(scale).add_(shift)
@@ -89,7 +89,7 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
 def scale_and_shift(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`1 / (255 std)` and `-mean / std` as float32 [c, 1, 1]; made once, since a small batch takes no longer."""
+    """`1 / (255 std)` and `-mean / std` as float32 [c, 1, 1]. Cached, because they take as long as a small batch."""
     channels = torch.tensor([mean, std], dtype=torch.float64)[:, :, None, None]
     scale = 1 / (255 * channels[1])
     shift = -channels[0] / channels[1]

@@ -1,8 +1,8 @@
 """CIFAR-10 and CIFAR-100 as their authors publish them and torchvision unpacks them: a folder of pickles each.
 
-A pickle is a program. These are read by a machine that knows few instructions and four words, all of them made here,
-so that a file from anywhere can be opened: no code of it runs, nothing larger than the file is allocated, and the time
-it takes grows with the file.
+A pickle is a program. The reader here knows few instructions and four names, and supplies the objects behind the names
+itself. So a file from anywhere can be opened: none of its code runs, nothing larger than the file is allocated, and the
+time is proportional to the file's size.
 """
 
 import io
@@ -21,7 +21,7 @@ PIXELS = 3 * 32 * 32
 
 @dataclass(frozen=True)
 class Batches:
-    """How a data set lies in pickles: its folder, the files of each split in order, and the key of its labels."""
+    """The layout of a data set in pickles: its folder, the files of each split in order, and the key of its labels."""
 
     title: str
     folder: str
@@ -29,16 +29,16 @@ class Batches:
     labels: bytes
     classes: int
     download: str
-    """The command that fetches it."""
+    """The command that downloads the data set."""
     format: ClassVar[str] = "pickle"
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """Where it may lie in a folder of data sets."""
+        """The folders of the data set within a folder of data sets."""
         return (self.folder,)
 
     def is_in(self, folder: Path) -> bool:
-        """Whether its files lie there, or should, since the folder bears its name."""
+        """Whether the folder has the data set's files or its name."""
         known = [folder / names[0] for names in self.files.values()]
         return folder.is_dir() and (folder.name == self.folder or all(path.is_file() for path in known))
 
@@ -121,7 +121,7 @@ class _RefusedError(Exception):
 
 
 class _Array:
-    """What stands for a NumPy array while a pickle is read: its description and its bytes, not yet believed."""
+    """A stand-in for a NumPy array while a pickle is read: its description and its bytes, not yet checked."""
 
     __slots__ = ("columns_first", "content", "kind", "shape")
 
@@ -138,7 +138,7 @@ class _Array:
 
 
 class _Kind:
-    """What stands for a NumPy dtype: its name."""
+    """A stand-in for a NumPy dtype: its name."""
 
     __slots__ = ("name",)
 
@@ -149,11 +149,11 @@ class _Kind:
         self.name = text[:20]
 
     def __setstate__(self, state: Any) -> None:
-        """Byte order and alignment; a byte has neither."""
+        """Ignore byte order and alignment, which bytes do not have."""
 
 
 def _encode_latin1(text: str, encoding: str | bytes) -> bytes:
-    """Bytes, as Python 3 writes them for Python 2."""
+    """The bytes behind `text`, which is how Python 3 pickles bytes for Python 2."""
     if encoding not in ("latin1", b"latin1"):
         raise _RefusedError("encodes bytes in an unknown way")
     return text.encode("latin1")
@@ -173,13 +173,13 @@ INSTRUCTIONS = b"".join(
         *(pickle.GLOBAL, pickle.STACK_GLOBAL, pickle.REDUCE, pickle.BUILD),
     ]
 )
-"""Those that a batch needs, whoever wrote it. Others reserve whatever memory they name, or take hashes of what is in
-each other so deep that this has no end."""
+"""The instructions that a batch needs, whichever pickle protocol wrote it. Others can reserve any amount of memory, or
+hash objects nested so deep that it never ends."""
 FILLING = pickle.DICT + pickle.SETITEM + pickle.SETITEMS
 
 
 def _keyed_by_words(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
-    """An instruction that fills a dictionary, for keys whose hash takes no longer than it took to read them."""
+    """An instruction that fills a dictionary, restricted to keys that are quick to hash: text, bytes and numbers."""
 
     def load_words(self: "_Reader") -> None:
         keys = self.stack[-2:-1] if code == pickle.SETITEM[0] else self.stack[::2]
@@ -191,7 +191,7 @@ def _keyed_by_words(code: int, load: Callable[[Any], None]) -> Callable[[Any], N
 
 
 class _Reader(pickle._Unpickler):
-    """The Python pickle machine: the C one reserves memory for any memo number a file names, this one has a dictionary.
+    """The unpickler in Python, whose memo is a dictionary; the one in C reserves memory for any memo number in a file.
 
     It is fast enough, because nearly all of a batch is a single string of bytes.
     """
@@ -204,14 +204,14 @@ class _Reader(pickle._Unpickler):
     }
 
     def find_class(self, module: str, name: str) -> Any:
-        # Functions made afresh for each request: a hostile file may write attributes on what it is given.
+        # Each request gets a new function, because a hostile file may write attributes on what it is given.
         match module, name:
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return lambda *_: _Array()
             case "numpy", "dtype":
                 return lambda *words: _Kind(*words)
             case "numpy", "ndarray":
-                return None  # only ever handed to _reconstruct
+                return None  # only _reconstruct gets it
             case "_codecs", "encode":
                 return lambda *words: _encode_latin1(*words)
         raise _RefusedError(f"asks for {f'{module}.{name}'[:80]!r}")

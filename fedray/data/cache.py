@@ -1,9 +1,8 @@
-"""Decoded splits on disk, so that images are decoded once and mapped into memory from then on.
+"""The cache of decoded splits on disk. Images are decoded once and mapped into memory from then on.
 
-They lie in the folder FEDRAY_CACHE, else `$XDG_CACHE_HOME/fedray`, else `~/.cache/fedray`; FEDRAY_CACHE=off is no
-cache. A split is one file, named by a hash of all that it depends on: a page of JSON, the labels, the images. Whatever
-goes wrong with it only costs the decoding: a file that cannot be read, is not whole or is not as it was written is as
-good as none.
+The cache is in the folder FEDRAY_CACHE, else `$XDG_CACHE_HOME/fedray`, else `~/.cache/fedray`. FEDRAY_CACHE=off turns
+it off. A split is one file: a page of JSON, the labels, the images. Its name is a hash of all that it depends on. A
+file that cannot be read, is not whole or has changed counts as missing, and the split is decoded again.
 """
 
 import hashlib
@@ -26,11 +25,11 @@ import numpy as np
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 
-LAYOUT = 3  # raise it when the layout of a file changes, or what is decoded from the same bytes
+LAYOUT = 3  # raise it when the layout of a file changes, or the pixels decoded from the same bytes
 KEPT = 8
-"""How many splits stay, the last used ones; all of CIFAR-10 is two, of 184 MB together."""
+"""The number of splits that stay, the last used ones; all of CIFAR-10 is two, 184 MB together."""
 LARGEST = 2_000_000_000
-"""Bytes of a split beyond which it is decoded each time, rather than fill somebody's disk."""
+"""The size in bytes above which a split is not kept, but decoded each time, to spare the user's disk."""
 HEADER = 4096
 LABEL = 8  # bytes
 OWN_NAME = re.compile(r"(train|test)-[0-9a-f]{32}\.split")
@@ -42,7 +41,7 @@ Split = tuple[np.ndarray, np.ndarray, str]
 
 
 def hash_files(files: Iterable[tuple[str, Path]]) -> str:
-    """A hash of the content of files, each of a split: 32 hex digits, the same wherever they lie."""
+    """A hash of the content of files, given as (split, path): 32 hex digits, the same in every folder."""
     named, digest = list(files), hashlib.blake2b(digest_size=16)
     with ThreadPoolExecutor() as pool:
         for (split, _), content in zip(named, pool.map(_hash, [path for _, path in named]), strict=True):
@@ -59,14 +58,14 @@ def _hash(path: Path) -> bytes:
 
 
 def decoded_once(path: Path | None, count: int, decode: Callable[[], Split], is_as_hashed: Callable[[], bool]) -> Split:
-    """The first `count` examples (0: all) as they are kept at `path`, or else as `decode` gives them.
+    """The first `count` examples (0: all), from the cache file `path` or else from `decode`.
 
-    A whole split that had to be decoded is kept, unless it is large or the files changed in the meantime.
+    A whole split that had to be decoded is kept, unless it is large or its files have changed since they were hashed.
     """
     found = read(path) if path else None
     if found is None:
         found = decode()
-        # What was decoded must be what was hashed, even where somebody replaced the files in the meantime.
+        # The bytes decoded must be the bytes hashed, even where somebody replaced the files in between.
         if path and not count and found[0].nbytes <= LARGEST and is_as_hashed():
             write(path, *found)
     images, labels, encoding = found
@@ -74,15 +73,15 @@ def decoded_once(path: Path | None, count: int, decode: Callable[[], Split], is_
 
 
 def place(fingerprint: str, split: str, *how: str | int | None) -> Path | None:
-    """The file for a split of the data with this fingerprint, decoded in this way; None where there is no cache."""
+    """The file for a split of the data with this fingerprint, decoded as `how` says; None where the cache is off."""
     folder = _folder()
-    # The decoder's version, because another one may differ in the last bit of a JPEG.
+    # The decoder's version is part of the name, because versions may differ in the last bit of a JPEG.
     known = json.dumps([LAYOUT, version("pillow"), split, fingerprint, *how]).encode()
     return folder and folder / f"{split}-{hashlib.blake2b(known, digest_size=16).hexdigest()}.split"
 
 
 def read(path: Path) -> Split | None:
-    """What `write` left; None where it is missing or not whole. Changes to the arrays stay in this process."""
+    """A split that `write` kept; None where it is missing or not whole. Changes to its arrays stay in this process."""
     try:
         if not path.is_file():  # a pipe would never end
             return None
@@ -96,14 +95,14 @@ def read(path: Path) -> Split | None:
     if n < 1 or len(shape) != 3 or min(shape) < 1 or len(content) != HEADER + n * (pixels + LABEL):
         return None
     with suppress(OSError):
-        os.utime(path)  # it was used
+        os.utime(path)  # marks the file as used
     labels = np.frombuffer(content, np.int64, n, HEADER)
     images = np.frombuffer(content, np.uint8, n * pixels, HEADER + n * LABEL).reshape(n, *shape)
     return (images, labels, encoding) if header == _header(path, images, labels, encoding) else None
 
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> None:
-    """Keep a split for the next start, and let go of those that were not used for longest; fails without a word."""
+    """Keep a split for the next start, and remove the splits unused for longest. An OSError is ignored."""
     header = _header(path, images, labels, encoding)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -115,7 +114,7 @@ def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> 
 
 
 def _header(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> dict[str, Any]:
-    """What the first page says, a checksum of it and of the rest included: 180 MB take 0.03 to 0.2 s."""
+    """The first page of a file, with a checksum of itself and of the arrays, which takes 0.03 to 0.2 s for 180 MB."""
     head = {"name": path.name, "format": encoding, "examples": len(labels), "shape": list(images.shape[1:])}
     checksum = zlib.crc32(images.data, zlib.crc32(labels.data, zlib.crc32(json.dumps(head).encode())))
     return {**head, "crc32": checksum}
@@ -133,7 +132,7 @@ def _folder() -> Path | None:
 
 
 def _tidy(folder: Path, keep: int) -> None:
-    """Remove all but the `keep` splits used last, and what killed writers left; nothing that was not made here."""
+    """Remove all but the `keep` splits used last, and files of killed writers. Other programs' files stay."""
     used = {path: path.stat().st_mtime for path in folder.iterdir() if _is_own(path)}
     entries = sorted((path for path in used if OWN_NAME.fullmatch(path.name)), key=lambda path: -used[path])
     abandoned = [path for path in used.keys() - set(entries) if used[path] < time.time() - ABANDONED_SECONDS]

@@ -1,4 +1,4 @@
-"""A data set in memory: two arrays a split."""
+"""A data set in memory, two arrays a split."""
 
 import math
 from dataclasses import dataclass
@@ -9,39 +9,39 @@ import numpy as np
 Split = Literal["test", "validation"]
 COUNTED = 1000  # images whose intensities are counted together
 MOST_CLASSES = 4096
-"""An evaluation counts what is taken for what: 134 MB for so many classes, of which a label is int16 there."""
+"""The largest number of classes. Evaluation then holds labels as int16 and a confusion matrix of 134 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """The splits of a data set, in memory; the validation split, held out from the training split, may be empty.
+    """The splits of a data set in memory. The validation split is held out of the training split and may be empty.
 
-    Images are uint8 [n, c, h, w], C-contiguous, intensities 0..255, three channels being red, green, blue; labels are
-    int64 [n] in 0..K-1.
+    Images are uint8 [n, c, h, w], C-contiguous, with intensities 0..255; three channels are red, green, blue. Labels
+    are int64 [n] in 0..K-1.
     """
 
     name: str
-    """What `data.dataset` says: "cifar10", "synthetic", "parquet", "module:function"."""
+    """The value of `data.dataset`: "cifar10", "synthetic", "parquet", "module:function"."""
     format: str
-    """How the images were stored: "pickle", "idx", "png", "jpeg", "arrays" or "generated". JPEG is lossy."""
+    """The format of the images as stored: "pickle", "idx", "png", "jpeg", "arrays" or "generated". JPEG is lossy."""
     train_images: np.ndarray
     train_labels: np.ndarray
     test_images: np.ndarray
     test_labels: np.ndarray
     mean: tuple[float, ...]
-    """What normalisation subtracts from each channel, for intensities in 0..1."""
+    """The mean of each channel, which normalisation subtracts, for intensities in 0..1."""
     std: tuple[float, ...]
-    """What normalisation divides each channel by, for intensities in 0..1."""
+    """The standard deviation of each channel, by which normalisation divides, for intensities in 0..1."""
     classes: tuple[str, ...]
     """The name of each label."""
     fingerprint: str
-    """The hash of the files' content that `fingerprint` gives: hex."""
+    """The hash of the data's content, in hex digits, from `fingerprint`."""
     validation_images: np.ndarray = None  # type: ignore[assignment]  # becomes empty, of the images' shape
     validation_labels: np.ndarray = None  # type: ignore[assignment]
     train_users: np.ndarray | None = None
-    """Whose each training example is: int64 [n] in 0..U-1, in the sorted order of the users' names; None: not asked."""
+    """The user of each training example, int64 [n] in 0..U-1, in the sorted order of the users' names; None without."""
     note: str = ""
-    """What else there is to say of it where its name says little: shape, classes, where the test images are from."""
+    """Facts to print beside a name that says little: shape, classes, source of the test images."""
 
     def __post_init__(self) -> None:
         for name, empty in {"images": self.test_images[:0], "labels": self.test_labels[:0]}.items():
@@ -49,7 +49,7 @@ class Dataset:
                 object.__setattr__(self, f"validation_{name}", empty)
 
     def examples(self, split: Split) -> tuple[np.ndarray, np.ndarray]:
-        """Images and labels of a split on which models are evaluated."""
+        """Images and labels of a split for evaluation."""
         if split == "test":
             return self.test_images, self.test_labels
         return self.validation_images, self.validation_labels
@@ -58,8 +58,8 @@ class Dataset:
 def measure(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation of each channel of uint8 [n, c, h, w], for intensities in 0..1.
 
-    A channel without deviation gets 1, since images are divided by it. Sums are of integers, so that neither order nor
-    machine changes a bit.
+    A constant channel gets the deviation 1, because images are divided by it. All sums are of integers, so the order
+    and the machine change no bit.
     """
     counts = [[0] * 256 for _ in range(images.shape[1])]
     for start in range(0, len(images), COUNTED):

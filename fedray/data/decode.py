@@ -1,4 +1,4 @@
-"""PNG and JPEG bytes to arrays, one image at a time; nothing is decoded before its size and kind were looked at."""
+"""PNG and JPEG bytes to arrays, one image at a time. Size and mode are checked before a pixel is decoded."""
 
 import io
 from dataclasses import dataclass
@@ -14,35 +14,35 @@ if TYPE_CHECKING:
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 SIGNATURES = {PNG: "png", JPEG: "jpeg"}
 FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-"""The markers of JPEG after which an image's size and components come."""
+"""The JPEG markers of segments that hold the image's size and the number of its components."""
 OTHERS = {b"RIFF": "WebP", b"GIF8": "GIF", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 MOST_PIXELS = 4096 * 4096
 CHANNELS = {"1": 1, "L": 1, "LA": 1, "P": 3, "RGB": 3, "RGBA": 3, "CMYK": 3}
-"""How many channels an image of each of Pillow's modes becomes: black and white is grey; palettes and inks become red,
-green and blue; transparency is dropped. Others have more than eight bits."""
+"""The number of channels for each of Pillow's modes. Black and white becomes grey. Palettes and inks become red, green
+and blue. Transparency is dropped. The other modes have more than eight bits a channel."""
 NAMES = {1: "L", 3: "RGB"}
 
 
 @dataclass(frozen=True)
 class Form:
-    """What the images of a data set have in common: their shape, and what is done to get there."""
+    """The shape that all images of a data set have in common, and the conversions that are allowed."""
 
     shape: tuple[int, int, int]
     """Channels (1 or 3), height, width."""
     exact: bool = False
-    """Whether an image must be stored just so. Otherwise its colours may be converted, grey to colour too."""
+    """Whether images must be stored in this very shape and mode. Otherwise colours are converted, also grey to RGB."""
     resized: bool = False
-    """Whether images of any size are brought to this one, bilinearly; otherwise others are refused."""
+    """Whether images of any size are resized to this one, bilinearly. Otherwise images of other sizes are refused."""
 
     def objection(self, image: "Image") -> str:
-        """Why an image does not fit, to follow "an image that is"; empty if it does."""
+        """The reason why an image does not fit, to follow "an image that is"; empty if it fits."""
         (width, height), mode, (channels, *size) = image.size, image.mode, self.shape
         if self.exact:
             fits = mode == NAMES[channels] and [height, width] == size
             return "" if fits else f"{mode} {width} x {height}, not {NAMES[channels]} {size[1]} x {size[0]}"
         if CHANNELS.get(mode, 4) > channels:
-            why = "and the training images are grey" if mode in CHANNELS else "not one of 8 bits a channel"
-            return f"{mode} in Pillow's words, {why}"
+            why = "and the training images are grey" if mode in CHANNELS else "which has more than 8 bits a channel"
+            return f"of Pillow mode {mode}, {why}"
         if self.resized:
             return too_large(image)
         if [height, width] != size:
@@ -53,7 +53,7 @@ class Form:
         """The pixels of an image that fits: uint8 [c, h, w]."""
         channels, height, width = self.shape
         if image.mode == "P":
-            image = image.convert("RGBA")  # before its colours, where some are transparent
+            image = image.convert("RGBA")  # a palette may have transparent colours
         if image.mode != NAMES[channels]:
             image = image.convert(NAMES[channels])
         if image.size != (width, height):
@@ -69,17 +69,17 @@ def too_large(image: "Image") -> str:
 
 
 def find_form(where: str, content: bytes, side: int | None) -> Form:
-    """The form of images that are like this one, resized to `side` pixels where that is given."""
+    """The form of this image, for all images of its data set; its side is `side` pixels where that is given."""
     with _opened(where, content) as image:
         (width, height), mode = image.size, image.mode
         large = "" if side else too_large(image)
     if large or mode not in CHANNELS:
-        raise BadInputError(f"{where} is {large or f'{mode} in Pillow words, not one of 8 bits a channel'}")
+        raise BadInputError(f"{where} is {large or f'of Pillow mode {mode}, which has more than 8 bits a channel'}")
     return Form((CHANNELS[mode], side or height, side or width), resized=side is not None)
 
 
 def is_colour(content: bytes) -> bool:
-    """Whether an image has red, green and blue, by its header; what is no image, or damaged, has not."""
+    """Whether an image's header says that it has red, green and blue. False for damaged images and other bytes."""
     if content.startswith(PNG):
         return content[25:26] in (b"\2", b"\3", b"\6")  # colours, a palette, colours and transparency
     at = 2 if content.startswith(JPEG) else len(content)
@@ -91,7 +91,7 @@ def is_colour(content: bytes) -> bool:
 
 
 def decode(where: str, content: bytes, form: Form) -> np.ndarray:
-    """The pixels of an encoded image: uint8 [c, h, w]; BadInputError begins with `where`, "FILE has an image that"."""
+    """The pixels of an encoded image, uint8 [c, h, w]. BadInputError begins with `where`, "FILE has an image that"."""
     with _opened(where, content) as image:
         objection = form.objection(image)  # before a pixel is decoded: a small file may hold a huge image
         if objection:
@@ -103,7 +103,7 @@ def decode(where: str, content: bytes, form: Form) -> np.ndarray:
 
 
 def encoding_of(where: str, content: bytes) -> str:
-    """ "png" or "jpeg"."""
+    """The format of an encoded image, "png" or "jpeg"; BadInputError, which begins with `where`, for any other."""
     for signature, name in SIGNATURES.items():
         if content.startswith(signature):
             return name
@@ -112,11 +112,11 @@ def encoding_of(where: str, content: bytes) -> str:
 
 
 def _opened(where: str, content: bytes) -> "Image":
-    """The image with its size and mode, not decoded yet."""
+    """The image with its size and mode. No pixel is decoded."""
     from PIL.JpegImagePlugin import JpegImageFile
     from PIL.PngImagePlugin import PngImageFile
 
-    # Not Image.open, which prints a warning of its own about large images.
+    # Image.open would warn about large images, which are refused here by a sentence.
     kind = {"png": PngImageFile, "jpeg": JpegImageFile}[encoding_of(where, content)]
     try:
         return kind(io.BytesIO(content))

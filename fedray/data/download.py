@@ -1,8 +1,8 @@
 """Fetch a data set: `python -m fedray.data.download [cifar10|cifar100|mnist|fashion_mnist] [--root data]`.
 
-What is downloaded goes into a hidden folder beside its destination, is checked, read back, and only then renamed: an
+Files are downloaded into a hidden folder beside their destination, checked, read back, and only then renamed. So an
 interrupted download leaves nothing that looks like a data set. FEDRAY_CIFAR10_URL and FEDRAY_CIFAR100_URL name another
-archive, FEDRAY_MNIST_URL and FEDRAY_FASHION_MNIST_URL another folder of the four files; what comes from there need not
+archive. FEDRAY_MNIST_URL and FEDRAY_FASHION_MNIST_URL name another folder of the four files. Files from there need not
 have the original's checksum, but must read as the data set.
 """
 
@@ -22,7 +22,7 @@ from fedray.data.published import CIFAR10, PUBLISHED, Published
 
 
 def download(root: Path, published: Published = CIFAR10) -> Path:
-    """Put a data set into `root` and return its folder; BadInputError in one sentence where that fails."""
+    """Download a data set into `root` and return its folder; BadInputError where that fails."""
     from torchvision import datasets
 
     original, variable = published.original, f"FEDRAY_{published.name.upper()}_URL"
@@ -42,7 +42,7 @@ def download(root: Path, published: Published = CIFAR10) -> Path:
             for split in ("train", "test"):
                 original.read(Path(folder, original.inside[0]), split)
             place = root / original.inside[0]
-            place.parent.mkdir(exist_ok=True)  # older versions of torchvision leave a MNIST/processed
+            place.parent.mkdir(exist_ok=True)  # the folder MNIST may exist: older torchvision leaves MNIST/processed
             Path(folder, original.inside[0]).rename(place)
             return place
     except BadInputError as error:
@@ -55,15 +55,15 @@ def download(root: Path, published: Published = CIFAR10) -> Path:
 
 
 def _fetch_archive(kind: Any, places: Sequence[str], folder: Path, _: str, check: bool) -> None:
-    """Download the one archive and unpack it."""
+    """Download and unpack the archive."""
     from torchvision.datasets.utils import download_and_extract_archive
 
-    # Not the class itself: it would unpickle what came, and a mirror's pickles are not to be trusted.
+    # The class of torchvision is not used: it would unpickle the files, and a mirror's pickles are not to be trusted.
     download_and_extract_archive(places[0], str(folder), filename=kind.filename, md5=kind.tgz_md5 if check else None)
 
 
 def _fetch_files(kind: Any, places: Sequence[str], folder: Path, inside: str, check: bool) -> None:
-    """Download four gzipped files, which stay so, from the first of the places that has them."""
+    """Download four gzipped files, each from the first place that has it. They stay gzipped."""
     from torchvision.datasets.utils import download_url
 
     for file, md5 in kind.resources:
@@ -77,7 +77,7 @@ def _fetch_files(kind: Any, places: Sequence[str], folder: Path, inside: str, ch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command: 0 and where the data is, or 1 and one sentence why it is not there."""
+    """Run the command. It prints the data's folder and returns 0, or prints one sentence of refusal and returns 1."""
     parser = argparse.ArgumentParser(prog="python -m fedray.data.download", description="Download a data set.")
     default = os.environ.get("FEDRAY_DATA") or "data"
     parser.add_argument("dataset", nargs="?", choices=list(PUBLISHED), default="cifar10", help="(default: cifar10)")
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         folder = published.locate(root)
         if folder:
-            published.fingerprint(folder)  # every file is there and can be read
+            published.fingerprint(folder)  # raises where a file is missing or cannot be read
             print(f"{published.title} is already in {folder}")
         else:
             print(f"{published.title} is now in {download(root, published)}")

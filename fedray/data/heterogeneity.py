@@ -1,4 +1,4 @@
-"""How much the clients of a partition differ, in numbers."""
+"""Measures of how much the clients of a partition differ."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -8,24 +8,25 @@ import numpy as np
 from fedray.data.partitions import count_holders, label_counts
 from fedray.data.partitions.scheme import Shards
 
-FAR = 20  # sizes that differ by more than this factor are counted in bins that grow by a factor
+FAR = 20  # sizes that differ by more than this factor are counted in bins of geometric width
 
 
 @dataclass(frozen=True)
 class Heterogeneity:
-    """The figures of one partition; means are over clients, each counted once."""
+    """The measures of one partition. Means are over clients, with equal weights."""
 
     distance_mean: float
     """Total variation distance, 0..1, between a client's labels and those of the whole training set."""
     distance_max: float
     classes_mean: float
-    """How many classes a client holds."""
+    """The mean number of classes that a client holds."""
     effective_classes: float
-    """exp(entropy) of a client's labels: 1 where all are the same, the number of classes where they are even."""
+    """The mean exp(entropy) of a client's labels: 1 where a client has one class, the number of classes where they are
+    even."""
     size_variation: float
-    """Standard deviation of the clients' sizes, by their mean: the coefficient of variation."""
+    """The coefficient of variation of the clients' sizes: standard deviation over mean."""
     size_gini: float
-    """Gini coefficient of the sizes: 0 where all are equal, nearly 1 where one client has nearly everything."""
+    """The Gini coefficient of the sizes: 0 where all are equal, nearly 1 where one client has nearly everything."""
     unused: int
     """Examples that are in no shard."""
     shared: int
@@ -33,7 +34,7 @@ class Heterogeneity:
 
 
 def measure(shards: Shards, labels: np.ndarray, classes: int) -> Heterogeneity:
-    """The figures of these shards of the examples whose `labels` [n] are below `classes`; no shard may be empty."""
+    """The measures of these shards. `labels` [n] of all examples are below `classes`; no shard may be empty."""
     counts = label_counts(shards, labels, classes)
     sizes, holders = counts.sum(1), count_holders(shards, len(labels))
     shares = counts / sizes[:, None]
@@ -53,9 +54,10 @@ def measure(shards: Shards, labels: np.ndarray, classes: int) -> Heterogeneity:
 
 
 def count_sizes(sizes: np.ndarray, most: int) -> list[tuple[int, int, int]]:
-    """A histogram of whole numbers above 0 in at most so many bins: the least and the largest of each, and how many.
+    """A histogram of `sizes` above 0 in at most `most` bins: the least and the largest size of a bin, and its count.
 
-    Bins are about equally wide, or, where sizes differ by more than a factor of FAR, grow by about the same factor.
+    Bins are about equally wide. Where sizes differ by more than a factor of FAR, bin edges grow by about the same
+    factor.
     """
     low, high = int(sizes.min()), int(sizes.max())
     space = np.geomspace if high > FAR * low else np.linspace

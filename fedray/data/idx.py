@@ -1,7 +1,7 @@
 """MNIST and Fashion-MNIST as their authors publish them and torchvision keeps them: four files, gzipped or not.
 
-The format is LeCun's idx: a magic number, the sizes as four bytes each, then the bytes themselves. Nothing is read, nor
-inflated, beyond what a data set of this name can hold.
+The format is LeCun's idx: a magic number, the sizes as four bytes each, then the bytes themselves. Files are read and
+inflated only up to the largest size that the data set can have.
 """
 
 import gzip
@@ -22,28 +22,28 @@ MOST = 60_000  # examples of a split
 
 @dataclass(frozen=True)
 class Idx:
-    """How a data set lies in idx files."""
+    """The layout of a data set in idx files."""
 
     title: str
     folder: str
-    """The one that torchvision makes, with the files in `raw`."""
+    """The folder that torchvision makes, with the files in `raw`."""
     classes: int
     download: str
-    """The command that fetches it."""
+    """The command that downloads the data set."""
     format: ClassVar[str] = "idx"
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """Where it may lie in a folder of data sets."""
+        """The folders of the data set within a folder of data sets."""
         return f"{self.folder}/raw", self.folder, "raw"
 
     def is_in(self, folder: Path) -> bool:
-        """Whether its files lie there, or should, since the folders bear its names."""
+        """Whether the folder has the data set's files or its name."""
         named = folder.name == "raw" and folder.parent.name == self.folder and folder.is_dir()
         return named or _find(folder, "train-images-idx3-ubyte") is not None
 
     def paths(self, folder: Path, split: str) -> list[Path]:
-        """The file of a split's images and that of its labels; BadInputError where one is missing."""
+        """The files of a split's images and labels; BadInputError where one is missing."""
         found = []
         for name in (f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"):
             path = _find(folder, name)
@@ -74,15 +74,15 @@ class Idx:
                 head = [int.from_bytes(words[at : at + 4]) for at in range(0, start, 4)]
                 if len(words) != start or head[0] != magic or tuple(head[2:]) != shape:
                     expected = " x ".join(map(str, ("n", *shape)))
-                    raise BadInputError(f"{wrong}: it does not begin as idx bytes of {expected} do")
+                    raise BadInputError(f"{wrong}: it does not begin with the idx header of bytes {expected}")
                 if not 1 <= head[1] <= MOST:
-                    raise BadInputError(f"{wrong}: it says that it has {head[1]:,} examples, not 1 to {MOST:,}")
+                    raise BadInputError(f"{wrong}: its header says {head[1]:,} examples, not 1 to {MOST:,}")
                 content = file.read(head[1] * each + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise BadInputError(f"{path} cannot be read: {error}") from None
         if len(content) != head[1] * each:
             more = "more" if len(content) > head[1] * each else "fewer"
-            raise BadInputError(f"{wrong}: it has {more} bytes than the {head[1]:,} examples that it speaks of")
+            raise BadInputError(f"{wrong}: it has {more} bytes than the {head[1]:,} examples of its header take")
         return np.frombuffer(content, np.uint8).reshape(-1, *shape).copy()
 
 
@@ -93,5 +93,5 @@ FASHION_MNIST = Idx(
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The gzipped file where it is there, as downloaded: a copy that somebody unpacks beside it makes no other data."""
+    """The gzipped file, or else the plain one. A plain copy beside the gzipped file does not change the fingerprint."""
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)

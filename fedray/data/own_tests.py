@@ -1,4 +1,4 @@
-"""Each client's own test examples: drawn from the test set with the label distribution of its shard."""
+"""Test examples for each client, drawn from the test set with the label distribution of the client's shard."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ def own_test_size(test_examples: int, clients: int) -> int:
 
 
 def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int) -> list[np.ndarray]:
-    """Rows of the test set for each client, sorted int64, at most `size` and at least one; a pure function.
+    """Rows of the test set for each client, sorted int64, at least one and at most `size`; a pure function.
 
-    `counts` [N, classes] are the labels of the clients' shards, `labels` [n] those of the test set. Within a client no
-    row repeats; clients may share rows. Of each class a client gets its share of `size`, rounded so that they add up; a
-    client whose classes the test set has too few of gets fewer, so that the shares stay. Classes of which the test set
-    has none are left out.
+    `counts` [N, classes] are the label counts of the clients' shards; `labels` [n] are the test set's. A client's rows
+    are distinct; clients may share rows. A client gets of each class its share of `size`, rounded so that the shares
+    add up. Where the test set has too few examples of a client's classes, the client gets fewer rows in the same
+    proportions. Classes without test examples are left out. A client with only such classes gets no rows.
     """
     pools = [np.flatnonzero(labels == label) for label in range(counts.shape[1])]
     available = np.array([len(pool) for pool in pools])
@@ -30,10 +30,10 @@ def draw_own_tests(counts: np.ndarray, labels: np.ndarray, size: int, seed: int)
 
 
 def apportion(weights: np.ndarray, size: int, available: np.ndarray) -> np.ndarray:
-    """`size` or fewer as whole numbers in proportion to `weights`, none above `available`: int64, one for each weight.
+    """Whole numbers in proportion to `weights`, int64, each at most `available`. They add up to `size` or less.
 
-    The largest remainders are rounded up (Hamilton's method), of equal ones the first. `available` is at least 1 where
-    the weight is not 0.
+    The largest remainders are rounded up (Hamilton's method); of equal ones, the first. `available` must be at least 1
+    where the weight is above 0.
     """
     weights, available = np.asarray(weights, np.int64), np.asarray(available, np.int64)
     total, held = weights.sum(), weights > 0

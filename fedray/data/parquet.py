@@ -1,8 +1,8 @@
-"""Columns of Parquet files in the layouts of Hugging Face, images as PNG or JPEG.
+"""Columns of Parquet files in the layouts of Hugging Face, with images as PNG or JPEG.
 
-Those of a split are `train*.parquet` or, where Hugging Face converted them, numbered ones, `train/0000.parquet`.
-Which columns are read, and what must be in them, is the caller's to say. What is decoded must fit into memory, which
-is checked before: a small file can speak of very many rows.
+The files of a split are `train*.parquet` or, where Hugging Face converted them, numbered: `train/0000.parquet`. The
+caller names the columns and the kind of their values. Decoded rows must fit into memory. That is checked before
+decoding, because a small file can claim very many rows.
 """
 
 import json
@@ -22,22 +22,22 @@ from fedray.core.errors import BadInputError
 from fedray.core.limits import available_memory, cores
 from fedray.data.decode import Form, decode, encoding_of, is_colour
 
-IMAGES, VALUES = 250, 50_000  # rows that are read together
-MOST_WORKERS = 4  # that decode images at a time
+IMAGES, VALUES = 250, 50_000  # rows read together, of images and of other columns
+MOST_WORKERS = 4  # threads that decode images
 
 
 def holds_parquet(folder: Path) -> bool:
-    """Whether a folder has Parquet files to train on."""
+    """Whether a folder has Parquet files of a training split."""
     return bool(find_files(folder, "train"))
 
 
 def find_files(folder: Path, split: str) -> list[Path]:
-    """The files of a split, sorted: those whose names, or numbered ones whose folder's name, begin with it."""
+    """The files of a split, sorted: files whose names begin with it, and numbered files in folders that do."""
     return sorted([*folder.glob(f"{split}*.parquet"), *folder.glob(f"{split}*/[0-9]*.parquet")])
 
 
 def paths(folder: Path, split: str, title: str) -> list[Path]:
-    """The files of a split, what their names begin with, sorted; BadInputError where one is missing or all are."""
+    """The files of a split, sorted; BadInputError where any is missing. `split` is what their names begin with."""
     found = find_files(folder, split)
     if not found:
         raise BadInputError(f"{folder} has no {split}*.parquet: both splits of {title} are needed")
@@ -45,12 +45,12 @@ def paths(folder: Path, split: str, title: str) -> list[Path]:
         raise BadInputError(f"{odd} is not a file: a folder, or a pipe, cannot be read as Parquet")
     promised = re.search(r"-of-(\d{1,9})(-\w+)?\.parquet$", found[0].name)
     if promised and len(found) != int(promised[1]):
-        raise BadInputError(f"{folder} has {len(found)} of the {int(promised[1])} files that {found[0].name} speaks of")
+        raise BadInputError(f"{folder} has {len(found)} of the {int(promised[1])} files that {found[0].name} announces")
     return found
 
 
 def read_types(path: Path) -> dict[str, Any]:
-    """The columns of a file by name, with their Arrow types."""
+    """The Arrow types of a file's columns, by name."""
     import pyarrow.parquet as pq
 
     with _reading(path):
@@ -58,7 +58,7 @@ def read_types(path: Path) -> dict[str, Any]:
 
 
 def content_type(kind: Any) -> Any:
-    """The Arrow type of the encoded images in a column of this type, a struct with `bytes` or the bytes; else None."""
+    """The Arrow type of encoded images in a column of type `kind`: bytes, or a struct with `bytes`. Otherwise None."""
     import pyarrow as pa
 
     if kind is None:
@@ -69,7 +69,7 @@ def content_type(kind: Any) -> Any:
 
 
 def value_kind(kind: Any) -> str:
-    """What a column of this Arrow type holds: "integers", "text" or, of neither, nothing."""
+    """The kind of the values in a column of this Arrow type: "integers", "text", or "" for others."""
     import pyarrow as pa
 
     kind = pa.null() if kind is None else kind.value_type if pa.types.is_dictionary(kind) else kind
@@ -79,7 +79,7 @@ def value_kind(kind: Any) -> str:
 
 
 def class_names(path: Path, column: str) -> tuple[str, ...]:
-    """The names of a column's labels as Hugging Face keeps them beside the schema (ClassLabel); none if it does not."""
+    """The names of a column's labels that Hugging Face keeps beside the schema (ClassLabel); empty without them."""
     import pyarrow.parquet as pq
 
     with _reading(path):
@@ -92,11 +92,11 @@ def class_names(path: Path, column: str) -> tuple[str, ...]:
 
 
 def find_kind(files: Iterable[Path], column: str) -> str:
-    """What a column holds in all of these files, "integers" or "text"; BadInputError where it is not the same."""
+    """The kind of a column's values in all of these files, "integers" or "text"; BadInputError where files differ."""
     kinds = {value_kind(read_types(path).get(column)): path for path in files}
     if len(kinds) > 1 or "" in kinds:
         each = " and ".join(f"{kind or 'neither'} in {path}" for kind, path in kinds.items())
-        raise BadInputError(f"the column {column} must hold integers or text throughout, and holds {each}")
+        raise BadInputError(f"the column {column} must hold integers or text in all files, but holds {each}")
     return next(iter(kinds))
 
 
@@ -120,9 +120,9 @@ def read_labels(files: Sequence[Path], column: str, classes: int, count: int = 0
 
 
 def encode(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.ndarray], list[Any]]:
-    """A column of integers or text as numbers: for each split int64 [n], and what they stand for, in sorted order.
+    """A column of integers or text as codes: int64 [n] for each split, and the values that they stand for, sorted.
 
-    It holds the same kind in all files (`find_kind`).
+    All files must hold the same kind of values (`find_kind`).
     """
     seen: dict[Any, int] = {}
     found = []
@@ -140,7 +140,7 @@ def encode(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.ndarr
 
 
 def first_image(files: Sequence[Path], column: str) -> tuple[str, bytes]:
-    """The beginning of a sentence about it, and the encoded image."""
+    """The first encoded image, after the beginning of a sentence about it."""
     for path in files:
         for contents in _contents(path, column, 1):
             return _where(path, 0), contents[0]
@@ -148,12 +148,12 @@ def first_image(files: Sequence[Path], column: str) -> tuple[str, bytes]:
 
 
 def any_colour(files: Iterable[Path], column: str) -> bool:
-    """Whether there is an image that is not grey, by the images' headers."""
+    """Whether any image is in colour, by its header."""
     return any(map(is_colour, chain.from_iterable(part for path in files for part in _contents(path, column, IMAGES))))
 
 
 def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) -> tuple[np.ndarray, str]:
-    """The first `count` images of a split (0: all): uint8 [n, c, h, w], and how the first of them is encoded."""
+    """The first `count` images of a split (0: all), uint8 [n, c, h, w], and the encoding of the first."""
     present = count_rows(files, prod(form.shape), count)
     images = np.empty((present, *form.shape), np.uint8)
     encoding, at = "", 0
@@ -169,7 +169,7 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
                 encoding = encoding or encoding_of(_where(path, 0), taken[0])
                 decoding.append(pool.submit(_decode_into, images[at : at + len(taken)], path, row, taken, form))
                 row, at = row + len(taken), at + len(taken)
-                if len(decoding) > 2 * workers:  # so that few encoded images wait in memory
+                if len(decoding) > 2 * workers:  # few encoded images wait in memory
                     decoding.popleft().result()
         for each in decoding:
             each.result()
@@ -181,9 +181,9 @@ def read_images(files: Sequence[Path], column: str, form: Form, count: int = 0) 
 
 
 def count_rows(files: Sequence[Path], size: int, count: int = 0) -> int:
-    """How many rows files say they have, `count` at most (0: all); BadInputError where they do not fit into memory.
+    """The number of rows that files claim, at most `count` (0: all); BadInputError where they do not fit into memory.
 
-    `size` is what a row takes, in bytes.
+    `size` is the memory of a row, in bytes.
     """
     import pyarrow.parquet as pq
 
@@ -223,7 +223,7 @@ def _contents(path: Path, column: str, rows: int) -> Iterator[list[bytes]]:
 
 
 def _distinct(part: Any) -> tuple[list[Any], np.ndarray]:
-    """The values that occur in an Arrow array, and which of them each row has."""
+    """The distinct values of an Arrow array, and the index of each row's value among them."""
     if hasattr(part, "dictionary"):
         used, codes = np.unique(part.indices.to_numpy(zero_copy_only=False), return_inverse=True)
         return [part.dictionary[int(i)].as_py() for i in used], codes
@@ -232,9 +232,9 @@ def _distinct(part: Any) -> tuple[list[Any], np.ndarray]:
 
 
 def _column(path: Path, name: str, rows: int, images: bool = False) -> Iterator[Any]:
-    """A column, so many rows at a time, as Arrow arrays without nulls: encoded images, integers or, by number, text.
+    """A column in Arrow arrays of up to `rows` rows, without nulls: encoded images, integers, or text.
 
-    Text stays as numbers and the texts that they stand for, so that a long one that is repeated is there once.
+    Text stays encoded as a dictionary, so that a long text that is repeated is in memory once.
     """
     import pyarrow.parquet as pq
 
@@ -248,7 +248,7 @@ def _column(path: Path, name: str, rows: int, images: bool = False) -> Iterator[
     with _reading(path), pq.ParquetFile(path, read_dictionary=text) as file:
         for batch in file.iter_batches(rows, columns=[f"{name}.bytes" if nested else name]):
             part = batch.column(name)
-            if hasattr(part, "dictionary") and not text:  # integers, as pandas keeps categories
+            if hasattr(part, "dictionary") and not text:  # integers that pandas wrote as categories
                 part = part.dictionary_decode()
             if part.null_count or (nested and part.field("bytes").null_count):
                 raise BadInputError(f"{path} has a row without {name} among rows {row} to {row + len(part) - 1}")
@@ -259,13 +259,13 @@ def _column(path: Path, name: str, rows: int, images: bool = False) -> Iterator[
 
 @contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """What Arrow raises as one sentence."""
+    """Turn errors of Arrow into a BadInputError of one sentence."""
     import pyarrow as pa
 
     try:
         yield
     except BadInputError:
         raise
-    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # names that are no text, or there twice
+    except (pa.ArrowException, OSError, ValueError, KeyError) as error:  # column names may be no text, or repeated
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         raise BadInputError(f"{path} cannot be read as Parquet: {reason}") from error

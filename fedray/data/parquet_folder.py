@@ -1,4 +1,4 @@
-"""Any folder of images in Parquet, as Hugging Face keeps them: which columns, classes, users and image size it has."""
+"""A data set from any folder of images in Parquet, as Hugging Face keeps them."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ LABELS = ("label", "labels", "fine_label")
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the settings say of the columns and the images' size; None and "" leave it open."""
+    """The columns and the image size that the settings ask for; None and "" leave them open."""
 
     image_column: str | None
     label_column: str | None
@@ -29,7 +29,7 @@ class Wanted:
 
 
 def locate(root: Path) -> Path:
-    """`root`, or the one folder in it, that has training files."""
+    """The folder with training files: `root`, or the only folder in it that has them."""
     if parquet.holds_parquet(root):
         return root
     found = sorted(folder for folder in root.glob("*") if parquet.holds_parquet(folder))
@@ -46,34 +46,34 @@ def locate(root: Path) -> Path:
 
 
 def find_files(folder: Path, tested: bool) -> dict[str, list[Path]]:
-    """The files of both splits: "train", and "test" or, where there is no such file, "val" (validation*, valid*).
+    """The files of both splits: "train", and "test" or, without such files, "val" (validation*, valid*).
 
-    Of a folder that is not to be `tested` with files of its own, which must have none, only the first.
+    With `tested` False the folder must have no test files, and only "train" is returned.
     """
     train = parquet.paths(folder, "train", TITLE)
     test = next((name for name in ("test", "val") if parquet.find_files(folder, name)), None)
     if test and not tested:
         own = parquet.find_files(folder, test)[0].relative_to(folder)
-        raise BadInputError(f"data.holdout_examples is for training files without any to test on; {folder} has {own}")
+        raise BadInputError(f"data.holdout_examples is for folders without test files, but {folder} has {own}")
     if test is None and tested:
         raise BadInputError(
-            f"{folder} has neither test*.parquet nor validation*.parquet to evaluate on; data.holdout_examples takes "
-            "that many examples of train*.parquet for it"
+            f"{folder} has neither test*.parquet nor validation*.parquet to evaluate on; data.holdout_examples holds "
+            "out that many examples of train*.parquet for it"
         )
     return {"train": train, **({test: parquet.paths(folder, test, TITLE)} if test else {})}
 
 
 def fingerprint(folder: Path, tested: bool = True) -> str:
-    """A hash of every byte that `read` could read there: 32 hex digits. Nothing is decoded."""
+    """A hash of every byte that `read` may read: 32 hex digits. Nothing is decoded."""
     return cache.hash_files((split, path) for split, files in find_files(folder, tested).items() for path in files)
 
 
 def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str, tested: bool = True) -> Dataset:
     """The first `counts` examples of each split (0: all); `identity` is the folder's fingerprint.
 
-    Images that are decoded come from the cache where it has them, and whole splits go there. Mean and std are left to
-    the caller, and so is the test split, empty here, where the folder is not `tested` with files of its own.
-    BadInputError names the file, and the row or the setting, where something does not fit.
+    Decoded images come from the cache where it has them, and whole splits are kept there. Mean and std are empty: the
+    caller measures them. With `tested` False the test split is empty: the caller holds it out. BadInputError names the
+    file, and the row or the setting, where something does not fit.
     """
     (_, train), *others = find_files(folder, tested).items()
     split, test = others[0] if others else ("", [])
@@ -82,7 +82,7 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str,
     labels, classes = read_labels([train, test], label)
     where, first = parquet.first_image(train, image)
     form = find_form(where, first, wanted.image_size)
-    if form.shape[0] == 1 and parquet.any_colour(train, image):  # of all, so that it does not depend on their number
+    if form.shape[0] == 1 and parquet.any_colour(train, image):  # of all rows, so train_examples changes nothing
         form = dataclasses.replace(form, shape=(3, *form.shape[1:]))
 
     def images(files: Sequence[Path], own: np.ndarray, name: str) -> cache.Split:
@@ -124,7 +124,7 @@ def read(folder: Path, wanted: Wanted, counts: Mapping[str, int], identity: str,
 
 
 def choose_columns(path: Path, wanted: Wanted) -> Wanted:
-    """The same with the columns of images and labels named, as a file has them."""
+    """`wanted` with the columns of images and labels chosen from those of a file."""
     types = parquet.read_types(path)
     for setting in ("image_column", "label_column", "user_column"):
         name = getattr(wanted, setting)
@@ -152,8 +152,8 @@ def choose_columns(path: Path, wanted: Wanted) -> Wanted:
 def read_labels(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.ndarray], tuple[str, ...]]:
     """The labels of both splits, int64 [n] in 0..K-1, and the K classes.
 
-    Hugging Face's names of the classes, where they are there, say what an integer is; otherwise the classes are the
-    values that occur in either split, in sorted order.
+    Integers are positions in Hugging Face's list of class names, where the files have one. Otherwise the classes are
+    the values in either split, sorted.
     """
     named = parquet.class_names(splits[0][0], column)
     if parquet.find_kind([path for files in splits for path in files], column) == "integers" and named:
@@ -164,7 +164,7 @@ def read_labels(splits: Sequence[Sequence[Path]], column: str) -> tuple[list[np.
         at = next(files[0] for files, own in zip(splits, labels, strict=True) if not own.all())
         raise BadInputError(
             f"data.label_column = {column} has {values[0]} in the split of {at}: a number below 0 is no class, but "
-            "says that the label is not known"
+            "stands for an unknown label"
         )
     if len(values) > MOST_CLASSES:
         raise BadInputError(

@@ -1,11 +1,11 @@
-"""The published data sets: what they look like, where they lie on disk, and in which of their two layouts.
+"""The published data sets: their shapes and classes, and where they are on disk, in either of two layouts.
 
-One is that of their authors, as torchvision unpacks it, the other Parquet as on Hugging Face.
+One layout is the authors', as torchvision unpacks it. The other is Parquet, as on Hugging Face.
 
 CIFAR-10 and CIFAR-100: Krizhevsky 2009, "Learning multiple layers of features from tiny images", 50,000 + 10,000
 colour images of 32 x 32 pixels. MNIST: LeCun, Bottou, Bengio, Haffner 1998, "Gradient-based learning applied to
-document recognition", 60,000 + 10,000 grey images of 28 x 28. Fashion-MNIST: Xiao, Rasul, Vollgraf 2017
-(arXiv:1708.07747), as many of the same shape.
+document recognition", 60,000 + 10,000 grey images of 28 x 28 pixels. Fashion-MNIST: Xiao, Rasul, Vollgraf 2017
+(arXiv:1708.07747), the same numbers and shape.
 """
 
 import re
@@ -23,34 +23,36 @@ from fedray.data.idx import Idx
 
 @dataclass(frozen=True)
 class Published:
-    """A data set that people know by its name."""
+    """A published data set: its two layouts, its shape and classes, and the names of its folders."""
 
     name: str
     original: Batches | Idx
     image: str
-    """Its columns in Parquet."""
+    """The column of the images in Parquet."""
     label: str
+    """The column of the labels in Parquet."""
     shape: tuple[int, int, int]
     classes: tuple[str, ...]
     mean: tuple[float, ...]
-    """Of the training images, per channel, as published."""
+    """The mean of the training images, per channel, as published; `std` likewise."""
     std: tuple[float, ...]
     named: str
-    """The folders that are named after it: a regular expression, of lower-case letters."""
+    """A regular expression, in lower case, for the names of the data set's folders."""
     alike: str = ""
-    """The folders of another data set that can be told from it by nothing but its name, likewise."""
+    """The same for another data set that only its folder's name tells from this one."""
 
     @property
     def title(self) -> str:
         return self.original.title
 
     def locate(self, root: Path) -> Path | None:
-        """The folder with the files, or None: `root`, those in it where torchvision puts them, or one with Parquet.
+        """The folder with the data set's files, or None.
 
-        Folders in `root` that are named after this data set are searched like `root` itself. Parquet is searched one
-        level down too and must have the columns, and classes of the names, where those are there; folders named after
-        the data set or `plain_text` go before others, then the alphabet decides. What could as well be another data
-        set is believed where nothing but the folder's name says so, unless the name says otherwise.
+        Candidates are `root`, the folders in it where torchvision puts the files, and the folders in it with Parquet.
+        Folders in `root` that are named after the data set are searched like `root` itself. Of the folders with Parquet
+        those named after the data set or `plain_text` come first, each group in alphabetical order. Parquet must have
+        the data set's columns and, where it names classes, the data set's classes. Files that may be another data set's
+        (`alike`) count in `root` and in folders named after this data set, but not in folders named after the other.
         """
         roots = [root, *(folder for folder in _folders(root) if self._is_named(folder))]
         for folder in (inner for outer in roots for inner in (outer, *(outer / i for i in self.original.inside))):
@@ -66,7 +68,7 @@ class Published:
         return None
 
     def fingerprint(self, folder: Path) -> str:
-        """A hash of every byte that `read` could read there: 32 hex digits. Nothing is decoded."""
+        """A hash of every byte that `read` may read: 32 hex digits. Nothing is decoded."""
         original = self.original.is_in(folder)
         return cache.hash_files(
             (split, path)
@@ -77,7 +79,7 @@ class Published:
     def read(self, folder: Path, counts: Mapping[str, int], identity: str) -> Dataset:
         """The first `counts` examples of each split (0: all); `identity` is the folder's fingerprint.
 
-        Images that are decoded come from the cache where it has them, and whole splits go there.
+        Decoded images come from the cache where it has them, and whole splits are kept there.
         """
         train, test = (self.read_split(folder, split, counts[split], identity) for split in ("train", "test"))
         return Dataset(
@@ -96,7 +98,7 @@ class Published:
     def read_split(self, folder: Path, split: str, count: int = 0, identity: str = "") -> cache.Split:
         """The first `count` examples of a split (0: all): images, int64 labels [n], and the format."""
         if self.original.is_in(folder):
-            # Not cached: unpickling all takes 0.24 s, and the pickles' bytes must be hashed, so read, all the same.
+            # Not cached: unpickling all takes 0.24 s, and the files are read anyway, for their hash.
             return *self.original.read(folder, split, count), self.original.format
         kept = cache.place(identity, split) if identity else None
         return cache.decoded_once(
@@ -104,17 +106,17 @@ class Published:
         )
 
     def missing(self, root: Path) -> str:
-        """That it is not in a folder, and what is there instead, to go before what can be done about it."""
+        """The statement that the data set is not in a folder, and which data is; the caller adds the remedy."""
         return f"there is no {self.title} in the folder {root}{self.others(root)}"
 
     def others(self, root: Path) -> str:
-        """What other data is in a folder, to follow that this is not; nothing where there is none."""
+        """A remark, in brackets, about other data in a folder; empty where there is none."""
         for other in PUBLISHED.values():
             folder = None if other is self else other.locate(root)
             if folder and (other.original.is_in(folder) or other._is_named(folder)):
                 return f" ({folder} is {other.title}, data.dataset = {other.name})"
         found = next((folder for folder in (root, *_folders(root)) if parquet.holds_parquet(folder)), None)
-        return f" (the Parquet files in {found} are not, which data.dataset = parquet reads)" if found else ""
+        return f" (the Parquet files in {found} are other data, which data.dataset = parquet reads)" if found else ""
 
     def _decode(self, folder: Path, split: str, count: int) -> cache.Split:
         files = parquet.paths(folder, split, self.title)
@@ -142,7 +144,7 @@ class Published:
         return parquet.content_type(image) not in (None, image) and parquet.value_kind(label) == "integers"
 
     def _suits(self, folder: Path, believed: bool) -> bool:
-        """Whether the Parquet files in a folder are of this data set, or damaged, so that reading them will say so."""
+        """Whether the Parquet files in a folder are this data set, or are damaged; reading then names the damage."""
         path = min(parquet.find_files(folder, "train"), default=None)
         if path is None:
             return False
@@ -158,7 +160,7 @@ class Published:
         return self._are_classes(names) if names else plausible
 
     def _are_classes(self, names: tuple[str, ...]) -> bool:
-        """Whether these are the classes, but for spelling: a public CIFAR-100 has a "cra" among its animals."""
+        """Whether these are the classes, up to misspellings: a public CIFAR-100 has a class "cra"."""
         pairs = zip(map(_letters, names), map(_letters, self.classes), strict=False)
         return len(names) == len(self.classes) and 2 * sum(a == b for a, b in pairs) > len(names)
 
@@ -174,7 +176,7 @@ class Published:
 
 
 def _folders(root: Path) -> Iterator[Path]:
-    """Those in a folder, in the alphabet's order."""
+    """The folders in a folder, in alphabetical order."""
     return (folder for folder in sorted(root.glob("*")) if folder.is_dir())
 
 

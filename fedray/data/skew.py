@@ -1,7 +1,7 @@
-"""Feature skew: what the images of one client look like, whatever they show; it goes with any partition.
+"""Feature skew: the images of clients differ in rotation, colour and noise, under any partition.
 
-A client turns its images by an angle of its own, then scales their colours by factors of its own, then adds noise of
-its own strength. What becomes of an image is a pure function of the seed, the client and the images it comes with.
+A client rotates its images by its own angle, then scales their colours by its own factors, then adds noise of its own
+strength. The result is a pure function of the seed, the client and the images.
 """
 
 import math
@@ -11,16 +11,16 @@ import numpy as np
 from fedray.core.randomness import generator
 from fedray.core.settings import section, setting
 
-SHARD, TEST = 1, 2  # the epochs of the addresses under which the noise of each is drawn; 0 has what a client is
+SHARD, TEST = 1, 2  # the epochs in the addresses of the noise; epoch 0 has the client's angle and factors
 
 
 @section
 class Skew:
-    """How clients' images differ in their features; at 0, all of them, images are as they are.
+    """Differences between the features of clients' images. With all settings at 0 images stay as they are.
 
     Noise grows with the client's number as in NIID-Bench (Li et al. 2022, arXiv:2102.02079, "noise-based feature
-    imbalance"). Rotated clients are those of rotated MNIST and CIFAR (Ghosh et al. 2020, arXiv:2006.04088), with an
-    angle for each client.
+    imbalance"). Rotation follows rotated MNIST and CIFAR (Ghosh et al. 2020, arXiv:2006.04088), with an angle for each
+    client.
     """
 
     noise: float = setting(
@@ -50,9 +50,9 @@ class Skew:
         return not (self.noise or self.rotation or self.colour)
 
     def apply(self, images: np.ndarray, seed: int, client: int, clients: int, drawn: int = SHARD) -> np.ndarray:
-        """A client's images as it sees them, uint8 [n, c, h, w] like those given, which are returned where all is off.
+        """The images as the client sees them, uint8 [n, c, h, w]; with all settings at 0, `images` itself.
 
-        `clients` is N, `drawn` whose noise it is: that of the client's shard or that of its own test images.
+        `clients` is N. `drawn` selects the noise: SHARD for the client's shard, TEST for its own test images.
         """
         if self.is_off or not len(images):
             return images
@@ -72,16 +72,16 @@ class Skew:
 
 
 def to_bytes(intensities: np.ndarray) -> np.ndarray:
-    """float32 intensities, rounded and cut off at 0 and 255; what is given is overwritten."""
+    """float32 intensities as uint8, rounded and clipped to 0..255. `intensities` is overwritten."""
     np.rint(intensities, out=intensities)
     return np.clip(intensities, 0, 255, out=intensities).astype(np.uint8)
 
 
 def rotate(images: np.ndarray, degrees: float) -> np.ndarray:
-    """uint8 images [n, c, h, w] turned counterclockwise about their middle, interpolated between four pixels.
+    """uint8 images [n, c, h, w] turned counterclockwise about their centre, interpolated between four pixels.
 
-    Places are rounded to 1/16 of a pixel, so that the four weights are whole numbers that add up to 256: right angles
-    lose nothing, nor does grey that is the same all over, and every machine gets the same bytes.
+    Places are rounded to 1/16 of a pixel, so the four weights are whole numbers that add up to 256. Right angles are
+    exact, uniform grey stays the same, and every machine gets the same bytes.
     """
     n, channels, height, width = images.shape
     y, x = np.mgrid[:height, :width].reshape(2, -1)

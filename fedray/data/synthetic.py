@@ -1,10 +1,10 @@
-"""Ten shapes on coloured ground: images of CIFAR-10's shape for machines without CIFAR-10.
+"""The synthetic data set: ten shapes on coloured ground, 32 x 32 pixels like CIFAR-10, for machines without it.
 
-A class is a shape and nothing else. Its place and size, the ground's colour and slope of brightness, how much lighter
-the shape is, in which tint, and the noise of every pixel are drawn without looking at the class. So no pixel tells the
-class, a linear model stays far behind a convolution, and the faintest shapes drown in the noise: nobody reaches 100 %.
+A class is a shape and nothing else. All the rest is drawn independently of the class: the shape's place, size, contrast
+and tint, the ground's colour and slope of brightness, and the noise of every pixel. So no pixel tells the class, and a
+linear model stays far behind a convolution. The faintest shapes drown in the noise, so no model reaches 100 %.
 
-Everything is integer arithmetic on raw Philox bits, which NumPy never changes: the same bytes on every machine.
+All arithmetic is on integers from raw Philox bits, which NumPy never changes. So every machine gets the same bytes.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ VERSION = 1  # raise it when a byte of the data changes
 FINGERPRINT = hashlib.blake2b(f"synthetic {VERSION}".encode(), digest_size=16).hexdigest()
 CLASSES = ("disc", "ring", "square", "frame", "triangle", "plus", "cross", "rows", "columns", "checkers")
 SIZES = {"train": 50_000, "test": 10_000}
-# Round numbers near CIFAR-10's, so that learning rates carry over; the images themselves have 0.46 and 0.14.
+# Round numbers near CIFAR-10's, so that learning rates carry over. The images' own are 0.46 and 0.14.
 MEAN = (0.5, 0.5, 0.5)
 STD = (0.25, 0.25, 0.25)
 
@@ -77,7 +77,7 @@ def _chunk(split: str, index: int, stencils: np.ndarray) -> tuple[np.ndarray, np
     bits = generator(VERSION, "synthetic", t=list(SIZES).index(split), client=index).bit_generator
     order = np.argsort(bits.random_raw(CHUNK), kind="stable")
     labels = order % len(CLASSES)
-    # Bytes are taken from the words by a fixed byte order, so that the machine's own does not matter.
+    # Words are split into bytes in a fixed byte order, so that the machine's own does not matter.
     words = bits.random_raw(CHUNK * WORDS).astype("<u8").view(np.uint8).reshape(CHUNK, WORDS * 8).astype(np.int32)
     noise = bits.random_raw(CHUNK * 3 * SIDE * SIDE // 8).astype("<u8").view(np.uint8).reshape(CHUNK, 3, SIDE, SIDE)
 
@@ -104,7 +104,7 @@ def _chunk(split: str, index: int, stencils: np.ndarray) -> tuple[np.ndarray, np
 
 
 def _stencils() -> np.ndarray:
-    """Coverage 0..SOLID of each class at each radius, its top left corner in the middle: uint8 [10, radii, 66, 66]."""
+    """Coverage 0..SOLID of each class at each radius, uint8 [10, radii, 66, 66], the shape's corner in the middle."""
     stencils = np.zeros((len(CLASSES), len(RADII), 2 * SIDE + OVER, 2 * SIDE + OVER), np.uint8)
     for size, r in enumerate(RADII):
         whole = 2 * r * FINE  # samples across

@@ -52,7 +52,9 @@ def test_auto_takes_nothing_else_than_a_named_folder_has(tmp_path, write_parquet
     with pytest.raises(BadInputError, match=there):
         resolve(Data())
     write_parquet(tmp_path / "mine" / "birds" / "train-0.parquet", [b""], [0], "picture")
-    with pytest.raises(BadInputError, match=r"Parquet files in mine/birds are not, which data.dataset = parquet reads"):
+    with pytest.raises(
+        BadInputError, match=r"Parquet files in mine/birds are other data, which data.dataset = parquet reads"
+    ):
         resolve(Data(root="mine"))
 
 

@@ -109,7 +109,7 @@ def test_numbered_files_may_lie_in_a_folder_for_each_split(folder, tested):
         for name in ("train_images", "train_labels", "test_images", "test_labels"):
             assert np.array_equal(getattr(found, name), getattr(before, name))
     assert found.note == "1 x 8 x 10, 3 classes" + f", test images from {tested}/0000.parquet" * (tested != "test")
-    refuse(folder, f"any to test on; .*default has {tested}/0000.parquet", holdout_examples=5)
+    refuse(folder, f"folders without test files, but .*default has {tested}/0000.parquet", holdout_examples=5)
 
 
 def test_two_folders_of_files_or_none_are_refused(folder):
@@ -238,7 +238,7 @@ def write_untested(folder, **columns):
 def test_without_test_files_training_examples_are_held_out_for_it(folder):
     """The same ones for any number that is trained on or validated with; no example is in two splits."""
     write_untested(folder)
-    refuse(folder, "own has neither .* to evaluate on; data.holdout_examples takes that many examples of train")
+    refuse(folder, "own has neither .* to evaluate on; data.holdout_examples holds out that many examples of train")
     place = {image.tobytes(): row for row, image in enumerate(GREY[:20])}
     whole = read(folder, holdout_examples=6)
     rows = {
@@ -274,7 +274,7 @@ def test_examples_that_are_held_out_leave_their_users_behind(folder):
 
 def test_examples_are_held_out_of_no_folder_with_test_files(folder):
     write(folder)
-    refuse(folder, "data.holdout_examples is for training files without any to test on; .*own has test-0.parquet",
+    refuse(folder, "data.holdout_examples is for folders without test files, but .*own has test-0.parquet",
            holdout_examples=5)  # fmt: skip
     with pytest.raises(ValueError, match="data.holdout_examples = 5 goes with data.dataset = parquet, not synthetic"):
         Data(dataset="synthetic", holdout_examples=5)
@@ -395,12 +395,12 @@ def test_black_and_white_is_grey_and_what_grey_cannot_show_is_refused(folder):
     found = read(write(folder, [black if i == 3 else png(image, "LA") if i == 4 else GREY[i] for i in range(30)]))
     assert set(found.train_images[3].ravel()) == {0, 255}
     assert np.array_equal(found.train_images[4], GREY[0])
-    for kind, why in ((png(image, "RGB"), "RGB in Pillow's words, and the training images are grey"), (
-        png(Image.fromarray(np.full((8, 10), 70_00, np.uint16))), "I;16 in Pillow's words, not one of 8 bits a channel")):  # fmt: skip
+    for kind, why in ((png(image, "RGB"), "of Pillow mode RGB, and the training images are grey"), (
+        png(Image.fromarray(np.full((8, 10), 70_00, np.uint16))), "of Pillow mode I;16, which has more than 8 bits a channel")):  # fmt: skip
         write(folder, [kind if i == 25 else GREY[i] for i in range(30)])
         refuse(folder, f"test-0.parquet has an image in row 5 that is {why}")
     write(folder, [png(Image.fromarray(np.full((8, 10), 9, np.uint16))), *GREY[1:]])
-    refuse(folder, "train-0.parquet has an image in row 0 that is I;16")
+    refuse(folder, "train-0.parquet has an image in row 0 that is of Pillow mode I;16")
 
 
 def test_sizes_are_equal_or_made_so(folder):
@@ -457,7 +457,7 @@ def test_rows_without_a_value_are_refused(folder):
 def test_a_file_of_other_columns_than_the_first_is_refused(folder):
     write(folder)
     write_table(folder / "train-1.parquet", [encoded(GREY[0])], word=["pear"])
-    refuse(folder, "the column label must hold integers or text throughout, and holds .*neither in .*train-1.parquet")
+    refuse(folder, "the column label must hold integers or text in all files, but holds .*neither in .*train-1.parquet")
     write_table(folder / "train-1.parquet", [encoded(GREY[0])], label=[3])
     refuse(folder, "the column label must hold .*text in .*test-0.parquet and integers in .*train-1.parquet")
     write_table(folder / "train-1.parquet", [encoded(GREY[0])], image="picture", label=["pear"])

@@ -106,7 +106,7 @@ def test_balanced_clients_draw_their_own_mixes():
 @given(clients=st.integers(1, 30), each=st.integers(1, 10), seed=st.integers(0, 1000))
 def test_clients_hold_so_many_classes_and_share_each_evenly(clients, each, seed):
     if clients * each < 10:
-        with pytest.raises(BadInputError, match="nor be left over"):
+        with pytest.raises(BadInputError, match="every class needs a client"):
             ClassesPerClient(classes=each).split(LABELS, clients, seed)
         return
     shards = ClassesPerClient(classes=each).split(LABELS, clients, seed)

@@ -132,7 +132,7 @@ def test_other_parquet_is_not_taken_for_cifar10_even_by_auto(root):
     folder = write_published(root / "own", "mnist")
     for data in (Data(root=str(folder)), Data(dataset="cifar10", root=str(folder)), Data(root=str(root))):
         with pytest.raises(
-            BadInputError, match=r"no CIFAR-10 in the folder .*own are not, which data.dataset = parquet"
+            BadInputError, match=r"no CIFAR-10 in the folder .*own are other data, which data.dataset = parquet"
         ):
             fingerprint(resolve(data))
     write_published(root / "cifar100", "cifar100")
@@ -165,15 +165,15 @@ HEAD = idx_bytes(GOOD)[:16]
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "does not begin as idx bytes of n x 28 x 28 do"),
-        (HEAD[:10], "does not begin as idx"),
-        (idx_bytes(GOOD[:, 0]), "does not begin as idx"),
-        (idx_bytes(np.zeros((5, 32, 32), np.uint8)), "does not begin as idx"),
-        (b"\1" + idx_bytes(GOOD)[1:], "does not begin as idx"),
+        (b"", "does not begin with the idx header of bytes n x 28 x 28"),
+        (HEAD[:10], "does not begin with the idx header"),
+        (idx_bytes(GOOD[:, 0]), "does not begin with the idx header"),
+        (idx_bytes(np.zeros((5, 32, 32), np.uint8)), "does not begin with the idx header"),
+        (b"\1" + idx_bytes(GOOD)[1:], "does not begin with the idx header"),
         (idx_bytes(GOOD)[:-1], "fewer bytes than the 5 examples"),
         (idx_bytes(GOOD) + b"x", "more bytes than the 5 examples"),
-        (idx_bytes(GOOD[:0]), "says that it has 0 examples"),
-        (HEAD[:4] + b"\xff" * 4 + HEAD[8:], "says that it has 4,294,967,295 examples, not 1 to 60,000"),
+        (idx_bytes(GOOD[:0]), "its header says 0 examples"),
+        (HEAD[:4] + b"\xff" * 4 + HEAD[8:], "its header says 4,294,967,295 examples, not 1 to 60,000"),
         (idx_bytes(GOOD), "has 5 images, but .* 12 labels"),
     ],
 )

@@ -1,8 +1,8 @@
-"""Who holds which examples: one frozen class per scheme, labels in, row numbers out.
+"""Partitions: which client holds which examples. A scheme is a frozen class that turns labels into row numbers.
 
-Every scheme keeps one law: each example is in exactly one shard, no shard is empty, and the same seed gives the same
-shards. Two say where they depart from it: `sampled` puts an example into any number of shards, and `natural` leaves out
-users that are not asked for.
+Every scheme puts each example into exactly one shard, leaves no shard empty, and gives the same shards for the same
+seed. There are two exceptions: `sampled` puts an example into any number of shards, and `natural` leaves out the users
+beyond the number of clients.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ PARTITIONS: dict[str, type[Partition]] = {
 
 
 def partition_id(rows: Shards) -> str:
-    """A short hash of who holds which rows, in client order: 16 hex digits."""
+    """A hash of all shards in the order of the clients: 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
     for shard in rows:
         digest.update(len(shard).to_bytes(8, "little"))
@@ -33,12 +33,12 @@ def partition_id(rows: Shards) -> str:
 
 
 def label_counts(rows: Shards, labels: np.ndarray, classes: int) -> np.ndarray:
-    """How many examples of each class each client holds: int64 [clients, classes]; `labels` [n] are below `classes`."""
+    """Examples of each class at each client: int64 [clients, classes]; `labels` [n] are below `classes`."""
     cells = np.repeat(np.arange(len(rows)) * classes, [len(shard) for shard in rows])
     cells += labels[np.concatenate(rows)]
     return np.bincount(cells, minlength=len(rows) * classes).reshape(len(rows), classes)
 
 
 def count_holders(rows: Shards, n: int) -> np.ndarray:
-    """In how many shards each of the n examples is: int64 [n]."""
+    """The number of shards that hold each of the n examples: int64 [n]."""
     return np.bincount(np.concatenate(rows), minlength=n)

@@ -10,7 +10,7 @@ from fedray.core.settings import section, setting
 from fedray.data.partitions.scheme import Shards, check, cut
 
 REDRAWS = 10
-EVEN = 1e100  # an alpha beyond which shares are even to the last digit; the sum of much larger ones overflows
+EVEN = 1e100  # shares of this alpha are even to the last digit; the sums of much larger ones overflow
 
 
 @section
@@ -20,12 +20,12 @@ class Dirichlet:
     Dirichlet labels are due to Hsu, Qi, Brown 2019, "Measuring the effects of non-identical data distribution for
     federated visual classification" (arXiv:1909.06335), who draw each client's mix of classes. This is the class-wise
     form of Yurochkin et al. 2019, "Bayesian nonparametric federated learning of neural networks" (arXiv:1905.12022),
-    and of NIID-Bench (Li et al. 2022, arXiv:2102.02079): a client that already holds its even share n/N gets no more.
-    Theirs redraws until every shard is large enough, for ever if need be; here, after 10 draws, the last one is
-    repaired: shards that are too small get random examples of the largest.
+    and of NIID-Bench (Li et al. 2022, arXiv:2102.02079). A client that already holds its even share n/N gets no more.
+    Their code redraws without limit until every shard is large enough. Here the tenth draw is repaired: shards that are
+    too small get random examples of the largest.
 
-    `balanced` is Hsu's own form, with equal sizes: a client after the other draws its mix and then its examples from
-    what is left; a class that is used up leaves its share to the others.
+    `balanced` is Hsu's own form, with equal sizes. One client after another draws its mix, and then its examples from
+    the rows that are left. The share of a class that is used up goes to the other classes.
     """
 
     name: ClassVar[str] = "dirichlet"
@@ -50,7 +50,7 @@ class Dirichlet:
         return [np.sort(shard) for shard in repaired]
 
     def _draw_balanced(self, labels: np.ndarray, clients: int, rng: np.random.Generator) -> Shards:
-        """Shards whose sizes differ by one at most, each with its own mix of the classes that are left."""
+        """Shards whose sizes differ by at most one, each with its own mix of the classes that are left."""
         pools = [rng.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)]
         left = np.array([len(pool) for pool in pools])
         shards = []
@@ -71,15 +71,14 @@ class Dirichlet:
     def _draw(
         self, labels: np.ndarray, clients: int, rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """All rows class by class, the client that each goes to, and how many each client gets."""
+        """All rows class by class, the client of each row, and the number of rows of each client."""
         dealt, owners = [], []
         sizes = np.zeros(clients, np.int64)
         for label in np.unique(labels):
             rows = rng.permutation(np.flatnonzero(labels == label))
             shares = rng.dirichlet(np.full(clients, min(self.alpha, EVEN))) * (sizes * clients < len(labels))
-            if (
-                not shares.sum() > 0
-            ):  # a tiny alpha gave all to clients that are full, or underflowed: one other takes the class
+            # A tiny alpha may give all of a class to full clients, or underflow: then one client with room takes it.
+            if not shares.sum() > 0:
                 shares = np.zeros(clients)
                 shares[rng.choice(np.flatnonzero(sizes * clients < len(labels)))] = 1.0
             ends = np.rint(np.cumsum(shares / shares.sum()) * len(rows)).astype(np.int64)
@@ -91,7 +90,7 @@ class Dirichlet:
 
 
 def _repair(shards: Shards, min_size: int) -> Shards:
-    """Move single examples from whichever shard is largest to the shards below `min_size`; ties go by client number."""
+    """Move examples, each from the largest shard, to the shards below `min_size`; of equal shards the first gives."""
     kept = [len(shard) for shard in shards]
     gained: list[list[int]] = [[] for _ in shards]
     largest = [(-size, client) for client, size in enumerate(kept)]

@@ -1,4 +1,4 @@
-"""Shards of equal size, in a random order or in that of the examples."""
+"""Shards of equal size, from the examples in random order or in their own order."""
 
 from typing import ClassVar
 
@@ -11,7 +11,7 @@ from fedray.data.partitions.scheme import Shards, check
 
 @section
 class Iid:
-    """Shuffle, then cut into equal parts: sizes differ by at most one."""
+    """Shuffle the examples and cut them into equal parts, whose sizes differ by at most one."""
 
     name: ClassVar[str] = "iid"
 
@@ -24,7 +24,7 @@ class Iid:
 
 @section
 class Contiguous:
-    """Cut the examples in the order they have into equal contiguous parts, as textbooks do; no seed changes it."""
+    """Cut the examples in their own order into equal contiguous parts, as textbooks do. The seed changes nothing."""
 
     name: ClassVar[str] = "contiguous"
 

@@ -1,4 +1,4 @@
-"""Label skew: clients that hold few classes, by their number or by McMahan's shards."""
+"""Label skew: clients with few classes, either a number of classes or McMahan's shards."""
 
 from typing import ClassVar
 
@@ -12,24 +12,27 @@ from fedray.data.partitions.scheme import Shards, check
 
 @section
 class ClassesPerClient:
-    """Give each client so many classes, and deal the examples of each class out evenly to those who have it.
+    """Give each client a number of classes, and deal the examples of each class out evenly to its clients.
 
-    McMahan's pathological split (`shards`) as NIID-Bench (Li et al. 2022, arXiv:2102.02079) draws it: client i has
-    class i modulo their number, and others at random. Here every class is given to somebody before any is drawn, also
-    where there are fewer clients than classes.
+    NIID-Bench (Li et al. 2022, arXiv:2102.02079) draws McMahan's pathological split (`shards`) in this way. Client i
+    has class i modulo the number of classes, and others at random. Here every class gets a client before any is drawn
+    at random, even with fewer clients than classes.
     """
 
     name: ClassVar[str] = "classes_per_client"
     classes: int = setting(2, "Different classes that a client holds.", ge=1)
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
-        """One array of sorted int64 rows of `labels` [n] per client; BadInputError where they do not go round."""
+        """One array of sorted int64 rows of `labels` [n] per client.
+
+        BadInputError where the classes do not suit the clients, or a class has fewer examples than clients.
+        """
         check(labels, clients, 1)
         present, counts = np.unique(labels, return_counts=True)
         if self.classes > len(present) or self.classes * clients < len(present):
             raise BadInputError(
                 f"{clients} clients with partition.classes = {self.classes} each do not suit {len(present)} classes "
-                "in the training set: none can be held twice by one client, nor be left over"
+                "in the training set: a client holds a class at most once, and every class needs a client"
             )
         rng = generator(seed, "partition")
         owners: list[list[int]] = [[] for _ in present]
@@ -54,9 +57,9 @@ class SortedShards:
     """Sort the examples by label, cut them into equal pieces, and deal each client the same number at random.
 
     The pathological split of McMahan et al. 2017, "Communication-efficient learning of deep networks from decentralized
-    data" (arXiv:1602.05629), section 3. A piece has one label, or few where a label ends in it, so a client has few
-    too; how many differs from client to client. Pieces differ by one example at most, and so shards by as many as a
-    client has pieces. Within a label the examples keep their order.
+    data" (arXiv:1602.05629), section 3. A piece has one label, or a few where a label ends within it. So a client has
+    few labels, and their number differs between clients. Piece sizes differ by at most one, so shard sizes differ by at
+    most `shards_per_client`. Within a label the examples keep their order.
     """
 
     name: ClassVar[str] = "shards"

@@ -1,4 +1,4 @@
-"""Clients that are what they are in life: users, each with their own examples."""
+"""Natural clients: each client is a user of the data set, with the user's own examples."""
 
 from typing import ClassVar
 
@@ -12,19 +12,19 @@ from fedray.data.partitions.scheme import Shards, check_population
 
 @section
 class Natural:
-    """Give each client the examples of one user, as the data set tells them by a column of its own.
+    """Give each client the examples of one user. A column of the data set, or its train_users, names the users.
 
-    As LEAF has it (Caldas et al. 2018, "LEAF: a benchmark for federated settings", arXiv:1812.01097). Of more users
-    than clients so many are drawn at random, each as likely, and the examples of the others are in no shard. Clients
-    are numbered in the order of their users.
+    This is the split of LEAF (Caldas et al. 2018, "LEAF: a benchmark for federated settings", arXiv:1812.01097). Where
+    there are more users than clients, users are drawn at random with equal chance, and the examples of the others are
+    in no shard. Clients are numbered in the order of their users.
     """
 
     name: ClassVar[str] = "natural"
-    by_user: ClassVar[bool] = True  # `split` is given the examples' users in the place of their labels
+    by_user: ClassVar[bool] = True  # `split` gets the examples' users in place of their labels
     min_size: int = setting(1, "Users with fewer examples are left out.", unit="examples", ge=1)
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
-        """One array of sorted int64 rows per client; `labels` [n] is the user of each example, a whole number.
+        """One array of sorted int64 rows per client; `labels` [n] are the users of the examples, as whole numbers.
 
         BadInputError where fewer users than clients have `min_size` examples.
         """

@@ -1,4 +1,4 @@
-"""Quantity skew: clients that differ in how much they hold, not in what."""
+"""Quantity skew: clients that differ in the number of their examples, not in the labels."""
 
 from typing import ClassVar, Literal
 
@@ -13,11 +13,11 @@ from fedray.data.partitions.scheme import Shards, check, cut
 class QuantitySkew:
     """Deal out shuffled examples in shards of very different sizes.
 
-    Each client first gets `min_size` examples; what is left is dealt in proportion to the clients' weights, in whole
-    numbers by the largest remainders (Hamilton's method), of equal remainders the lowest client's first. A client's
-    weight is exp(sigma z) with z drawn from a standard normal distribution of its own (lognormal), or r^-exponent
-    where r = 1, ..., N is its rank, and the ranks are shuffled (power_law, Zipf's law). At sigma or exponent 0 all
-    hold equally many.
+    Each client first gets `min_size` examples. The rest is dealt in proportion to the clients' weights, rounded by the
+    largest remainders (Hamilton's method); of equal remainders the lowest client's goes first. With lognormal a
+    client's weight is exp(sigma z), where z is drawn from the standard normal distribution. With power_law (Zipf's law)
+    it is r^-exponent, where r = 1, ..., N is the client's rank, and the ranks are shuffled. At sigma or exponent 0 all
+    clients hold equally many.
     """
 
     name: ClassVar[str] = "quantity_skew"
@@ -43,8 +43,8 @@ class QuantitySkew:
 
 
 def largest_remainders(logs: np.ndarray, total: int) -> np.ndarray:
-    """`total` in whole numbers, int64 [N], in proportion to weights that are given by their logarithms [N]."""
-    weights = np.exp(logs - logs.max())  # at most 1, so that nothing overflows
+    """Whole numbers, int64 [N], that add up to `total`, in proportion to the weights with logarithms `logs` [N]."""
+    weights = np.exp(logs - logs.max())  # at most 1, so nothing overflows
     shares = weights / weights.sum() * total
     whole = np.floor(shares)
     more = total - int(whole.sum())

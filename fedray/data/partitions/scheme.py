@@ -1,4 +1,4 @@
-"""What a partition is, and what its schemes share."""
+"""The protocol of a partition scheme, and the checks and cuts that schemes share."""
 
 from typing import ClassVar, Protocol, runtime_checkable
 
@@ -11,16 +11,16 @@ Shards = list[np.ndarray]
 
 @runtime_checkable
 class Partition(Protocol):
-    """A scheme: a section of the settings with a name, which `split`s."""
+    """A partition scheme: a section of the settings with a name and a method `split`."""
 
     name: ClassVar[str]
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
-        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when there are too few."""
+        """One array of sorted int64 rows of `labels` [n] per client; BadInputError when there are too few labels."""
 
 
 def check(labels: np.ndarray, clients: int, min_size: int) -> None:
-    """Raise BadInputError where these [n] are too few for all clients to get so many, or where there is no client."""
+    """Raise BadInputError where `labels` [n] are too few for `min_size` examples a client, or there is no client."""
     check_population(clients)
     if clients * min_size > len(labels):
         each = "example" if min_size == 1 else "examples"
@@ -36,6 +36,6 @@ def check_population(clients: int) -> None:
 
 
 def cut(rows: np.ndarray, sizes: np.ndarray) -> Shards:
-    """Consecutive parts of these sizes."""
+    """Consecutive parts of `rows` with these sizes."""
     ends = np.cumsum(sizes).tolist()
     return [rows[start:end] for start, end in zip([0, *ends[:-1]], ends, strict=True)]
