@@ -17,8 +17,8 @@ from fedray.run.watch import Watch, Watches
 
 PROGRAM = "python -m fedray"
 DESCRIPTION = (
-    "Run one federated-learning experiment, or what is left of it. The exit status is 0 when it came to an end, be it "
-    "a divergent one, 1 when it failed, 2 for bad input, 130 when it was interrupted."
+    "Run one federated-learning experiment, or continue it. The exit status is 0 if it finished or diverged, 1 if it "
+    "failed, 2 for bad input, 130 if it was interrupted."
 )
 FLAGS = {
     "fresh": "start over, and move what there is of the run aside, into a results folder NAME.old-1",
@@ -28,7 +28,7 @@ VALUES = verbosity.VALUES
 
 
 class KeepFile(Watch):
-    """Keeps a run's settings file beside its tables once it has begun."""
+    """Copies the settings file into the results folder when the run begins."""
 
     def __init__(self, file: Path | None):
         self.file = file

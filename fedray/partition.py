@@ -1,4 +1,4 @@
-"""python -m fedray.data experiments/alpha.toml --clients 100      prints and draws who would hold what"""
+"""python -m fedray.data experiments/alpha.toml --clients 100      prints a partition, and draws it with --figure"""
 
 import sys
 import tempfile
@@ -25,9 +25,9 @@ PROGRAM = "python -m fedray.data"
 LISTS = {"figure": ("PATH", "write who holds what, and the sizes, to .svg or .png files")}
 VALUES = {"images": ("PATH.png", "write what some images look like to some clients, where there is feature skew")}
 CLIENTS, LABELS = 20, 12
-"""So many rows and columns the table has at most."""
+"""The most rows and columns of the table."""
 BINS, BAR = 10, 40
-"""So many lines the histogram has at most, each of so many characters."""
+"""The most lines of the histogram, and the characters of its longest bar."""
 
 
 def main(argv: list[str]) -> int:
@@ -65,14 +65,14 @@ def main(argv: list[str]) -> int:
 
 
 def fit_cohort(tree: dict[str, Any]) -> None:
-    """Where no cohort was given, one that is not larger than the population: no partition depends on it."""
+    """Set the cohort to the population if none is given and the default is larger; no partition depends on it."""
     few = range(1, Experiment.cohort)
     if "cohort" not in tree and tree.get("clients") in (*few, *map(str, few)):
         tree["cohort"] = tree["clients"]
 
 
 def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
-    """Print the partition of clients that hold so many of each label [N, classes]."""
+    """Print a partition; `counts` [N, classes] are how many examples of each label each client holds."""
     watch.say_setting(job)
     watch.say("partition", partition_id(job.shards))
     found = measure(job.shards, job.dataset.train_labels, counts.shape[1])
@@ -81,7 +81,7 @@ def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
     for text in histogram(counts.sum(1)):
         watch.say("", text)
     if counts.shape[1] > LABELS:
-        watch.say("table", f"not of more than {LABELS} labels; --figure PATH.png draws them")
+        watch.say("table", f"not shown for more than {LABELS} labels; --figure PATH.png draws them all")
         return
     watch.console.print()
     watch.console.print(table(counts, job.dataset.classes))
@@ -90,7 +90,7 @@ def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
 
 
 def describe(found: Heterogeneity, sizes: np.ndarray) -> list[tuple[str, str]]:
-    """The figures in sentences, each with its label."""
+    """The figures of heterogeneity in sentences, each with its label."""
     return [
         (
             "labels",
@@ -108,7 +108,7 @@ def describe(found: Heterogeneity, sizes: np.ndarray) -> list[tuple[str, str]]:
 
 
 def histogram(sizes: np.ndarray) -> list[str]:
-    """How many clients have how many examples, a line for each bin."""
+    """A histogram of the clients' numbers of examples, a line for each bin."""
     bins = count_sizes(sizes, BINS)
     ranges = [f"{low:,}" if low == high else f"{low:,} to {high:,}" for low, high, _ in bins]
     width, most = max(map(len, ranges)), max(count for *_, count in bins)
@@ -119,7 +119,7 @@ def histogram(sizes: np.ndarray) -> list[str]:
 
 
 def table(counts: np.ndarray, labels: Sequence[str]) -> Table:
-    """The first clients' examples of each label, on a terminal darker where there are more."""
+    """A table of the first clients' examples of each label. On a terminal, cells with more examples are darker."""
     found = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     for heading in ("client", *(label[:6] for label in labels), "all"):
         found.add_column(heading, justify="right", no_wrap=True)
@@ -131,7 +131,7 @@ def table(counts: np.ndarray, labels: Sequence[str]) -> Table:
 
 
 def shade(share: float) -> str:
-    """The style of a cell: from white to the blue of the figures."""
+    """The style of a cell: white for a share of 0, the blue of the figures for 1."""
     red, green, blue = (round(255 + share * (full - 255)) for full in (0, 114, 178))
     return f"{'white' if share > 0.5 else 'black'} on rgb({red},{green},{blue})"
 
@@ -147,7 +147,7 @@ def title_of(job: Job) -> str:
 
 
 def check_place(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Say what is wrong with the place of a picture before anything is read or drawn."""
+    """Check the path of a picture before anything is read or drawn; BadInputError if it cannot be written."""
     if path.suffix.lower() not in suffixes:
         raise BadInputError(f"--{option} {str(path)[:200]!r} must end in {' or '.join(suffixes)}")
     try:

@@ -1,1 +1,1 @@
-"""The command line: what is read from it, what is printed on it."""
+"""The command line: its options, and all that the programs print."""

@@ -1,7 +1,7 @@
 """The command line: one option for each setting, by its dotted name, in any order, explained by --help.
 
-The options come from the sections' own declarations. They only find the words; what the words mean is validated where
-TOML is, by `compose`.
+The options come from the declarations of the sections. This module only finds the words. `compose` validates their
+values, as it does those from TOML.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse that says what is wrong in one sentence, as everything here does."""
+    """An argparse parser that reports an error in one sentence, as the rest of fedray does."""
 
     def error(self, message: str) -> Any:
         raise BadInputError(message)
 
 
 class Formatter(argparse.HelpFormatter):
-    """argparse's, but for words with a hyphen, such as crop-flip, which stay whole."""
+    """argparse's formatter. It keeps words with a hyphen, such as crop-flip, whole."""
 
     def _split_lines(self, text: str, width: int) -> list[str]:
         return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
@@ -37,10 +37,10 @@ class Formatter(argparse.HelpFormatter):
 
 @dataclass(frozen=True)
 class CommandLine:
-    """What a command line said: the file, its nested settings with the overrides in place, and the rest.
+    """A parsed command line: the file, its nested settings with the overrides applied, and the program's own options.
 
-    `sweep` is what the file says of a sweep (`read_toml`); `flags`, `values` and `lists` are the program's own options,
-    those of the last two only where they were given.
+    `sweep` holds the file's sweep tables (`read_toml`). `flags` has every flag of the program; `values` and `lists`
+    have only the options that were given.
     """
 
     file: Path | None
@@ -53,7 +53,7 @@ class CommandLine:
 
 
 Labelled = Mapping[str, tuple[str, str]]
-"""Options with a value, by name: what stands for the value in --help, and the help."""
+"""Options with a value, by name: the placeholder of the value in --help, and the help text."""
 
 
 def read_command_line(
@@ -64,10 +64,10 @@ def read_command_line(
     values: Labelled | None = None,
     lists: Labelled | None = None,
 ) -> CommandLine:
-    """Parse `argv`; prints --help and exits.
+    """Parse `argv`. With --help it prints the help and exits.
 
-    The program's own options are `flags` without a value, and their help, `values` with one, and `lists` with one or
-    more words, which may be given repeatedly.
+    The program's own options come with their help texts: `flags` take no value, `values` take one, and `lists` take one
+    or more words and may be repeated. BadInputError for an unknown option or a second settings file.
     """
     flags, values, lists = flags or {}, values or {}, lists or {}
     parser = build_parser(program, description, flags, values, lists)
@@ -79,7 +79,7 @@ def read_command_line(
     if wrong := next((word for word in extra if word.startswith("-")), None):
         own = [*flags, *values, *lists, "version"]
         raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *own]))
-    # A file after the words of a list is taken for one of them.
+    # argparse takes a file after the words of a list for one of these words.
     late = [word for name in words for word in words[name] if is_file(word)]
     words = {name: [word for word in words[name] if not is_file(word)] for name in words}
     files = [*([file] if file else []), *map(Path, late), *map(Path, extra)]
@@ -95,7 +95,7 @@ def is_file(word: str) -> bool:
 
 
 def options() -> dict[str, tuple[str, Any]]:
-    """Every setting that there is, by dotted name: the group it is shown in, and its pydantic field."""
+    """Every setting by its dotted name: its group in --help, and its pydantic field."""
     found: dict[str, tuple[str, Any]] = {}
     for name in CHOSEN:
         for choice in CHOSEN[name]:
@@ -103,7 +103,7 @@ def options() -> dict[str, tuple[str, Any]]:
                 section = dotted.partition(".")[0] if "." in dotted else "experiment"
                 own = section == name and choice != DEFAULT_NAMES[name] and field is not None
                 title, first = found.setdefault(dotted, (f"{section} {choice}" if own else section, field))
-                if own and title != section and not title.endswith(choice):  # another that the default one lacks
+                if own and title != section and not title.endswith(choice):  # a second choice has this setting
                     found[dotted] = (f"{title}, {choice}", first)
     return found
 
@@ -137,7 +137,7 @@ def build_parser(program: str, description: str, flags: Mapping[str, str], value
 
 
 def add_options(parser: argparse.ArgumentParser, flags: Mapping[str, str], values: Labelled, lists: Labelled) -> None:
-    """The options that are a program's own, and --version."""
+    """Add a program's own options, and --version, to the parser."""
     version = f"fedray {__version__}"
     parser.add_argument("--version", action="version", version=version, help="print fedray's version and exit")
     for name, text in flags.items():
@@ -149,12 +149,12 @@ def add_options(parser: argparse.ArgumentParser, flags: Mapping[str, str], value
 
 
 def escape(text: str) -> str:
-    """A help that argparse prints as it is."""
+    """A help text in which argparse replaces nothing."""
     return text.replace("%", "%%")
 
 
 def variants(dotted: str, field: Any) -> list[str]:
-    """What a setting is by other choices of its section, in the choices' order, where that is something else."""
+    """Sentences on a setting for the choices of its section that give it another description or default."""
     section, others = dotted.partition(".")[0], dict[str, list[str]]()
     for choice in CHOSEN.get(section, ()):
         other = dict(all_settings({section: {"name": choice}})).get(dotted)
@@ -177,7 +177,7 @@ def group_order(title: str) -> tuple[int, str]:
 
 
 def kind(field: Any) -> str:
-    """What to write for a setting: INT, FLOAT, TEXT, true|false or its choices."""
+    """The placeholder of a setting's value in --help: INT, FLOAT, TEXT, true|false or its choices."""
     literal = get_origin(field.annotation) is Literal
     types = [t for t in (() if literal else get_args(field.annotation)) or (field.annotation,) if t is not type(None)]
     if get_origin(types[0]) is Literal:
@@ -197,7 +197,7 @@ def explain(field: Any) -> str:
 
 
 def facts(field: Any) -> list[str]:
-    """A setting's unit, which may be empty, and its limits, in words."""
+    """A setting's unit, which may be empty, and its limits, such as `>= 1`."""
     sign = {"Gt": ">", "Ge": ">=", "Lt": "<", "Le": "<="}
     bounds = [(sign[type(m).__name__], getattr(m, type(m).__name__.lower())) for m in field.metadata if is_bound(m)]
     limits = [f"{sign} {int(value):,}" if value == int(value) else f"{sign} {value:g}" for sign, value in bounds]
@@ -209,34 +209,37 @@ def is_bound(constraint: Any) -> bool:
 
 
 def default(field: Any) -> str:
-    """A setting's default as it would be written."""
+    """A setting's default as a user would write it."""
     if field.default is None:
         return absent(field)
     return str(field.default).lower() if field.annotation is bool else str(field.default) or "empty"
 
 
 def absent(field: Any) -> str:
-    """How the absence of a value is written: "auto" where fedray works it out, else "none"."""
+    """The word for an absent value: "auto" where fedray works it out, otherwise "none"."""
     validator = next(m.func for m in field.metadata if type(m).__name__ == "BeforeValidator")
     return next(word for word in ("auto", "none") if validator(word) is None)
 
 
 def read_fraction(name: str, text: str | None) -> float | None:
-    """The value of an option that is a fraction; None where it was not given."""
+    """The value of an option that is a fraction; None if it was not given.
+
+    BadInputError unless it is above 0 and at most 1.
+    """
     try:
         fraction = None if text is None else float(text)
     except ValueError:
         fraction = -1.0
     if fraction is not None and not 0 < fraction <= 1:
-        raise BadInputError(f"--{name} {text} must be a number above 0 and at most 1, as 0.5 is for 50 %")
+        raise BadInputError(f"--{name} {text} must be a number above 0 and at most 1, such as 0.5 for 50 %")
     return fraction
 
 
 def report_errors(main: Callable[[], int]) -> int:
     """Run a program's main and return its exit status.
 
-    Bad input is one sentence and 2, what ends a run (failing client code, actors that keep dying, a full disk) is 1, an
-    interrupt 130.
+    BadInputError prints one sentence and gives 2. RunError (failing client code, actors that keep dying, a full disk)
+    gives 1. An interrupt gives 130.
     """
     try:
         return main()
@@ -248,25 +251,25 @@ def report_errors(main: Callable[[], int]) -> int:
         return 1
     except KeyboardInterrupt:
         print("interrupted; run the same command again to continue")
-        exec("")  # where an import was interrupted, `python -m` would end itself by SIGINT; now it has forgotten that
+        exec("")  # after an interrupted import `python -m` would end itself by SIGINT; exec clears that state
         return INTERRUPTED
 
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+INTERRUPTED = 130  # 128 + SIGINT, as in shells
 LONGEST_SENTENCE = 2000  # characters
 
 
 def one_line(text: str) -> str:
-    """A sentence that repeats whatever was given, on one line, and without its middle where it is long."""
+    """A sentence on one line, without its middle if it is long: it may quote anything that a user gave."""
     text = " ".join(text.split())
     half = LONGEST_SENTENCE // 2
     return text if len(text) <= LONGEST_SENTENCE else f"{text[:half]} ... {text[-half:]}"
 
 
 def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
-    """Run a program's main with the command line's words, reporting errors and listening to interrupts.
+    """Run a program's main with the words of the command line, report its errors and listen to interrupts.
 
-    A program may be started without stdout or stderr, as `>&-` does.
+    It also works when the program was started without stdout or stderr, for example with `>&-`.
     """
     find_modules_here()
     interrupt = Interrupt()

@@ -1,4 +1,4 @@
-"""What one sees: the data set, the actors and their shares; live progress; then a short table and the path."""
+"""A run on the terminal: the data set, the actors and their shares; live progress; then a summary and the path."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class NoticeWatch(Watch):
 
 
 class ConsoleWatch(NoticeWatch):
-    """Prints a run: a live bar on a terminal, plain lines anywhere else."""
+    """Prints a run: a live bar on a terminal, plain lines elsewhere."""
 
     def __init__(self, console: Console | None = None):
         super().__init__(console)
@@ -51,7 +51,7 @@ class ConsoleWatch(NoticeWatch):
         self.say("debug", text)
 
     def say_setting(self, job: Job) -> None:
-        """The data, and how clients share them."""
+        """Print the data set and its partition among the clients."""
         e = job.experiment
         sizes = sorted(len(shard) for shard in job.shards)
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
@@ -133,7 +133,7 @@ class ConsoleWatch(NoticeWatch):
 
 
 def describe_data(job: Job) -> str:
-    """The data set, how it was stored and how much of it is used; for synthetic data, how to get the real one."""
+    """The data set, its format and its numbers of images; for synthetic data also how to get CIFAR-10."""
     d = job.dataset
     held_out = f", {len(d.validation_labels):,} validation" if len(d.validation_labels) else ""
     counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test images"
@@ -142,14 +142,14 @@ def describe_data(job: Job) -> str:
 
 
 def describe_format(name: str, stored_as: str) -> str:
-    """As numbers from it should be quoted: cifar10 (jpeg) is not quite cifar10."""
+    """The data set's name with the format that numbers must be quoted with: cifar10 (jpeg) is not quite cifar10."""
     return f"{name} ({stored_as})" if stored_as in ("jpeg", "generated") else name
 
 
 def describe_model(e: Experiment, tables: Results) -> list[tuple[str, str]]:
-    """How the server's model did in the end, a label and a sentence for each thing; nothing where it was not evaluated.
+    """Labelled sentences on the server's model after the last evaluation; none if it was never evaluated.
 
-    The best round's is told of where that is another one.
+    The best round gets a sentence of its own if it is not the last evaluated one.
     """
     evaluated = tables.rounds.dropna(subset="test_accuracy")
     if evaluated.empty:
@@ -170,7 +170,7 @@ def describe_model(e: Experiment, tables: Results) -> list[tuple[str, str]]:
 
 
 def describe_clients(row: Mapping[Any, float]) -> str:
-    """How the clients did on test images of their own, from a row of the rounds table."""
+    """The clients' accuracy on test images of their own, from a row of the rounds table."""
     return (
         f"{row['client_accuracy']:.4f} on test images of their own "
         f"(10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f})"
@@ -178,7 +178,7 @@ def describe_clients(row: Mapping[Any, float]) -> str:
 
 
 def describe_time(sums: Mapping[Any, float]) -> str:
-    """Where the time of all rounds went, in percent; what is neither training nor evaluation is overhead."""
+    """The parts of the time of all rounds, in percent. All but training and evaluation is overhead."""
     total = sums["seconds"] or 1.0
     share = {part: sums[f"seconds_{part}"] / total for part in ("train", "evaluate", *OVERHEAD)}
     overhead = ", ".join(f"{part} {share[part]:.1%}" for part in OVERHEAD)
@@ -189,9 +189,9 @@ def describe_time(sums: Mapping[Any, float]) -> str:
 
 
 def describe_absences(sums: Mapping[Any, float], kinds: Iterable[str]) -> list[tuple[str, str]]:
-    """What kept clients from counting, and what befell actors, in all rounds: a label and a sentence for each kind.
+    """Labelled sentences on clients that did not count and on events of actors, over all rounds.
 
-    `sums` are over the rounds table, `kinds` are those of the events table.
+    `sums` are the sums of the rounds table's columns, `kinds` the events table's column of that name.
     """
     absent = {"dropped out": sums["dropouts"], "came too late to count": sums["surplus"]}
     simulated = [f"{count:.0f} {words}" for words, count in absent.items() if count]

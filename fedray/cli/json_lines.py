@@ -1,12 +1,12 @@
-"""--json: what happens in a run as one JSON object in a line of its own, for scripts.
+"""--json: each event of a run as a JSON object on a line of its own, for scripts.
 
     {"event": "start", "run": ..., "folder": ..., "where": ..., "data": {...}, "model": {...}, "settings": {...}}
     {"event": "round", "run": ..., ...}         the row of the table `rounds`
     {"event": "notice", "run": ..., "text": ...}
-    {"event": "end", "run": ..., "status": ..., ...}      the row of the table `runs`, but for its settings
+    {"event": "end", "run": ..., "status": ..., ...}      the row of the table `runs`, without its settings
 
-A value that does not exist, or is not finite, is null, since JSON has no NaN; a time is text, in UTC. A run that
-ended before, or, in a sweep, failed, has only its end, with "repeated": true.
+A value that is missing or not finite is null, since JSON has no NaN. A time is text, in UTC. A run that had ended
+before has only its end, with "repeated": true; in a sweep so does one that had failed before.
 """
 
 import json
@@ -26,7 +26,7 @@ from fedray.run.watch import Watch
 
 
 class JsonWatch(Watch):
-    """Writes the lines, each at once, to what is stdout now."""
+    """Writes the lines to the stdout that is there when it is made, and flushes each at once."""
 
     def __init__(self) -> None:
         self.stream = sys.stdout
@@ -40,7 +40,7 @@ class JsonWatch(Watch):
             self.stream.flush()
 
     def prepare(self, job: Job) -> None:
-        self.here.run = job.run  # a sweep plays its runs in threads of their own
+        self.here.run = job.run  # by thread: a sweep plays each run in one
 
     def begin(self, job: Job, where: str) -> None:
         d, (params, buffers) = job.dataset, job.vectors
@@ -70,19 +70,19 @@ class JsonWatch(Watch):
         self.here.run = None
 
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
-        """A run of a sweep failed, or is not this sweep's to play; `how` is the word for it."""
+        """A run of a sweep failed, or another process plays it; `how` is written as its status."""
         self.playing.pop(job.run, None)
         self.write("end", job.run, {"repeated": False, "status": how, "error": why, "folder": str(job.folder)})
 
     def close(self) -> None:
-        """What was begun and has no end yet came to one by an error or an interrupt, which is in its row."""
+        """Write the end of each run that an error or an interrupt ended; its row has the status."""
         for job in list(self.playing.values()):
-            with suppress(BadInputError):  # what it left cannot be read, which has been said
+            with suppress(BadInputError):  # its tables cannot be read; that was reported already
                 self.end(job, str(job.status), repeated=False)
 
 
 def value_of(table: str, name: str, value: Any) -> Any:
-    """A value of this column, where a time is milliseconds since 1970 or one of pandas's."""
+    """A value of this column as JSON has it. A time comes as milliseconds since 1970 or as pandas's Timestamp."""
     if OWN[table][name] != TIME or value is None or value != value:
         return value
     moment = datetime.fromtimestamp(value / 1000, UTC) if isinstance(value, int) else value.to_pydatetime()
@@ -90,7 +90,7 @@ def value_of(table: str, name: str, value: Any) -> Any:
 
 
 def writable(value: Any) -> Any:
-    """As JSON has it: what is not a finite number is null, what is NumPy's or pandas's is Python's."""
+    """A value as JSON has it: NaN and infinite numbers become None, NumPy's and pandas's values become Python's."""
     if isinstance(value, Mapping):
         return {name: writable(each) for name, each in value.items()}
     if isinstance(value, list | tuple):

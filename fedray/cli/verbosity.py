@@ -1,7 +1,7 @@
-"""How much a program says: --quiet, --log-level, and --json, which keeps stdout for lines that programs read.
+"""Verbosity: --quiet, --log-level, and --json, which keeps stdout for lines that programs read.
 
-What only helps to find a fault, the modules say by Python's own `logging` below "fedray", so that whoever calls `run()`
-from Python can have it too: `logging.basicConfig(level="DEBUG")`.
+The modules write details for finding faults to Python's `logging`, below the logger "fedray". A program that calls
+`run()` sees them after `logging.basicConfig(level="DEBUG")`.
 """
 
 import logging
@@ -37,7 +37,7 @@ VALUES = {
 
 @dataclass(frozen=True)
 class Verbosity:
-    """One of LEVELS, and whether stdout is for JSON."""
+    """One of LEVELS, and whether stdout is kept for JSON lines."""
 
     level: str = "info"
     json: bool = False
@@ -52,7 +52,7 @@ class Verbosity:
 
 
 def read_verbosity(line: CommandLine) -> Verbosity:
-    """What the command line says of it; BadInputError where that is no level, or two."""
+    """The verbosity that the command line asks for; BadInputError for an unknown level, or --quiet with another one."""
     level = line.values.get("log-level", "error" if line.flags["quiet"] else "info")
     if level not in LEVELS:
         raise BadInputError(f"--log-level {level} is not one of {', '.join(LEVELS)}{nearest(level, LEVELS)}")
@@ -62,28 +62,29 @@ def read_verbosity(line: CommandLine) -> Verbosity:
 
 
 def speak(verbosity: Verbosity, say: Callable[[str], None], play: Callable[[], int]) -> int:
-    """The exit status of what the program is there for, `play`, which an interrupt may end without a word.
+    """Call `play`, the program's work, at this verbosity, and return its exit status.
 
-    Details are said where they are wanted, and stdout is kept for the lines of --json. To be called before Ray is
-    imported, which takes the word for its own then.
+    `say` gets the details at level debug. With --json stdout is kept for the lines. An interrupt is raised only where
+    notices are shown; otherwise its exit status is returned. It must be called before Ray is imported: Ray reads its
+    settings on import.
     """
     try:
         with stdout_kept(verbosity.json), details(say if verbosity.level == "debug" else None):
             return play()
     except KeyboardInterrupt:
         if verbosity.shows_notices:
-            raise  # to be told how to go on
+            raise  # the caller prints how to continue
         return INTERRUPTED
 
 
 def stdout_kept(wanted: bool) -> AbstractContextManager[Any]:
-    """For the length of a `with`, whatever prints does so to stderr, the code of a client for example."""
+    """Redirect prints, for example of a client's code, to stderr for the length of a `with`, if `wanted`."""
     return redirect_stdout(sys.stderr) if wanted else nullcontext()
 
 
 @contextmanager
 def details(say: Callable[[str], None] | None) -> Iterator[None]:
-    """For the length of a `with`, what the modules log is said, and what Ray prints is seen."""
+    """For the length of a `with`, hand all log records of fedray to `say` and let Ray print; with None do nothing."""
     if say is None:
         yield
         return
@@ -100,7 +101,7 @@ def details(say: Callable[[str], None] | None) -> Iterator[None]:
 
 
 class Said(logging.Handler):
-    """Hands each record's sentence on."""
+    """A logging handler that hands each record's text to `say`."""
 
     def __init__(self, say: Callable[[str], None]):
         super().__init__()

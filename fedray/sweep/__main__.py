@@ -1,8 +1,8 @@
 """python -m fedray.sweep experiments/lr.toml      runs a grid of experiments; skips what is finished
 
-Which runs there are, grid.py says. They share one Ray and its warm actors, some of them in flight at a time, and each
-ends in the same bits as alone. All that a sweep knows is in the tables of its runs, so that it can be killed at any
-moment and started again.
+grid.py lists the runs. They share one Ray and its warm actors. Several are in flight at a time, and each gives the same
+bits as alone. A sweep keeps all its state in the tables of its runs, so it can be killed at any moment and started
+again.
 """
 
 import shlex
@@ -33,8 +33,8 @@ from fedray.sweep.view import SweepView, view_of
 PROGRAM = "python -m fedray.sweep"
 BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
 DESCRIPTION = (
-    "Run a grid of experiments, or what is left of it. The exit status is 0 when every run came to a good end, 1 when "
-    "some failed, 3 when some diverged, 2 for bad input."
+    "Run a grid of experiments, or continue it. The exit status is 0 if every run finished or was halved, 1 if some "
+    "failed or have not ended, 3 if some diverged, 2 for bad input."
 )
 FLAGS = {
     "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
@@ -62,7 +62,7 @@ LISTS = {
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", results.DamagedResultsWarning)  # said once, at the end
+        warnings.simplefilter("ignore", results.DamagedResultsWarning)  # shown once, at the end
         return sweep_all(argv, interrupt or Interrupt())
 
 
@@ -75,7 +75,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     most = read_count("max-concurrent", line.values.get("max-concurrent"))
     if line.flags["dry-run"]:
         if said.json:
-            raise BadInputError("--json is for what runs say, and with --dry-run there are none")
+            raise BadInputError("--json cannot go with --dry-run: no run starts, so none has lines to print")
         for point, experiment in composed:
             print(command(line, point, experiment))
         every = [experiment for _, experiment in composed]
@@ -93,7 +93,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
 def play_and_sum_up(
     sweep: Sweep, left: list[Job], most: int | None, target: float | None, watch: SweepView, interrupt: Interrupt
 ) -> int:
-    """Play what is left of the sweep, show what came of all of it, and return the exit status."""
+    """Play the runs that are left, show the table of all runs, and return the exit status."""
     folder = sweep.jobs[0].folder
     watch.say("sweep", describe(sweep))
     for sentence in sweep.damaged:
@@ -103,7 +103,7 @@ def play_and_sum_up(
         if job.run not in runs_left:
             watch.skip(job)
     if left:
-        preload(left)  # torch, too, is imported while the data are read and Ray starts
+        preload(left)  # imports torch while the data are read and Ray starts
         for job in left:
             check_split(Job(job.experiment))
         with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
@@ -125,7 +125,10 @@ def play_and_sum_up(
 
 
 def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
-    """Every experiment of the grid, all validated; a value given on the command line replaces its axis."""
+    """Every point of the grid with its validated experiment. A value given on the command line replaces its axis.
+
+    BadInputError without a settings file or a grid.
+    """
     if not line.file:
         raise BadInputError(f"name a settings file with a [grid], as in {PROGRAM} experiments/lr.toml")
     if not (line.sweep or line.lists):
@@ -139,7 +142,10 @@ def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
 
 
 def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], rungs: Sequence[int]) -> Sweep:
-    """Each run once: points that differ only in what fedray works out are one."""
+    """The sweep of these experiments, each run once: points with the same resolved settings are one run.
+
+    Runs with unreadable records are left out, with a sentence in `damaged`; BadInputError if no other run is left.
+    """
     jobs: dict[str, Job] = {}
     labels: dict[str, str] = {}
     damaged: dict[str, str] = {}
@@ -150,7 +156,7 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
                 job.read_status()
             jobs.setdefault(job.run, job)
         except DamagedError as error:
-            damaged[job.run] = f"{error}; remove it to have this run recorded again, by the next sweep, or --fresh all"
+            damaged[job.run] = f"{error}; remove it to have this run recorded again, or start all over with --fresh"
         labels.setdefault(job.run, " ".join(f"{name}={written(value)}" for name, value in point.items()) or job.run)
     axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
     file = line.file or Path()
@@ -174,7 +180,7 @@ def read_count(name: str, text: str | None) -> int | None:
 
 
 def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
-    """The command that makes this run alone, without overrides that another choice of the point has no use for."""
+    """The command for this run alone, without overrides of settings that its experiment does not have."""
     words = ["python", "-m", "fedray", str(line.file)]
     there = dict(flatten(experiment.settings()))
     for name, value in {**line.overrides, **point}.items():
@@ -184,12 +190,12 @@ def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
 
 
 def written(value: Any) -> str:
-    """A setting as on the command line."""
+    """A setting's value as on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: bool) -> str:
-    """How many of the runs are left and how long they take, as far as that can be known without their data."""
+    """A sentence with the number of runs left and an estimate of their time, or why the time cannot be estimated."""
     try:
         if away := next((e.model.name for e in experiments if not e.model.is_here), None):
             raise BadInputError(f"the weights of {away} are not here yet, and a dry run fetches nothing")
@@ -197,7 +203,7 @@ def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: boo
         known = known_runs(experiments[0].output.root, experiments[0].output.name)
         left = [job for job in jobs.values() if fresh or job.status not in done(retry_failed)]
     except BadInputError as error:
-        return f"{len(experiments):,} runs; how long they take cannot be said: {' '.join(str(error).split())}"
+        return f"{len(experiments):,} runs; their time cannot be estimated: {' '.join(str(error).split())}"
     played = {} if fresh else {run.run: run.rounds for run in known}
     rounds = [
         (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
@@ -206,7 +212,7 @@ def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: boo
 
 
 def describe(sweep: Sweep) -> str:
-    """How many runs there are, and how many of them are not to be run."""
+    """The number of runs and their folder, and how many of them finished or failed before."""
     if sweep.fresh:
         return f"{len(sweep.jobs)} runs in {sweep.jobs[0].folder}/, all started over"
     ended = sum(job.ended for job in sweep.jobs)
@@ -216,7 +222,7 @@ def describe(sweep: Sweep) -> str:
 
 
 def exit_status(statuses: Sequence[str | None]) -> int:
-    """0 when all came to a good end, or were halved; 1 when some failed or are not done; 3 when some diverged."""
+    """0 if all runs finished or were halved, 1 if some failed or have not ended, otherwise 3: some diverged."""
     if any(status not in (*results.FINAL_STATUSES, "halved") for status in statuses):
         return 1
     return 3 if "diverged" in statuses else 0

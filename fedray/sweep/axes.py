@@ -1,4 +1,4 @@
-"""The axes of a sweep, read: the name of a setting and the values that it takes, from TOML or from --grid's words."""
+"""The axes of a sweep, settings with their values, read from TOML and from the words of --grid."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,12 +13,15 @@ Values = list[Any] | range
 
 
 def length(values: Values) -> int:
-    """How many values there are; `len` fails on a range as long as all seeds."""
+    """The number of values; `len` fails on a range as long as all seeds."""
     return values.stop - values.start if isinstance(values, range) else len(values)
 
 
 def read_axes(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Whatever is written for each axis of nested tables, by the setting's dotted name; `where` is for errors."""
+    """The values of each axis of nested tables as written, by the setting's dotted name.
+
+    BadInputError, which names the table `where`, for a name that is no axis or is there twice.
+    """
     axes: dict[str, Any] = {}
     for name, written in dotted(tree, options()):
         if name in axes:
@@ -29,7 +32,7 @@ def read_axes(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def dotted(tree: Mapping[str, Any], known: Collection[str], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names, down to lists, values and the tables of ranges."""
+    """Each dotted name of nested tables with its value: a list, a single value or the table of a range."""
     for key, value in tree.items():
         name = prefix + key
         is_section = isinstance(value, Mapping) and value and name not in known and not value.keys() & {"low", "high"}
@@ -40,7 +43,7 @@ def dotted(tree: Mapping[str, Any], known: Collection[str], prefix: str = "") ->
 
 
 def check_name(name: str, where: str) -> None:
-    """BadInputError where `name` is no setting, or one that changes no result."""
+    """BadInputError if `name` is no setting, or a setting that changes no result."""
     known = options()
     if name not in known:
         raise BadInputError(f"the axis {name!r} in {where} is no setting{nearest(name, known)}")
@@ -49,7 +52,7 @@ def check_name(name: str, where: str) -> None:
 
 
 def to_values(name: str, written: Any, where: str) -> Values:
-    """A list as it is, and anything else as a list of one."""
+    """The values of an axis: a list as it is, a single value as a list of one. BadInputError for a table or []."""
     if isinstance(written, Mapping):
         raise BadInputError(f"{name} in {where} must be a list of values; a table with low and high is for [search]")
     if written == []:
@@ -72,7 +75,7 @@ def read_words(words: Sequence[str]) -> dict[str, Values]:
 
 
 def read_text(name: str, text: str) -> Values:
-    """The values of one word: `0..4` are whole numbers, both ends included; `["a,b"]` is a TOML list."""
+    """The values of one word: `0.1,0.2`, or `0..4` for whole numbers with both ends, or a TOML list `["a,b"]`."""
     if ends := re.fullmatch(r"(-?[0-9]{1,19})\.\.(-?[0-9]{1,19})", text):
         low, high = map(int, ends.groups())
         if low > high:
@@ -91,7 +94,7 @@ def read_text(name: str, text: str) -> Values:
 
 
 def read_value(text: str) -> Any:
-    """A number or a truth where the text is one, as TOML would have it; else the text."""
+    """The number, or the true or false, that the text is; otherwise the text itself."""
     for number in (int, float):
         try:
             return number(text)

@@ -1,6 +1,6 @@
-"""How long the runs that are left will take, by the seconds of the runs that are known.
+"""An estimate of the time that the runs left will take, from the seconds of known runs.
 
-Everything here goes by flat settings: dotted name -> value, `dict(flatten(experiment.settings()))` of a resolved
+All functions here take flat settings: dotted name -> value, `dict(flatten(experiment.settings()))` of a resolved
 experiment.
 """
 
@@ -17,12 +17,12 @@ from fedray.experiment.experiment import flatten
 
 Settings = Mapping[str, Any]
 
-FORWARD = 1 / 3  # what an example costs in evaluation, one pass forward, of what it costs in training
+FORWARD = 1 / 3  # the cost of an example in evaluation, a forward pass alone, relative to training
 
 
 @dataclass(frozen=True)
 class Known:
-    """A run of which some rounds were played, in so many seconds."""
+    """A run that has played `rounds` rounds in `seconds` seconds."""
 
     run: str
     settings: Settings
@@ -31,7 +31,7 @@ class Known:
 
 
 def known_runs(root: str | Path, name: str) -> list[Known]:
-    """The runs in a folder that have played a round; none where there is no such folder."""
+    """The runs in the folder `root`/`name` that have played a round; an empty list if there is no such folder."""
     if not (Path(root) / name).is_dir():
         return []
     runs = results.load(name, root).runs
@@ -39,14 +39,14 @@ def known_runs(root: str | Path, name: str) -> list[Known]:
     return [
         Known(run, dict(flatten(json.loads(settings))), int(rounds), float(seconds))
         for run, settings, rounds, seconds in rows
-        if settings and rounds > 0 and seconds > 0  # a null is NaN here, which is not
+        if settings and rounds > 0 and seconds > 0  # a null is NaN here, and NaN > 0 is false
     ]
 
 
 def work(settings: Settings) -> float:
-    """What a round costs, in examples trained on: those of the cohort's passes, and FORWARD of all that is evaluated.
+    """The cost of a round, in examples trained on. An evaluated example counts as FORWARD of one.
 
-    It compares rounds of one model; another model costs something else.
+    It compares rounds of the same model only: an example costs more with a larger one.
     """
     clients, held_out = settings["clients"], settings.get("data.validation_examples") or 0
     train = (settings.get("data.train_examples") or SIZES["train"]) - held_out
@@ -56,7 +56,7 @@ def work(settings: Settings) -> float:
         trained = mean(settings.get("algorithm.steps_min"), steps) * (settings.get("algorithm.batch_size") or shard)
     else:
         trained = mean(settings.get("algorithm.epochs_min"), settings.get("algorithm.epochs", 1)) * shard
-    if "algorithm.personal_epochs" in settings:  # ditto trains a second model, as long unless told otherwise
+    if "algorithm.personal_epochs" in settings:  # ditto trains a second model, by default for as many epochs
         trained += (settings["algorithm.personal_epochs"] or trained / shard) * shard
     evaluated = test / (settings.get("evaluation.every") or 1)
     if every := settings.get("evaluation.clients_every"):
@@ -66,15 +66,15 @@ def work(settings: Settings) -> float:
 
 
 def mean(least: float | None, most: float) -> float:
-    """What is drawn from a range on average; without a least number there is nothing to draw."""
+    """The mean of a number drawn from `least` to `most`; `most` itself if there is no least number."""
     return (least or most) / 2 + most / 2
 
 
 def estimate(known: Sequence[Known], left: Sequence[tuple[Settings, int]]) -> list[float] | None:
-    """The seconds of each run that is left, from its settings and its number of rounds left; None where none is known.
+    """The estimated seconds of each run left, from its settings and its rounds left; None if no run is known.
 
-    They are those of the known runs most like it, in proportion to the work of the rounds. Alike is to have the same
-    model, and then the most settings in common; seeds, and what is said under cluster and output, don't count.
+    The known runs most like it give the seconds for a unit of work. Runs are alike by their model first, then by the
+    number of settings that they share. Seeds and the sections cluster and output do not count.
     """
     if not known:
         return None
@@ -90,11 +90,11 @@ def estimate(known: Sequence[Known], left: Sequence[tuple[Settings, int]]) -> li
 
 
 Kind = tuple[Any, frozenset[tuple[str, str]]]
-"""What makes runs alike: the model, and those of the other settings that differ between runs at all."""
+"""The model of a run, and its other settings that differ between the runs: both decide which runs are alike."""
 
 
 def differing(several: Sequence[Settings]) -> list[str]:
-    """The settings that are not the same everywhere, but for those that do not make runs unlike."""
+    """The settings that differ between runs, without the model, the seed and the sections cluster and output."""
     names = {name for settings in several for name in settings}
     return [
         name
@@ -110,7 +110,7 @@ def to_kind(settings: Settings, names: Sequence[str]) -> Kind:
 
 
 def nearest_rate(kind: Kind, cost: Mapping[Kind, tuple[float, float]]) -> float:
-    """Seconds for a unit of work, of all the kinds that are most like this one."""
+    """Seconds for a unit of work, over all the kinds that are most like this one."""
     model, chosen = kind
     likeness = {other: (other[0] == model, len(other[1] & chosen)) for other in cost}
     most = max(likeness.values())
@@ -119,7 +119,7 @@ def nearest_rate(kind: Kind, cost: Mapping[Kind, tuple[float, float]]) -> float:
 
 
 def outlook(runs: int, left: Sequence[tuple[Settings, int]], known: Sequence[Known]) -> str:
-    """A sentence on how many of so many runs are left, and how long they take."""
+    """A sentence on the runs left of `runs` runs in all, and on the time that they take."""
     if not left:
         return f"none of {counted(runs, 'run')} is left"
     counts = counted(runs, "run") if len(left) == runs else f"{len(left):,} of {counted(runs, 'run')}"
@@ -130,7 +130,7 @@ def outlook(runs: int, left: Sequence[tuple[Settings, int]], known: Sequence[Kno
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes, hours or days, the largest of which there are two: "4 minutes"."""
+    """A time in days, hours, minutes or seconds, in the largest unit that it has two of: "4 minutes"."""
     units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
     unit = next((unit for unit, length in units.items() if seconds / length >= 2), "second")
     return counted(max(1, round(seconds / units[unit])), unit)

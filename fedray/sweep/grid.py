@@ -1,4 +1,4 @@
-"""Which runs a sweep has: its points, as its settings file and the command line say them.
+"""The points of a sweep, one for each run, from its settings file and the command line.
 
     [search]                        # n random samples, each of them with every point of the grids
     n = 20
@@ -17,9 +17,9 @@
     clients = [10, 100]
     cohort = [5, 10]
 
-On the command line `--grid algorithm.lr=0.01,0.1 seed=0..4` puts axes into every grid, in place of theirs of that name,
-and `--seed 7` takes the axis of that name away. A point that repeats an earlier one is dropped, so that 20 samples of
-one axis with two values are two points.
+On the command line `--grid algorithm.lr=0.01,0.1 seed=0..4` puts axes into every grid, in place of its own axes of the
+same name. `--seed 7` removes the axis `seed` and sets the seed. A point that repeats an earlier one is dropped: 20
+samples of one axis with two values are two points.
 """
 
 import itertools
@@ -37,9 +37,9 @@ Point = dict[str, Any]
 """The value of each axis, by the dotted name of its setting."""
 
 Group = Mapping[str, Values]
-"""Axes that are walked together, all of one length; mostly one."""
+"""Axes of the same length that are walked together; most groups have one axis."""
 
-MANY = 10_000  # more runs than that are rather a slip of the pen
+MANY = 10_000  # more runs than that are probably a mistake in the file, so they need --yes
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,11 @@ class Grid:
 
     @property
     def count(self) -> int:
-        """How many points are asked for, repeated ones included; at once, however many."""
+        """The number of points, repeated ones included, computed without listing them."""
         return (self.search.n if self.search else 1) * sum(math.prod(map(steps, table)) for table in self.tables)
 
     def points(self) -> list[Point]:
-        """All points of one sample after those of another; one that repeats an earlier one is dropped."""
+        """All points, sample by sample, without those that repeat an earlier one."""
         found: dict[Any, Point] = {}
         for k in range(self.search.n if self.search else 1):
             sample = self.search.sample(k) if self.search else {}
@@ -70,7 +70,10 @@ class Grid:
 
 
 def points(line: CommandLine) -> list[Point]:
-    """What a command line and its file ask for; BadInputError for more than 10,000 without --yes, listing none."""
+    """The points of a command line and its file. BadInputError for more than 10,000 without --yes, before any listing.
+
+    It also raises BadInputError where `read_grid` does.
+    """
     grid = read_grid(line.sweep, line.lists.get("grid", ()), line.overrides)
     if grid.count > MANY and not line.flags.get("yes"):
         raise BadInputError(f"the sweep has {grid.count:,} runs; add --yes if you mean more than {MANY:,}")
@@ -78,18 +81,18 @@ def points(line: CommandLine) -> list[Point]:
 
 
 def varying(points: Sequence[Point]) -> list[str]:
-    """The axes that do not have one and the same value in all points, in order of appearance.
+    """The axes with more than one value over all points, in order of appearance.
 
-    To be absent, as a setting of one [[grid]] is from another, counts as a value.
+    Absence counts as a value: one [[grid]] may have a setting that another lacks.
     """
     names = dict.fromkeys(name for point in points for name in point)
     return [name for name in names if len({repr(point[name]) if name in point else None for point in points}) > 1]
 
 
 def read_grid(sweep: Mapping[str, Any], words: Sequence[str] = (), overrides: Collection[str] = ()) -> Grid:
-    """The grid of a file's tables (`read_toml`), of --grid's words, and without the settings that are overridden.
+    """The grid of a file's tables `sweep` (`read_toml`) and of --grid's `words`, without the axes in `overrides`.
 
-    BadInputError with one sentence where something is wrong with it.
+    BadInputError with one sentence for a faulty table or word.
     """
     axes = read_words(words)
     if both := next((name for name in axes if name in overrides), None):
@@ -114,7 +117,7 @@ def read_tables(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[l
 
 
 def read_table(tree: Mapping[str, Any], where: str) -> list[Group]:
-    """The groups of one table: its zips, then every other axis by itself."""
+    """The groups of one table: its zips, then each other axis as a group of its own."""
     zips = tree.get("zip", [])
     zips = [zips] if isinstance(zips, Mapping) else zips
     if not isinstance(zips, list) or not all(isinstance(table, Mapping) for table in zips):
@@ -153,7 +156,10 @@ def remove(table: Sequence[Group], names: Collection[str]) -> list[Group]:
 
 
 def put(table: Sequence[Group], axes: Mapping[str, Values]) -> list[Group]:
-    """A table with these axes, each in the place of one of its name that is by itself, else, out of any zip, last."""
+    """A table with these axes. Each replaces the table's own axis of that name, unless that is in a zip.
+
+    Otherwise it comes last, and a zip loses its axis of that name.
+    """
     placed = [{name: axes.get(name, group[name]) for name in group} if len(group) == 1 else group for group in table]
     there = {name for group in placed if len(group) == 1 for name in group}
     others = {name: axes[name] for name in axes if name not in there}

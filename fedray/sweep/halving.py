@@ -1,8 +1,8 @@
 """Successive halving: at given rounds the worse half of a sweep's configurations is stopped.
 
 Jamieson, Talwalkar 2016, "Non-stochastic best arm identification and hyperparameter optimization", arXiv 1502.07943,
-with the rounds as the budget. A configuration is judged by the mean over its seeds, and so stopped with all of them.
-What is decided follows from what is recorded alone, so that a sweep that was killed decides the same again.
+with the rounds as the budget. A configuration is judged by the mean over its seeds, and all of its seeds are stopped
+together. The decision depends on the recorded rounds alone, so a sweep that was killed decides the same again.
 """
 
 import json
@@ -19,7 +19,11 @@ Round = Mapping[Any, Any]
 
 
 def read_rungs(text: str, experiments: Sequence[Experiment]) -> list[int]:
-    """The rounds of `--halve 10,30`, ascending; BadInputError where they are none, or no run is longer."""
+    """The rounds of `--halve 10,30`, ascending.
+
+    BadInputError if the text is no list of ascending rounds, if no run is longer than the last of them, or if some run
+    has no accuracy yet at the first.
+    """
     try:
         rungs = [int(word) for word in text.split(",")]
     except ValueError:
@@ -37,27 +41,27 @@ def read_rungs(text: str, experiments: Sequence[Experiment]) -> list[int]:
 
 
 def looks_every(experiment: Experiment) -> int:
-    """Every how many rounds the accuracy that judges a run is measured."""
+    """The rounds from one measurement of the accuracy that judges a run to the next."""
     evaluation = experiment.resolved().evaluation
     return (evaluation.clients_every or 0) if experiment.algorithm.personalises else evaluation.every
 
 
 def configuration(experiment: Experiment) -> str:
-    """All that makes a configuration, whatever its seed: a key."""
+    """A key of the experiment's configuration: all its settings but the seed."""
     return json.dumps({**experiment.settings(), "seed": None}, sort_keys=True)
 
 
 def score(experiment: Experiment, rounds: Sequence[Round], t: int) -> float:
-    """A run's accuracy at its last evaluation up to round t, after which it may have ended; -inf if it has none."""
+    """A run's accuracy at its last evaluation up to round t; -inf if it has none, or if that is NaN."""
     name = judged_by(experiment)
     scores = [row[name] for row in rounds if row["round"] <= t and row[name] is not None]
     return scores[-1] if scores and not math.isnan(scores[-1]) else -math.inf
 
 
 def worse_half(scores: Mapping[str, Sequence[float]]) -> list[str]:
-    """The configurations to stop, given their runs' scores: all but the better half, an odd one out being kept.
+    """The configurations to stop, given the scores of their runs: all but the better half.
 
-    Of equals those that come first are kept.
+    Of an odd number the one in the middle is kept. Among equals the first ones are kept.
     """
     means = {key: mean(runs) if all(map(math.isfinite, runs)) else -math.inf for key, runs in scores.items()}
     ranked = sorted(means, key=lambda key: -means[key])

@@ -1,4 +1,4 @@
-"""A sweep is played: the checks of all runs, then several in flight, to each rung and to their ends."""
+"""The play of a sweep: all runs are checked, then several at a time are played to each rung and to their ends."""
 
 import math
 import traceback
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from fedray.cluster.start import Session
 
 Plans = dict[str, tuple[Plan | None, int]]
-"""By run, its reservations, and how many such runs may be in flight."""
+"""For each run its reservations, and how many such runs may be in flight."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """The runs, each once, in order, with what tells them apart; and how they are to be run."""
+    """The runs of a sweep, each once, in order, with their labels, and the options that it was started with."""
 
     file: Path
     jobs: tuple[Job, ...]
@@ -44,32 +44,32 @@ class Sweep:
     rungs: tuple[int, ...]
     retry_failed: bool
     fresh: bool
-    """Whether all runs are to start over, which is so until what there is of them was moved aside."""
+    """Whether all runs start over. It is false again once their earlier files were moved aside."""
     damaged: tuple[str, ...]
-    """What is wrong with the runs that are left out, because what they recorded cannot be read."""
+    """A sentence for each run that is left out because its records cannot be read."""
 
     @property
     def left(self) -> list[Job]:
-        """The runs that have not ended, but for those that failed, unless they are to be tried again."""
+        """The runs to play: all with `fresh`, otherwise those that have not ended; failed ones with `retry_failed`."""
         if self.fresh:
             return list(self.jobs)
         return [job for job in self.jobs if job.status not in done(self.retry_failed)]
 
 
 def done(retry_failed: bool) -> tuple[str, ...]:
-    """The statuses of runs that are not to be played."""
+    """The statuses of runs that are not played again."""
     return results.FINAL_STATUSES if retry_failed else (*results.FINAL_STATUSES, *results.FAILED_STATUSES)
 
 
 def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Interrupt) -> None:
-    """Play the runs that are left, to each rung and there the worse half out, and then to their ends.
+    """Play the runs that are left to each rung, stop the worse half there, and play the others to their ends.
 
-    Raises KeyboardInterrupt after the rounds in play where an interrupt was asked for, StorageError where nothing can
-    be written any more.
+    Raises KeyboardInterrupt after the rounds in play if an interrupt was asked for, StorageError if nothing can be
+    written any more.
     """
     session, plans = None, Plans()
     out: set[str] = set()  # runs that were halved
-    failed: set[str] = set()  # in this sweep, which tries nothing twice
+    failed: set[str] = set()  # runs that failed in this sweep, which tries none twice
     with ExitStack() as stack:
         for rung in (*sweep.rungs, None):
             there = recorded(sweep) if rung and not sweep.fresh else {}
@@ -93,14 +93,14 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
 
 
 def move_all_aside(jobs: Sequence[Job], watch: SweepView) -> None:
-    """Move what there is of these runs aside, into one folder; one that is at work elsewhere stays."""
+    """Move the files of these runs aside, all into one folder. A run that another process is playing stays."""
     folder = jobs[0].folder
     into = next((old for job in jobs if (old := begun(folder, job.run))), None)
     for job in jobs:
         with suppress(BusyError), lock_of(folder, job.run):
             into = move_aside(folder, job.run, into) or into
     if into:
-        watch.notice(f"what there was of these runs is in {into}/ now")
+        watch.notice(f"the earlier files of these runs are now in {into}/")
 
 
 def play_together(
@@ -116,14 +116,14 @@ def play_together(
 
 
 def recorded(sweep: Sweep) -> dict[str, int]:
-    """The last round that is recorded of each run."""
+    """The last recorded round of each run."""
     folder = sweep.jobs[0].folder
     rounds = results.load(folder.name, folder.parent).rounds
     return {str(run): int(t) for run, t in rounds.groupby("run")["round"].max().items()}
 
 
 def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
-    """The runs that want the same reservations, in order, and how many of them may be in flight."""
+    """The runs grouped by their reservations, in order, each group with how many of its runs may be in flight."""
     groups: dict[Any, list[Job]] = {}
     for job in jobs:
         planned, _ = plans[job.run]
@@ -132,9 +132,9 @@ def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
 
 
 def play(job: Job, watch: SweepView, session: "Session | None", until: int | None, interrupt: Interrupt) -> None:
-    """Play one run; what goes wrong is shown and recorded as its status, and the sweep goes on.
+    """Play one run. An error is shown and recorded as the run's status, and the sweep goes on.
 
-    StorageError where nothing can be written any more, which is the end of the sweep.
+    StorageError, nothing can be written any more, ends the sweep.
     """
     if interrupt.asked:
         return
@@ -147,24 +147,24 @@ def play(job: Job, watch: SweepView, session: "Session | None", until: int | Non
     except Exception as error:
         said = isinstance(error, BadInputError | RunError)
         why = str(error) if said else traceback.format_exc()
-        if job.status in (None, "running", "interrupted", "halved"):  # it never came to its rounds
+        if job.status in (None, "running", "interrupted", "halved"):  # it failed before its rounds
             record_failure(job, why)
         watch.fail(job, why)
 
 
 def record_failure(job: Job, why: str) -> None:
-    """Give the run its status."""
+    """Mark the run as failed in its tables."""
     e, ready = job.experiment, Job(job.experiment)
     try:
         known = {**grouping_columns(ready), **run_row(ready)}
-    except Exception:  # perhaps it is its data, or its model, that failed
+    except Exception:  # perhaps its data or its model failed
         names = {"algorithm": e.chosen_name("algorithm"), "model": e.model.name, "dataset": e.data.dataset}
         known = {**names, "clients": e.clients, "cohort": e.cohort, "seed": e.seed, "settings": job.settings_json}
     mark(e.output.root, e.output.name, job.run, "failed", why, known)
 
 
 def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
-    """The runs that end at this rung, the worse half of these; they are marked, and keep what they recorded."""
+    """Stop the worse half of the configurations at this rung and return their runs. They keep their recorded rounds."""
     folder = jobs[0].folder
     rounds = results.load(folder.name, folder.parent).rounds
     by_run = {
@@ -188,11 +188,11 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
 
 
 def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, fresh: bool) -> Plans:
-    """`check` for each run; a model is built once, though other seeds begin with other parameters."""
+    """Call `check` for each run. Runs with the same model share one build of it, whatever their seeds."""
     blueprints: dict[Any, Blueprint] = {}
     found = {}
     for job in jobs:
-        own = Job(job.experiment)  # it holds the model and the shards only as long as it takes
+        own = Job(job.experiment)  # a second one, so that the model and the shards are freed after the check
         key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
         if key in blueprints:
             own.blueprint = blueprints[key]
@@ -202,10 +202,10 @@ def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, 
 
 
 def check(job: Job, session: "Session | None", most: int | None, fresh: bool) -> tuple[Plan | None, int]:
-    """Make the other checks of a run that has not ended, as BadInputError; nothing is on disk yet.
+    """Make the checks of a run that need its data; BadInputError if one fails. Nothing has been written to disk yet.
 
-    Returns its reservations, where nobody else can change what there is to reserve, and how many such runs may be in
-    flight.
+    Returns how many such runs may be in flight and, on a local Ray, the run's reservations. They are None on a cluster,
+    where other jobs may change the room, and without Ray.
     """
     experiment = job.experiment
     check_shards(job)

@@ -1,4 +1,4 @@
-"""Random search: samples of settings from lists and ranges, the [search] of a settings file."""
+"""Random search: samples of settings from lists and ranges, as [search] in a settings file asks for."""
 
 import math
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ from fedray.sweep.axes import Values, length, read_axes, to_values
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from low to high, both included, drawn uniformly, or with `log` so that their logarithms are uniform."""
+    """Numbers from low to high, both included. With `log` their logarithms are uniform, otherwise they are."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Range:
     whole: bool
 
     def draw(self, rng: np.random.Generator) -> float:
-        """An int where it is `whole`; else a float of six digits, which a command repeats exactly."""
+        """One number: an int if `whole`, otherwise a float of six digits, which a printed command repeats exactly."""
         if self.whole and not self.log:
             return int(rng.integers(int(self.low), int(self.high), endpoint=True))
         u = rng.random()
@@ -46,9 +46,9 @@ class Search:
     axes: Mapping[str, Values | Range]
 
     def sample(self, k: int) -> dict[str, Any]:
-        """Sample k from 0. A value depends on (seed, k, name of the axis) alone.
+        """Sample k, from 0. A value depends on (seed, k, name of the axis) alone.
 
-        So a larger n extends a smaller one, and another axis changes no value of this one.
+        A larger n therefore extends a smaller one, and a further axis changes no value of the others.
         """
         return {name: draw(axis, self.seed, k, name) for name, axis in self.axes.items()}
 
@@ -60,7 +60,7 @@ def draw(axis: Values | Range, seed: int, k: int, name: str) -> Any:
 
 
 def read_search(tree: Mapping[str, Any]) -> Search:
-    """The table [search]: n, seed and, by the settings' names, lists to choose from and ranges."""
+    """The search of the table [search]: n, seed, and a list or range for each axis. BadInputError for a faulty one."""
     n, seed = tree.get("n"), tree.get("seed", 0)
     if not is_int(n) or n < 1:
         raise BadInputError(f"[search] needs n, its number of samples, from 1{'' if n is None else f', not {n!r}'}")
@@ -81,7 +81,7 @@ def read_search(tree: Mapping[str, Any]) -> Search:
 
 
 def read_range(name: str, table: Mapping[str, Any]) -> Range:
-    """The range `{low = 1e-4, high = 1.0, log = true}`; whole for a setting that is no FLOAT, between whole ends."""
+    """The range of `{low = 1e-4, high = 1.0, log = true}`. It is whole if its ends are and the setting is no FLOAT."""
     known = ("low", "high", "log")
     if wrong := next((key for key in table if key not in known), None):
         raise BadInputError(f"{name} in [search] has low, high and log, not {wrong!r}{nearest(wrong, known)}")
@@ -105,5 +105,5 @@ def is_int(value: Any) -> TypeGuard[int]:
 
 
 def is_number(value: Any) -> TypeGuard[float]:
-    """Whether it is a number that both a 64-bit integer and a float can hold."""
+    """Whether the value is a number that both a 64-bit integer and a float can hold."""
     return (is_int(value) or isinstance(value, float)) and abs(value) <= MAX_SEED

@@ -1,4 +1,4 @@
-"""The table at the end of a sweep: what varies, and what came of it as mean and standard deviation over seeds."""
+"""The table at the end of a sweep: the axes, and the results as mean and standard deviation over seeds."""
 
 import dataclasses
 import math
@@ -26,9 +26,10 @@ BEST = {"test_accuracy": "best_test_accuracy", "client_accuracy": "best_client_a
 
 
 def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: float | None = None) -> Table:
-    """The runs grouped by `axes`, settings; `target` is the accuracy to be reached, by default one that suits them.
+    """The table of these runs, grouped by `axes`, names of settings.
 
-    Means are over the runs that came to an end and did not diverge.
+    `target` is the accuracy, a fraction, to which rounds and seconds are counted; by default `fitting_target` chooses
+    it. Means are over the runs that ended and did not diverge.
     """
     rows = results.runs.set_index("run").loc[lambda all_runs: all_runs.index.isin(runs)].reset_index()
     rows = rows.assign(order=rows["run"].map({run: place for place, run in enumerate(runs)})).sort_values("order")
@@ -56,7 +57,7 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
 
 
 def fitting_target(best: float | None) -> float | None:
-    """The highest whole percent that is at most 90 % of the best accuracy; None below 1 %."""
+    """A target: the highest whole percent that is at most 90 % of the best accuracy, as a fraction; None below 1 %."""
     percent = 0 if best is None or math.isnan(best) else math.floor(90 * best)
     return percent / 100 if percent else None
 
@@ -64,7 +65,7 @@ def fitting_target(best: float | None) -> float | None:
 def ways_to(
     results: Results, target: float | None, names: Sequence[str], measure: str
 ) -> Mapping[tuple[str, ...], tuple[str, str]]:
-    """For each group the mean rounds and seconds to the target, with how many of its runs reached it if not all did."""
+    """The mean rounds and seconds to the target for each group, with how many of its runs reached it if not all did."""
     if target is None or results.runs.empty:
         return {}
     found = {}
@@ -77,7 +78,7 @@ def ways_to(
 
 
 def written(value: Any) -> str:
-    """A setting's value, from a table, as one would write it; nothing for one that the run does not have."""
+    """A setting's value from a table, as a user would write it; an empty text if the run lacks the setting."""
     if isinstance(value, (bool, np.bool_)):
         return str(value).lower()
     if isinstance(value, tuple):
@@ -95,7 +96,7 @@ def mean_and_std(values: "pd.Series[float]") -> str:
 
 
 def trouble(group: "pd.DataFrame") -> str:
-    """How many runs of a group did not come to a good end, and how they did."""
+    """The number of runs of a group with each status that is no good end."""
     counts = group["status"].value_counts()
     return ", ".join(
         f"{counts[status]} {status}" for status in (*BAD_ENDS, "running", "interrupted") if status in counts

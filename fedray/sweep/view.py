@@ -1,6 +1,6 @@
-"""What one sees of a sweep: live, the runs in flight, the best so far and the time left; elsewhere a line for each run.
+"""A sweep on the terminal: the runs in flight, the best so far and the time left; elsewhere a line for each run.
 
-Runs report from threads of their own.
+Each run reports from a thread of its own.
 """
 
 import math
@@ -26,32 +26,32 @@ from fedray.run.stopping import judged_by
 from fedray.run.watch import Watch
 from fedray.sweep.estimate import work
 
-WIDE = 200  # columns of a file, which has no edge to wrap at
-DRAWN_SECONDS = 0.1  # at least between two pictures
+WIDE = 200  # columns of the table where stdout is no terminal, which would set the width
+DRAWN_SECONDS = 0.1  # the least time between two refreshes of the live view
 
 
 class SweepView(Watch):
-    """Who wants to see a sweep; this one sees errors only."""
+    """A watcher of a sweep. This class prints errors only; its subclasses show more."""
 
     def say(self, label: str, text: str) -> None:
-        """Something about all of it."""
+        """A labelled line about the whole sweep."""
 
     def skip(self, job: Job) -> None:
-        """A run came to its end before, or failed, and is not played again."""
+        """A run ended or failed before, and is not played again."""
 
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
-        """A run failed, or is not this sweep's to play; `how` is the word for it."""
+        """A run failed, or another process plays it; `how` says which."""
         print(f"fedray: {why}", file=sys.stderr)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
-        """After round `rung` so many configurations were kept, and these runs stopped."""
+        """After round `rung`, `kept` configurations go on, and the runs in `stopped` were stopped."""
 
     def show(self, table: Table) -> None:
-        """The summary of all runs, at the end."""
+        """The summary of all runs is ready, at the end of the sweep."""
 
 
 class SweepNotices(NoticeWatch, SweepView):
-    """Prints notices, and errors; what it is `said` at other levels it does not hear."""
+    """Prints notices and errors only."""
 
     def say(self, label: str, text: str) -> None:
         if label == "note":
@@ -59,7 +59,7 @@ class SweepNotices(NoticeWatch, SweepView):
 
 
 class SweepLines(JsonWatch, SweepView):
-    """The lines of all its runs, and errors."""
+    """Prints the JSON lines of all runs, and errors."""
 
     def skip(self, job: Job) -> None:
         self.end(job, str(job.status), repeated=True)
@@ -70,7 +70,7 @@ class SweepLines(JsonWatch, SweepView):
 
 
 def view_of(said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str]) -> SweepView:
-    """Whoever is to see a sweep of these runs, of which some are `left` to be played."""
+    """The watcher of a sweep for this verbosity; `left` are those of its runs that are to be played."""
     if said.json:
         return SweepLines()
     if said.shows_progress:
@@ -79,12 +79,12 @@ def view_of(said: Verbosity, jobs: Sequence[Job], left: Sequence[Job], labels: M
 
 
 class SweepWatch(ConsoleWatch, SweepView):
-    """Prints a sweep: the set-up with the first run, then a line for each run when it has ended."""
+    """Prints a sweep: the set-up of the first run, then a line for each run when it ends."""
 
     def __init__(
         self, jobs: Sequence[Job], left: Sequence[Job], labels: Mapping[str, str], console: Console | None = None
     ) -> None:
-        """`left` are those of the runs that are to be played."""
+        """`left` are those of the jobs that are to be played; `labels` name all of them, by run."""
         super().__init__(console)
         self.labels, self.lock = labels, threading.RLock()
         self.shown = ""  # the run whose set-up was shown
@@ -92,10 +92,10 @@ class SweepWatch(ConsoleWatch, SweepView):
         self.running: dict[str, tuple[Job, Mapping[str, Any]]] = {}
         self.best: tuple[float, str] | None = None
         self.round_work = {job.run: work(dict(flatten(job.experiment.settings()))) for job in left}
-        self.left = {job.run: job.experiment.rounds for job in left}  # rounds
+        self.left = {job.run: job.experiment.rounds for job in left}  # rounds left of each run
         self.played = 0.0  # work of the rounds played since the start
         self.began_at = time.monotonic()
-        self.live: Live | None = None  # has a lock of its own, only ever taken by who holds this one
+        self.live: Live | None = None  # its own lock is taken only while self.lock is held
         self.drawn_at = 0.0
 
     def say(self, label: str, text: str) -> None:
@@ -154,12 +154,12 @@ class SweepWatch(ConsoleWatch, SweepView):
             self.say("halving", f"after round {rung} the better {kept} of the configurations go on")
 
     def count(self, job: Job) -> None:
-        """A run is not played any more."""
+        """Count a run as ended: no more of it is played."""
         if self.left.pop(job.run, None) is not None:
             self.ended += 1
 
     def sum_up(self, job: Job) -> str:
-        """How the run did; the best of all is kept."""
+        """The result of an ended run in words; the best of all is kept for the live view."""
         output = job.experiment.output
         ended = results.load(output.name, output.root, job.run).runs.iloc[0]
         if ended["status"] == "diverged":

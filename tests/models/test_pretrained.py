@@ -334,7 +334,7 @@ def test_a_dry_run_fetches_nothing(made, tmp_path, monkeypatch, capsys):
             assert sweep.main(words) == 0
             *commands, last = capsys.readouterr().out.splitlines()
             assert len(commands) == 2
-            said = "cannot be said: the weights of resnet18 are not here yet, and a dry run fetches nothing"
+            said = "cannot be estimated: the weights of resnet18 are not here yet, and a dry run fetches nothing"
             assert last.endswith(said) != here
             assert folder().exists() == here
             Job(compose(settings(tmp_path)))  # it fetches them

@@ -225,7 +225,7 @@ def test_a_sweep_starts_over_into_one_folder_and_once(tmp_path, capsys):
     assert report_errors(lambda: sweep([*words, "--fresh"])) == 0
     out = capsys.readouterr().out
     assert "4 runs in" in out and "all started over" in out
-    assert out.count(f"what there was of these runs is in {tmp_path}/results/lr.old-1/ now") == 1
+    assert out.count(f"the earlier files of these runs are now in {tmp_path}/results/lr.old-1/") == 1
     assert sorted(folder.name for folder in (tmp_path / "results").iterdir()) == ["lr", "lr.old-1"]
     for name in ("lr", "lr.old-1"):
         assert_same_tables(results.load(name, tmp_path / "results"), before)

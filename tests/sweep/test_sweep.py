@@ -113,7 +113,7 @@ def test_a_dry_run_needs_no_data_and_says_so(file, tmp_path, capsys):
     assert sweep(file(GRID), "--dry-run", "--data.dataset", "cifar10", "--data.root", tmp_path / "empty") == 0
     *commands, last = capsys.readouterr().out.splitlines()
     assert len(commands) == 4
-    assert last.startswith("# 4 runs; how long they take cannot be said: there is no CIFAR-10 in the folder")
+    assert last.startswith("# 4 runs; their time cannot be estimated: there is no CIFAR-10 in the folder")
 
 
 def test_axes_of_the_command_line_zips_unions_and_samples_are_runs(file, capsys):
