@@ -24,7 +24,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         path
         for page in files.documentation_pages()
         for link in LINK.findall(page.content_string)
-        if (path := outside(page.src_uri, link)) is not None
+        if (path := outside(page.src_uri, link)) and (root / path).is_file()  # mkdocs warns of the others
     }
     for path in sorted(linked):
         if path.endswith(MEDIA):
@@ -37,24 +37,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Have each link lead to where its file is on the site."""
     here = page.file.src_uri
-    return markdown if here.startswith("source/") else LINK.sub(lambda link: on_site(here, link[1]), markdown)
+    return markdown if here.startswith("source/") else LINK.sub(lambda link: link_on_site(here, link[1]), markdown)
+
+
+def outside(page: str, link: str) -> str | None:
+    """The path from the repository's root of the file that a page links to, where it has no place on the site yet."""
+    path = in_repository(page, link)
+    return None if path == "README.md" or path.startswith("docs/") else path
 
 
 def in_repository(page: str, link: str) -> str:
-    """The path from the repository's root of the file that a page links to."""
     folder = "" if page == FIRST else "docs"
     return posixpath.normpath(posixpath.join(folder, link))
 
 
-def outside(page: str, link: str) -> str | None:
-    """That path, where it is not in docs/."""
-    path = in_repository(page, link)
-    return None if path.startswith("docs/") else path
-
-
-def on_site(page: str, link: str) -> str:
+def link_on_site(page: str, link: str) -> str:
     """The link that has the same meaning on the site; all pages but the sources are in one folder there."""
     path = in_repository(page, link)
+    if path == "README.md":
+        return FIRST
     return path.removeprefix("docs/") if path.startswith("docs/") else place(path)
 
 
