@@ -97,3 +97,19 @@ def test_a_table_has_every_name(name: str, heading: str, known: list[str]) -> No
     (table,) = re.findall(rf"\| {re.escape(heading)} \|.*?\n\n", page(name).text, re.DOTALL)
     named = [word for row in table.strip().splitlines()[2:] for word in re.findall(r"`([^`]+)`", row.split("|")[1])]
     assert sorted(named) == sorted(known)
+
+
+def test_every_function_on_the_two_paths_is_defined() -> None:
+    """Names in backticks, as `function`, `Class` or `Class.method`, are of fedray's code, or tables of the results."""
+    defined = set(SCHEMAS)
+    for path in (ROOT / "fedray").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef):
+                defined.add(node.name)
+                methods = [each.name for each in node.body if isinstance(each, ast.FunctionDef)]
+                defined |= {f"{node.name}.{name}" for name in methods}
+    text = page("architecture").prose.partition("## The path of one message")[2].partition("## To change")[0]
+    named = set(re.findall(r"`([A-Za-z_]+(?:\.[a-z_]+)?)(?:\(.*?\))?`", text)) - options().keys()
+    named = {re.sub(r"^(algorithm|watch)\.", "", name) for name in named if not name.endswith(".py")}
+    assert len(named) > 40
+    assert named - defined == {"t"}
