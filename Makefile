@@ -38,7 +38,7 @@ test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
 	@$(VENV)/bin/python -m pytest -m "slow or not slow"
 
 docs: $(INSTALLED)  ## build a site of docs/ in build/site
-	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict --quiet
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 	@echo "open build/site/index.html"
 
 settings: $(INSTALLED)  ## write docs/settings.md's tables of settings and options from their declarations
