@@ -1,6 +1,6 @@
 # fedray: `make` lists the targets; `make run` and `make test` are all that a fresh machine needs.
 .DEFAULT_GOAL := help
-.PHONY: help setup data run test test-all test-wheel readme check bench bench-gpu bench-peers soak clean
+.PHONY: help setup data run test test-all test-wheel docs settings check bench bench-gpu bench-peers soak clean
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -40,8 +40,12 @@ test: $(INSTALLED)  ## run the tests
 test-all: $(INSTALLED)  ## run the slow ones too: long kills, much fuzz
 	@$(PYTEST) -m "slow or not slow"
 
-readme: $(INSTALLED)  ## write README's tables of settings and options from their declarations
-	@$(VENV)/bin/python docs/settings_page.py README.md
+docs: $(INSTALLED)  ## build a site of docs/ in build/site
+	@NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+	@echo "open build/site/index.html"
+
+settings: $(INSTALLED)  ## write docs/settings.md's tables of settings and options from their declarations
+	@$(VENV)/bin/python docs/settings_page.py docs/settings.md
 
 test-wheel: $(INSTALLED)  ## build sdist and wheel, install the wheel where no checkout is, and play there
 	@$(VENV)/bin/python tests/wheel.py
@@ -78,5 +82,5 @@ $(PEERS)/pfl:
 	@$(PYTHON) -m venv $@.new && $@.new/bin/python -m pip install --quiet 'pfl[pytorch]' torch && mv $@.new $@
 
 clean:  ## remove .venv and caches; results/ and data/ stay
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,4 +1,4 @@
-"""python docs/settings_page.py README.md      writes every setting and option into a page, between its two marks
+"""python docs/settings_page.py docs/settings.md      writes every setting and option into a page, between its two marks
 
 What it says is what --help says, from the same declarations.
 """
@@ -17,13 +17,13 @@ from fedray.experiment.experiment import DEFAULT_NAMES
 from fedray.report import __main__ as report
 from fedray.sweep import __main__ as sweep
 
-BEGIN = "<!-- settings: begin (`make readme` writes what follows) -->"
+BEGIN = "<!-- settings: begin (`make settings` writes what follows) -->"
 END = "<!-- settings: end -->"
 
 
 def main(argv: list[str]) -> int:
     if len(argv) != 1:
-        raise BadInputError("name the page, as in python docs/settings_page.py README.md")
+        raise BadInputError("name the page, as in python docs/settings_page.py docs/settings.md")
     path = Path(argv[0])
     try:
         written = replaced(path.read_text())
@@ -48,7 +48,7 @@ def render() -> str:
     parts = []
     for title, names in grouped().items():
         settings = [(f"`{name}`", explanation(name), default_of(name)) for name in names]
-        parts += [f"**{heading(title)}**", table(("setting", "what it is", "default"), settings)]
+        parts += [f"### {heading(title)}", table(("setting", "what it is", "default"), settings)]
     for title, flags, values in (
         (f"`{one.PROGRAM}` and `{sweep.PROGRAM}`", verbosity.FLAGS, verbosity.VALUES),
         (f"`{one.PROGRAM}`", one.FLAGS, one.VALUES),
@@ -59,7 +59,7 @@ def render() -> str:
         shared = () if flags is verbosity.FLAGS else (*verbosity.FLAGS, *verbosity.VALUES)
         rows = [(f"`--{name}`", text) for name, text in flags.items() if name not in shared]
         rows += [(f"`--{name} {label}`", text) for name, (label, text) in values.items() if name not in shared]
-        parts += [f"**{title}**", table(("option", "what it does"), rows)]
+        parts += [f"### {title}", table(("option", "what it does"), rows)]
     return "\n\n".join(parts) + "\n"
 
 

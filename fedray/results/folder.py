@@ -1,4 +1,4 @@
-"""What runs left on disk, read back for pandas; results/README.md documents every table and column."""
+"""What runs left on disk, read back for pandas; docs/results.md documents every table and column."""
 
 import difflib
 import json

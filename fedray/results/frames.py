@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Results:
-    """The tables of some results as pandas DataFrames; results/README.md documents their columns.
+    """The tables of some results as pandas DataFrames; docs/results.md documents their columns.
 
     `runs` has, besides those, every setting under its dotted name (`algorithm.lr`).
     """

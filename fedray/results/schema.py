@@ -1,6 +1,6 @@
 """The tables of the results: their columns, and rows turned into them. recorder.py writes them, stored.py reads them.
 
-results/README.md says what each column means.
+docs/results.md says what each column means.
 
 Every per-run table begins with `run` and the grouping columns, the same for every run, so that a folder of runs reads
 as one table and can be grouped by what was varied.

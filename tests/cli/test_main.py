@@ -190,14 +190,3 @@ def test_a_damaged_data_file_is_named(tmp_path, monkeypatch, capsys, name):
     assert err.count("\n") == 1
     assert str(damaged.parent) in err
     assert not (tmp_path / "results").exists()
-
-
-def test_readme_in_python_is_settings_run_frame(tmp_path, monkeypatch):
-    """The three lines under "From Python", made small."""
-    readme = (ROOT / "README.md").read_text()
-    lines = re.search(r"From Python:\n\n```python\n(.*?)```", readme, re.S).group(1)
-    small = '{"clients": 2, "cohort": 1, "data.dataset": "synthetic", "data.train_examples": 100, "data.test_examples": 50, "cluster.backend": "in-process", '
-    scope = {}
-    monkeypatch.chdir(tmp_path)
-    exec(lines.replace("experiments/", f"{ROOT}/experiments/").replace("{", small), scope)
-    assert scope["rounds"]["round"].tolist() == [1, 2, 3, 4, 5]

@@ -1,4 +1,4 @@
-"""README's tables of settings and options are what their declarations say."""
+"""The tables of settings and options in docs/settings.md are what their declarations say."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from settings_page import BEGIN, END, main, render, replaced, table
 from fedray.__main__ import FLAGS, VALUES
 from fedray.cli.command_line import options
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
 
 
-def test_readme_is_as_it_would_be_written():
-    """If not: `make readme`."""
-    page = README.read_text()
+def test_the_page_is_as_it_would_be_written():
+    """If not: `make settings`."""
+    page = PAGE.read_text()
     assert replaced(page) == page
 
 

@@ -824,23 +824,6 @@ def test_a_results_name_is_one_folder_name(name: str) -> None:
     assert Output(name="lr_0.1-b").name == "lr_0.1-b"
 
 
-def test_the_readme_documents_every_column_and_no_other() -> None:
-    text = (Path(__file__).parents[2] / "results" / "README.md").read_text()
-    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
-    documented = {
-        title: re.findall(r"^\| `(\w+)` \| (\S.*?) \|", body, re.MULTILINE) for title, body in sections.items()
-    }
-    columns = {
-        table: [(field.name, str(field.type).replace("double", "float64")) for field in schema]
-        for table, schema in SCHEMAS.items()
-    }
-    assert "best(" in sections["What people ask of results"]
-    common, _ = documented.pop("Grouping columns"), documented.pop("What people ask of results")
-    assert documented.keys() == OWN.keys()
-    for table in OWN:
-        assert (common if table in PER_RUN else []) + documented[table] == columns[table]
-
-
 if __name__ == "__main__":
     kind, folder, *rest = sys.argv[1:]
     for finished in count_forever(kind, Path(folder), *map(int, rest)):

@@ -1,0 +1,61 @@
+"""The pages of the documentation, taken apart: prose, links, headings, blocks of code."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of Markdown; `name` is its path in the repository."""
+
+    name: str
+
+    @property
+    def path(self) -> Path:
+        return ROOT / self.name
+
+    @property
+    def text(self) -> str:
+        return self.path.read_text()
+
+    @property
+    def prose(self) -> str:
+        """All but the blocks of code."""
+        return FENCE.sub("", self.text)
+
+    def blocks(self, language: str) -> list[str]:
+        """The blocks of code in one language, in order."""
+        return [code for name, code in FENCE.findall(self.text) if name == language]
+
+    @property
+    def links(self) -> list[str]:
+        return LINK.findall(self.prose)
+
+    @property
+    def spans(self) -> list[str]:
+        """What is written between backticks in the prose."""
+        return re.findall(r"`([^`\n]+)`", self.prose)
+
+    @property
+    def anchors(self) -> set[str]:
+        """The anchor of each heading, as GitHub and mkdocs make it: small letters, without punctuation, hyphens."""
+        headings = re.findall(r"^#+ (.+)$", self.prose, re.MULTILINE)
+        return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+PAGES = [
+    Page(str(path.relative_to(ROOT)))
+    for path in (ROOT / "README.md", ROOT / "results" / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+]
+README = PAGES[0]
+
+
+def page(name: str) -> Page:
+    """A page of docs/ by its name."""
+    (found,) = [each for each in PAGES if each.name == f"docs/{name}.md"]
+    return found

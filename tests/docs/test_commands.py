@@ -1,0 +1,76 @@
+"""Every command on a page is one that its program takes, and every option is one that there is."""
+
+import re
+import shlex
+from itertools import takewhile
+
+import pytest
+from pages import PAGES, ROOT, Page
+
+from fedray import __main__ as one
+from fedray import partition
+from fedray.cli.command_line import options, read_command_line
+from fedray.experiment.composition import compose, set_default_name
+from fedray.report import __main__ as report
+from fedray.sweep import __main__ as sweep
+
+FOREIGN = {"address", "head", "working-dir", "logdir", "help"}
+"""Options of other programs: Ray's, TensorBoard's; and --help."""
+
+
+def commands(page: Page) -> list[str]:
+    """The lines of its blocks of sh, those after a $ in its blocks of output, and the whole commands in its prose."""
+    lines = [line for code in page.blocks("sh") for line in code.splitlines()]
+    lines += [line.removeprefix("$ ") for code in page.blocks("") for line in code.splitlines() if line[:2] == "$ "]
+    lines += [span for span in page.spans if re.match(r"(make|python) ", span)]
+    return [line for line in lines if line.strip()]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in commands(page)))
+def test_every_command_is_one(line: str) -> None:
+    words = list(takewhile(lambda word: word not in ("|", ">", "&&"), shlex.split(line, comments=True)))
+    while words[:2] in (["python", "-m"], ["ray", "job"]) and words[2] in ("pdb", "submit"):
+        words = words[words.index("--") + 1 :] if words[1] == "job" else ["python", *words[3:]]
+    if words[0] == "make":
+        targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert set(words[1:]) <= set(targets)
+    elif words[:2] == ["python", "-m"]:
+        check(words[2], [word.replace("FILE.toml", "experiments/quickstart.toml") for word in words[3:]])
+    elif words[0] == "python":
+        assert (ROOT / words[1]).is_file()
+    else:
+        assert words[:2] == ["ray", "start"], line
+
+
+def check(program: str, words: list[str]) -> None:
+    """Hold a fedray program's words to what it takes, as it would itself, without running anything."""
+    if program == "fedray":
+        line = read_command_line([word for word in words if word != "--help"], "", "", one.FLAGS, one.VALUES)
+        set_default_name(line.tree, "name")
+        compose(line.tree)
+    elif program == "fedray.sweep" and words:
+        line = read_command_line(words, "", "", sweep.FLAGS, sweep.VALUES, sweep.LISTS)
+        assert sweep.experiments(line)
+    elif program in ("fedray.data", "fedray.partition"):
+        line = read_command_line(words, "", "", {}, partition.VALUES, partition.LISTS)
+        set_default_name(line.tree, "name")
+        compose(line.tree)
+    elif program == "fedray.report":
+        known = {f"--{name}" for name in (*report.FLAGS, *report.VALUES)}
+        assert {word for word in words if word.startswith("-")} <= known
+    else:
+        assert (program, words) in (("fedray.data.download", ["NAME"]), ("fedray.sweep", []))
+
+
+def test_every_option_in_the_prose_is_one() -> None:
+    known = {*options(), *one.FLAGS, *one.VALUES, *sweep.FLAGS, *sweep.VALUES, *sweep.LISTS}
+    known |= {*partition.VALUES, *partition.LISTS, *report.FLAGS, *report.VALUES, *FOREIGN}
+    for page in PAGES:
+        for span in page.spans:
+            assert set(re.findall(r"(?:^| )--([\w.-]+)", span)) <= known, f"{span} in {page.name}"
+
+
+def test_every_extra_that_is_named_is_one() -> None:
+    extras = set(re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text().partition("optional-")[2], re.M))
+    for page in PAGES:
+        assert set(re.findall(r"fedray\[(\w+)\]", page.text)) <= extras, page.name
