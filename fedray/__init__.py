@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fedray.results.folder import load
     from fedray.run.simulation import run as simulate
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"
 __all__ = ["ConsoleWatch", "FedAvg", "load", "read_experiment", "section", "setting", "simulate"]
 
 __getattr__, __dir__ = lazy(
