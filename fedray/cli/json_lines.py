@@ -49,7 +49,7 @@ class JsonWatch(Watch):
         data |= {"validation_examples": len(d.validation_labels), "test_examples": len(d.test_labels)}
         model = {"name": job.experiment.model.name, "num_params": params.size, "num_buffers": buffers.size}
         start = {"folder": str(job.folder), "where": where, "data": data, "model": model}
-        self.write("start", job.run, {**start, "settings": json.loads(job.settings_json)})
+        self.write("start", job.run, {**start, "settings": job.experiment.settings()})
 
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
         self.write("round", job.run, {name: value_of("rounds", name, value) for name, value in row.items()})

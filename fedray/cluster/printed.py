@@ -10,8 +10,9 @@ import logging
 import re
 import sys
 import time
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -33,33 +34,57 @@ HANDLER = "fedray_printed"
 log = logging.getLogger(__name__)
 
 
-class Printed:
-    """How many characters of each worker's output were shown in this process, from now until `close`.
+class Text:
+    """How many characters of a worker's output there were, and a digest of them.
 
-    They are kept by the address of the worker's node, its process id, and whether they went to stderr. Line ends do not
-    count, since Ray may have read half a line and shows the other half as another one.
+    Line ends do not count, since Ray may have read half a line and shows the other half as another one.
     """
 
     def __init__(self) -> None:
-        self.shown: Counter[tuple[str, str, bool]] = Counter()
+        self.length, self.digest = 0, blake2b()
+
+    def add(self, line: str, most: int | None = None) -> None:
+        """The next line, of which `most` characters at most count."""
+        counted = plain(line)[:most]
+        self.length += len(counted)
+        self.digest.update(counted.encode())
+
+    def begins(self, path: Path) -> bool:
+        """Whether a log file begins with it; not so where Ray lost something in between."""
+        found = Text()
+        for _, line in lines_of(path):
+            found.add(line, self.length - found.length)
+        return found.digest.digest() == self.digest.digest()
+
+
+class Printed:
+    """What was shown in this process of each worker's output, from now until `close`.
+
+    It is kept by the address of the worker's node, its process id, and whether it went to stderr.
+    """
+
+    def __init__(self) -> None:
+        self.shown: defaultdict[tuple[str, str, bool], Text] = defaultdict(Text)
         dispatcher.add_handler(HANDLER, self.note)
 
     def note(self, data: Mapping[str, Any]) -> None:
         """Ray shows these lines of a worker."""
-        self.shown[data["ip"], str(data["pid"]), bool(data["is_err"])] += sum(map(length, data["lines"]))
+        for line in data["lines"]:
+            self.shown[data["ip"], str(data["pid"]), bool(data["is_err"])].add(line)
 
     def close(self, logs: Path | None) -> None:
         """Ray was shut down: show what is left in the log files, where it was a local one's."""
         dispatcher.remove_handler(HANDLER)
         if logs is None:
             return
-        by_process: Counter[tuple[str, bool]] = Counter()
-        for (_, pid, is_err), shown in self.shown.items():
-            by_process[pid, is_err] += shown
+        shown = {(pid, is_err): text for (_, pid, is_err), text in self.shown.items()}
         for path in sorted([*logs.glob("worker-*"), *logs.glob("old/worker-*")]):  # Ray moves some of the ended there
             if found := FILE.fullmatch(path.name):
-                process = found[1], found[2] == "err"
-                show(*process, unshown(path, by_process[process]))
+                pid, is_err = found[1], found[2] == "err"
+                text = shown.get((pid, is_err), Text())
+                if whole := not text.begins(path):
+                    log.debug("some of what process %s printed was lost on its way here; this is all of it", pid)
+                show(pid, is_err, unshown(path, 0 if whole else text.length))
 
     def wait(self, slots: Sequence[Slot]) -> None:
         """Wait until all that the actors in these places have printed was shown, for a while; say so where it was not.
@@ -85,12 +110,12 @@ class Printed:
 
     def has(self, ip: str, pid: str, lengths: tuple[int, int]) -> bool:
         """Whether so many characters of a worker's stdout and stderr were shown."""
-        return self.shown[ip, pid, False] >= lengths[0] and self.shown[ip, pid, True] >= lengths[1]
+        return self.shown[ip, pid, False].length >= lengths[0] and self.shown[ip, pid, True].length >= lengths[1]
 
 
-def length(line: str) -> int:
-    """The characters of a line, line ends not counted."""
-    return len(line) - line.count("\r") - line.count("\n")
+def plain(line: str) -> str:
+    """A line without line ends."""
+    return line.replace("\r", "").replace("\n", "")
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
@@ -109,10 +134,10 @@ def unshown(path: Path, shown: int) -> Iterator[tuple[str, str]]:
     """The same but for the first `shown` characters, and for empty lines behind them, which may be shown or not."""
     reached = False
     for name, line in lines_of(path):
-        reached = reached or length(line) > shown
+        reached = reached or len(plain(line)) > shown
         if reached:
             yield name, line[shown:]
-        shown = max(0, shown - length(line))
+        shown = max(0, shown - len(plain(line)))
 
 
 def show(pid: str, is_err: bool, lines: Iterator[tuple[str, str]]) -> None:
@@ -125,5 +150,5 @@ def show(pid: str, is_err: bool, lines: Iterator[tuple[str, str]]) -> None:
 def printed_here() -> tuple[int, int]:
     """How many characters this worker has printed so far, to stdout and to stderr."""
     files = (Path("/proc/self/fd", str(stream.fileno())) for stream in (sys.stdout, sys.stderr))
-    out, err = (sum(length(line) for _, line in lines_of(file)) for file in files)
+    out, err = (sum(len(plain(line)) for _, line in lines_of(file)) for file in files)
     return out, err

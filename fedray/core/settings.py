@@ -9,7 +9,7 @@ wrong value raises when the object is made, from Python too.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field
@@ -37,6 +37,15 @@ def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  
 def section(cls: type) -> Any:
     """Make a class a section of the settings: frozen, hashable, keyword-only, unknown keys refused."""
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested settings."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
 
 
 def nearest(word: str, words: Iterable[str]) -> str:

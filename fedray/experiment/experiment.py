@@ -7,7 +7,7 @@ Everything is hashed into the run id except the sections [cluster] (where it run
 import dataclasses
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any, Literal
 
@@ -18,8 +18,9 @@ from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
+from fedray.core.newer import without_neutral
 from fedray.core.randomness import MAX_SEED
-from fedray.core.settings import Auto, Maybe, section, setting
+from fedray.core.settings import Auto, Maybe, flatten, section, setting
 from fedray.data import Data
 from fedray.data.partitions import PARTITIONS
 from fedray.data.partitions.even import Iid
@@ -193,6 +194,10 @@ class Experiment:
             tree[name] = {"name": self.chosen_name(name), **tree[name]}
         return tree
 
+    def stored_settings(self) -> dict[str, Any]:
+        """The settings as an id, a checkpoint and the results have them: newer ones (core/newer.py) unless neutral."""
+        return without_neutral(self.settings())
+
     def chosen_name(self, section: str) -> str:
         """The name that a chosen section goes by; for a class that is not enrolled under its name, where it is from."""
         kind = type(getattr(self, section))
@@ -200,7 +205,7 @@ class Experiment:
 
     def run_id(self, data_fingerprint: str, model_fingerprint: str = "") -> str:
         """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
-        tree = {name: value for name, value in self.settings().items() if name not in ("cluster", "output")}
+        tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
@@ -212,12 +217,3 @@ LARGEST_COUNT = 2**31 - 1  # what the tables hold
 # Sections of which one of several classes is chosen by the key `name`.
 CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
 DEFAULT_NAMES = {"algorithm": FedAvg.name, "partition": Iid.name}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of nested tables."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value

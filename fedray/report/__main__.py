@@ -9,7 +9,7 @@ from fedray.cli.command_line import Parser, add_options, read_fraction, report_e
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 from fedray.results.folder import load
-from fedray.results.frames import DamagedResultsWarning, Results
+from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
 
 PROGRAM = "python -m fedray.report"
 FLAGS = {"figures": "write each figure as SVG and PNG too, for papers"}
@@ -63,15 +63,17 @@ def folder_of(given: str) -> Path:
 
 
 def read(folder: Path) -> tuple[Results, list[str]]:
-    """The results, and what is damaged in them; BadInputError where there is no run."""
+    """The results, and the sentences on files and columns left out of them; BadInputError where there is no run."""
+    left_out = (DamagedResultsWarning, NewerResultsWarning)
     place = folder.resolve()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", DamagedResultsWarning)
+        for category in left_out:
+            warnings.simplefilter("always", category)
         results = load(place.name, folder.parent if folder.name == place.name else place.parent)
     for warning in caught:
-        if not issubclass(warning.category, DamagedResultsWarning):
+        if not issubclass(warning.category, left_out):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    damages = [str(warning.message) for warning in caught if issubclass(warning.category, DamagedResultsWarning)]
+    damages = [str(warning.message) for warning in caught if issubclass(warning.category, left_out)]
     if results.runs.empty:
         raise BadInputError(f"{folder} has no run to report on" + (f": {damages[0]}" if damages else ""))
     return results, damages

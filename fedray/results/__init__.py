@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from fedray.results.by_class import confusion, per_class
     from fedray.results.comparison import Comparison, best, compare, varied
     from fedray.results.folder import check_version, load, status
-    from fedray.results.frames import DamagedResultsWarning, Results
+    from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
     from fedray.results.schema import FAILED_STATUSES, FINAL_STATUSES, SCHEMAS
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "SCHEMAS",
     "Comparison",
     "DamagedResultsWarning",
+    "NewerResultsWarning",
     "Results",
     "best",
     "check_version",
@@ -40,6 +41,7 @@ __getattr__, __dir__ = lazy(
         "SCHEMAS": "fedray.results.schema:SCHEMAS",
         "Comparison": "fedray.results.comparison:Comparison",
         "DamagedResultsWarning": "fedray.results.frames:DamagedResultsWarning",
+        "NewerResultsWarning": "fedray.results.frames:NewerResultsWarning",
         "Results": "fedray.results.frames:Results",
         "best": "fedray.results.comparison:best",
         "check_version": "fedray.results.folder:check_version",

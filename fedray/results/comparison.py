@@ -11,7 +11,7 @@ import numpy as np
 
 from fedray.core.errors import BadInputError
 from fedray.results.analysis import SPREAD, check_choice, check_value, groups, settings_columns, sign, spread
-from fedray.results.schema import FINAL_STATUSES, GROUPING, SCHEMAS
+from fedray.results.schema import FINAL_STATUSES, GROUPING, REPEATS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,15 +22,6 @@ At = Literal["final", "best"]
 """A run's last evaluated round, or its best one."""
 
 COMPLETE = tuple(status for status in FINAL_STATUSES if status != "diverged")
-
-SAME = {
-    **{name: f"{name}.name" for name in ("algorithm", "model", "partition")},
-    "dataset": "data.dataset",
-    "alpha": "partition.alpha",
-    "local_steps": "algorithm.steps",
-    **{name: f"algorithm.{name}" for name in ("epochs", "batch_size", "lr", "momentum", "server_lr", "weighting")},
-}
-"""The setting that a grouping column repeats."""
 
 DECIDED = ("data_format", "blocks", "engine", "model.channels_last", "evaluation.clients_every")
 """What fedray works out from other settings unless it is told."""
@@ -150,7 +141,7 @@ def compare(
 
 def _varied(runs: "pd.DataFrame") -> list[str]:
     own = [name for name in map(str, runs) if name not in SCHEMAS["runs"].names]
-    ignored = {"seed", "data.root", *SAME.values(), *DECIDED}
+    ignored = {"seed", "data.root", *REPEATS.values(), *DECIDED}
     names = [
         name
         for name in (*GROUPING, *own)
@@ -169,7 +160,7 @@ def _differs(column: "pd.Series[Any]") -> bool:
 
 def _with_aliases(names: Iterable[str]) -> set[str]:
     given = set(names)
-    return given.union(*(pair for pair in SAME.items() if given & set(pair)))
+    return given.union(*(pair for pair in REPEATS.items() if given & set(pair)))
 
 
 def _spread_of(values: "pd.Series[Any]", confidence: float) -> dict[str, Any]:

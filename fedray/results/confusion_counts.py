@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from fedray.results.schema import OWN, Columns, to_rows
+from fedray.results.schema import Columns, to_rows
+
+COUNTS = ("round", "split", "label", "predicted", "count")
 
 
 def confusion_columns(confusion: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
@@ -49,7 +51,7 @@ def pack(counts: Columns) -> Columns:
 
 def unpack(packed: Columns) -> Columns:
     """The inverse of `pack`, without the column `which`; ValueError, or TypeError, where that cannot be."""
-    counts: Columns = {name: [] for name in ("round", "split", "label", "predicted", "count")}
+    counts: Columns = {name: [] for name in COUNTS}
     for t, split, text in zip(packed["round"], packed["split"], packed["counts"], strict=True):
         try:
             shuffled = np.frombuffer(zlib.decompress(base64.b64decode(text, validate=True)), np.uint8)
@@ -91,9 +93,10 @@ class BestAndFinal:
     @property
     def columns(self) -> Columns:
         """The columns of the confusion table."""
-        columns: Columns = {name: [] for name in OWN["confusion"]}
+        columns: Columns = {name: [] for name in ("which", *COUNTS)}
         for which, packed in self.counts.items():
             counts = unpack(packed)
-            for name, values in columns.items():
-                values += [which] * len(counts["count"]) if name == "which" else counts[name]
+            columns["which"] += [which] * len(counts["count"])
+            for name, values in counts.items():
+                columns[name] += values
         return columns

@@ -1,4 +1,4 @@
-"""What is stored of results, read back file by file: a Parquet table, a run's row, a journal."""
+"""Files of results read back one by one: a Parquet table, a run's row."""
 
 import json
 from collections.abc import Sequence
@@ -10,20 +10,24 @@ import pyarrow.parquet as pq
 
 from fedray.core.errors import BadInputError, DamagedError
 from fedray.core.version import __version__
-from fedray.results.schema import SCHEMAS
+from fedray.results.schema import SCHEMAS, in_order, needed
 
 
 def read_parquet(path: Path, table: str) -> pa.Table:
-    """One file of a table; DamagedError where it cannot be read, BadInputError where its columns are others."""
+    """One file of a table: its columns in order, null where the file lacks one, and then those that this version lacks.
+
+    DamagedError where the file cannot be read. BadInputError where a column has another type, or where one is missing
+    that says what a row is about.
+    """
     try:
         check_file(path)
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
-            if not file.schema_arrow.equals(SCHEMAS[table]):
-                raise foreign(path, table, file.schema_arrow.names)
+            check_schema(path, table, file.schema_arrow)
             found = file.read(use_threads=False)
         found.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise DamagedError(f"the results file {path} cannot be read: {error}") from None
+    found = found if found.schema.equals(SCHEMAS[table]) else in_order(table, found)
     if others := set(found.column(0).unique().to_pylist()) - {path.stem}:
         raise DamagedError(f"the results file {path} is that of {sorted(map(str, others))[0]}")
     return found
@@ -50,38 +54,57 @@ def read_row(path: Path) -> pa.Table:
 
 
 def check_columns(path: Path, table: str) -> None:
-    """Raise the BadInputError of `read_parquet` for other columns; of the file, only the end is read.
+    """Raise BadInputError where nothing may be written beside this file: it has columns that this version lacks.
 
-    A damaged file passes.
+    Files that `read_parquet` refuses for their columns are refused, too; a damaged file passes. Only the end of the
+    file is read.
     """
     try:
         check_file(path)
         found = pq.read_schema(path)
     except (pa.ArrowException, OSError):
         return
-    if not found.equals(SCHEMAS[table]):
-        raise foreign(path, table, found.names)
+    check_schema(path, table, found, newer=False)
 
 
-def foreign(path: Path, table: str, theirs: Sequence[str]) -> BadInputError:
-    """What to raise for a Parquet file with other columns; the version that wrote it stands in the run's row."""
+def check_schema(path: Path, table: str, found: pa.Schema, newer: bool = True) -> None:
+    """Raise BadInputError where the columns of a file are no table of this version, nor of an older one.
+
+    With `newer` the file may have columns that this version lacks.
+    """
+    if found.equals(SCHEMAS[table]):
+        return
+    known, names = SCHEMAS[table], found.names
+    lacks = [name for name in needed(table) if name not in names]
+    more = [name for name in names if not newer and name not in known.names]
+    others = [
+        name
+        for name in known.names
+        if name in names and (names.count(name) > 1 or found.field(name).type != known.field(name).type)
+    ]
+    if lacks or more or others:
+        raise other_version(path, version_of(path), lacks, more, others)
+
+
+def version_of(path: Path) -> Any:
+    """The version of fedray that wrote a run's table, as the run's row says; None where that is not known."""
     try:
-        check_file(path.parents[1] / "runs" / path.name)
-        row = pq.read_table(path.parents[1] / "runs" / path.name, columns=["fedray_version"], partitioning=None)
-        version = row["fedray_version"][0].as_py()
+        row = path.parents[1] / "runs" / path.name
+        check_file(row)
+        return pq.read_table(row, columns=["fedray_version"], partitioning=None)["fedray_version"][0].as_py()
     except (pa.ArrowException, OSError, KeyError, IndexError):
-        version = None
-    return _other_version(path, version, theirs, SCHEMAS[table].names)
+        return None
 
 
-def _other_version(path: Path, version: Any, theirs: Sequence[str], mine: Sequence[str]) -> BadInputError:
-    """What to raise for a file with their columns where mine should be."""
+def other_version(
+    path: Path, version: Any, lacks: Sequence[str] = (), more: Sequence[str] = (), others: Sequence[str] = ()
+) -> BadInputError:
+    """The error for a file that lacks columns, has more of them than this version, or has some of another type."""
     which = f"version {version}" if version and version != __version__ else "another version"
-    lacks, more = [name for name in mine if name not in theirs], [name for name in theirs if name not in mine]
     says = [f"without {some(lacks)}"] * bool(lacks) + [f"with {some(more)}"] * bool(more)
-    columns = " and ".join(says) or "of other types or in another order"
+    says += [f"with {some(others)} of another type"] * bool(others)
     return BadInputError(
-        f"{path} was written by {which} of fedray, its columns {columns}, and cannot stand with what this "
+        f"{path} was written by {which} of fedray, its columns {' and '.join(says)}, and cannot stand with what this "
         f"one, {__version__}, writes; nothing in {path.parents[1]}/ was changed: take another --output.name, or that "
         "version"
     )

@@ -1,4 +1,4 @@
-"""What runs left on disk, read back for pandas; docs/results.md documents every table and column."""
+"""Results on disk, read back for pandas; docs/results.md documents every table and column."""
 
 import difflib
 import json
@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pyarrow as pa
 
 from fedray.core.errors import BadInputError, DamagedError
-from fedray.results.files import check_columns, read_parquet, read_row
-from fedray.results.frames import DamagedResultsWarning, Results
+from fedray.core.newer import NEWER, with_neutral
+from fedray.core.settings import flatten
+from fedray.core.version import __version__
+from fedray.results.files import check_columns, read_parquet, read_row, some
+from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
 from fedray.results.journal import journal_tables, read_journal
-from fedray.results.schema import FINAL_STATUSES, PER_RUN, SCHEMAS
+from fedray.results.schema import FINAL_STATUSES, GROUPING, PER_RUN, REPEATS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,21 +27,28 @@ if TYPE_CHECKING:
 def load(name: str, root: str | Path = "results", run: str | None = None) -> Results:
     """Read all tables of `name`, or of one run there, with what a killed or running process has only in its journal.
 
-    A damaged file is left out, with a DamagedResultsWarning that names it; all else of its run is there. BadInputError
-    where there are no such results (it names the nearest), or where another version of fedray wrote some of them.
+    Files of an older fedray have nulls in the columns, and neutral values in the settings, that they lack. A damaged
+    file is left out, with a DamagedResultsWarning that names it; all else of its run is there. Columns that only a
+    newer fedray knows are left out, with a NewerResultsWarning. BadInputError where there are no such results (it names
+    the nearest), or where a column has another type.
     """
     folder = Path(root) / name
     if not name or not folder.is_dir():
         raise BadInputError(_missing(name, Path(root)))
-    parts = _read_runs(folder, run or EVERY)
+    parts, newer = _read_runs(folder, run or EVERY)
     used = {name for row in parts["runs"].values() for name in row["partition_id"].to_pylist()}
     parts["partitions"] = _read_partitions(folder, None if run is None else used)
+    newer |= {f"{table}.{name}" for table, files in parts.items() for name in _unknown_columns(table, files)}
+    if newer:
+        sentence = f"{folder} has columns that this fedray, {__version__}, does not know, and they were left out"
+        warnings.warn(f"{sentence}: {some(sorted(newer))}", NewerResultsWarning, stacklevel=2)
     frames = {table: _frame(table, files) for table, files in parts.items()}
-    return Results(**frames | {"runs": _with_settings(frames["runs"])})
+    frames["runs"] = _with_settings(frames["runs"])
+    return Results(**{table: _with_neutral_grouping(frame, frames["runs"]) for table, frame in frames.items()})
 
 
 def status(root: str | Path, name: str, run: str) -> str | None:
-    """The status of a run, None where it never started; BadInputError where its file is damaged or another version's.
+    """The status of a run, None where it never started; BadInputError where its file is damaged or no run's row.
 
     `running` is also what a killed process leaves behind.
     """
@@ -47,7 +57,7 @@ def status(root: str | Path, name: str, run: str) -> str | None:
 
 
 def check_version(root: str | Path, name: str) -> None:
-    """Raise BadInputError where another version of fedray has written results of this name; no table is read.
+    """Raise BadInputError where results of this name have columns that this fedray lacks; no table is read.
 
     It looks at a hundred runs' rows, at most, and at one file of each other table: whoever wrote here before has looked
     as well.
@@ -64,10 +74,11 @@ EVERY = "[!.]*"
 T = TypeVar("T")
 
 
-def _read_runs(folder: Path, wanted: str) -> dict[str, dict[str, pa.Table]]:
-    """Of each per-run table what there is of each run: from Parquet once its status is final, else from its journal.
+def _read_runs(folder: Path, wanted: str) -> tuple[dict[str, dict[str, pa.Table]], set[str]]:
+    """Each per-run table of each run, and the columns in journals that this version lacks.
 
-    The population, which no round changes, is always in Parquet.
+    A run is read from Parquet once its status is final, else from its journal. Its population, which no round changes,
+    is always in Parquet.
     """
     # Journals first: one that a finishing run removes after this look is not needed, its tables being complete.
     journals = _read_all(folder.glob(f"journal/{wanted}.jsonl"), read_journal)
@@ -86,7 +97,7 @@ def _read_runs(folder: Path, wanted: str) -> dict[str, dict[str, pa.Table]]:
             files = (folder / table / f"{run}.parquet" for run in stored)
             parts[table] = _read_all(files, partial(read_parquet, table=table))
         parts[table] |= kept
-    return parts
+    return parts, {name for run in live for name in journals[run].newer}
 
 
 def _read_partitions(folder: Path, only: Collection[str] | None) -> dict[str, pa.Table]:
@@ -96,7 +107,7 @@ def _read_partitions(folder: Path, only: Collection[str] | None) -> dict[str, pa
 
 
 def _read_all(paths: Iterable[Path], read: Callable[[Path], T | None]) -> dict[str, T]:
-    """What is read of these files, by their names; one that is gone is left out, a damaged one with a warning."""
+    """The content of these files by their names. A file that is gone is left out, a damaged one with a warning."""
     found = {}
     for path in sorted(paths):
         try:
@@ -109,26 +120,44 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T | None]) -> dict[s
     return found
 
 
+def _unknown_columns(table: str, files: Mapping[str, pa.Table]) -> set[str]:
+    """The columns of the files that this version lacks; `read_parquet` puts them last."""
+    known = len(SCHEMAS[table])
+    return {name for each in files.values() for name in each.column_names[known:]}
+
+
 def _frame(table: str, files: Mapping[str, pa.Table]) -> "pd.DataFrame":
     """The tables of all files as one, sorted by the files' names."""
-    return pa.concat_tables([SCHEMAS[table].empty_table(), *(files[name] for name in sorted(files))]).to_pandas()
+    known = SCHEMAS[table]
+    return pa.concat_tables(
+        [known.empty_table(), *(files[name].select(known.names) for name in sorted(files))]
+    ).to_pandas()
 
 
 def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
     """The runs with each setting as a column, but for settings that are a column already."""
     import pandas as pd
 
-    rows = [dict(_flatten(json.loads(text))) for text in runs["settings"].dropna()]
+    rows = [_settings(text) for text in runs["settings"].dropna()]
     settings = pd.DataFrame(rows, index=runs.index[runs["settings"].notna()])
     return runs.join(settings.drop(columns=[name for name in settings if name in runs]))
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", tuple(value) if isinstance(value, list) else value  # a tuple can be grouped by
+def _settings(text: str) -> dict[str, Any]:
+    """The settings of one run by dotted name; a list is a tuple, which can be grouped by."""
+    found = with_neutral(dict(flatten(json.loads(text))))
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
+
+
+def _with_neutral_grouping(frame: "pd.DataFrame", runs: "pd.DataFrame") -> "pd.DataFrame":
+    """The frame whose grouping columns are filled in where they repeat a setting that is newer than the file."""
+    for column in [name for name in GROUPING if REPEATS.get(name) in NEWER and name in frame]:
+        if REPEATS[column] in runs and frame[column].isna().any():
+            of_runs = runs.set_index("run")[REPEATS[column]]
+            filled = frame[column].astype(object).where(frame[column].notna(), frame["run"].map(of_runs))
+            whole = GROUPING[column].to_pandas_dtype() if filled.notna().all() else None
+            frame = frame.assign(**{column: filled.astype(whole) if whole else filled.infer_objects()})
+    return frame
 
 
 def _missing(name: str, root: Path) -> str:

@@ -27,3 +27,7 @@ class Results:
 
 class DamagedResultsWarning(UserWarning):
     """A file of the results cannot be read and was left out."""
+
+
+class NewerResultsWarning(UserWarning):
+    """The results have columns of a newer fedray, which were left out."""

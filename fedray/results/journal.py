@@ -2,20 +2,21 @@
 
 import json
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from fedray.core.errors import DamagedError
 from fedray.results.confusion_counts import BestAndFinal, unpack
-from fedray.results.files import _other_version, check_file
+from fedray.results.files import check_file
 from fedray.results.schema import (
     BY_ROUND,
-    IN_JOURNAL,
+    GROUPING,
     OWN,
+    PACKED,
     Columns,
     join_batches,
     summarise,
@@ -42,15 +43,27 @@ def decode_line(text: bytes) -> dict[str, Any]:
     return line
 
 
-Journal = tuple[dict[str, Any], dict[int, dict[str, Columns]]]
-"""The header (run, grouping, and the columns of runs), and by round the columns of IN_JOURNAL."""
+class Journal(NamedTuple):
+    """A journal's content, as this version knows it."""
+
+    header: dict[str, Any]
+    """`run`, `grouping`, and the columns of `runs`."""
+    lines: dict[int, dict[str, Columns]]
+    """By round, the columns of the tables in IN_JOURNAL."""
+    newer: tuple[str, ...]
+    """The tables and columns that this version lacks, as `rounds.seconds`. They were left out."""
+
+
+IN_JOURNAL = (*BY_ROUND, "confusion")
+"""The tables that a line of the journal has its round's rows of."""
+HEADER = ("run", "grouping", "runs")
 
 
 def read_journal(path: Path) -> Journal | None:
     """A journal without what a kill cut short at its end, of a round recorded twice the later one; None if it is gone.
 
-    Its rounds are in order. DamagedError where anything but the last line is damaged, BadInputError where its columns
-    are others.
+    Its rounds are in order. What an older version did not write is null, or a table without rows. DamagedError where
+    anything but the last line is damaged.
     """
     try:
         check_file(path)
@@ -63,28 +76,49 @@ def read_journal(path: Path) -> Journal | None:
         texts.pop()
     try:
         header, *lines = map(decode_line, texts)
-        whole = all(line.keys() == set(IN_JOURNAL) for line in lines)
-        if not whole or header.keys() != {"run", "grouping", "runs"}:
+        if not (set(HEADER) <= header.keys() and all("rounds" in line for line in lines)):
             raise ValueError("it lacks a table")
         if header["run"] != path.stem:
             raise ValueError(f"it is that of {str(header['run'])[:100]}")
-        of_lines = ((names, line[table]) for line in lines for table, names in IN_JOURNAL.items())
-        parts = chain([(tuple(OWN["runs"]), header["runs"])], of_lines)
-        other = next(((list(part), names) for names, part in parts if part.keys() != set(names)), None)
-        version = header["runs"].get("fedray_version", [None])[0]
-        if not other:
-            by_round = {check_line(line): line for line in lines}
-            if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
-                raise ValueError(f"it lacks round {min(missing)}")
-            for table in BY_ROUND:
-                to_batch(table, join_lines(table, by_round.values()))
-            if len(to_batch("runs", header["runs"])) != 1:
-                raise ValueError("its header has not one run")
+        newer = unknown_names(header, lines)
+        header = {**{name: header[name] for name in HEADER}, "runs": made_whole(header["runs"], OWN["runs"])}
+        header["grouping"] = {name: header["grouping"].get(name) for name in GROUPING}
+        whole = [{table: made_whole(line.get(table, {}), columns_of(table)) for table in IN_JOURNAL} for line in lines]
+        by_round = {check_line(line): line for line in whole}
+        if missing := set(range(1, max(by_round, default=0))) - by_round.keys():
+            raise ValueError(f"it lacks round {min(missing)}")
+        for table in BY_ROUND:
+            to_batch(table, join_lines(table, by_round.values()))
+        if len(to_batch("runs", header["runs"])) != 1:
+            raise ValueError("its header has not one run")
     except UNREADABLE as error:
         raise DamagedError(f"the journal {path} is damaged: {error}") from None
-    if other:
-        raise _other_version(path, version, *other)
-    return header, dict(sorted(by_round.items()))
+    return Journal(header, dict(sorted(by_round.items())), newer)
+
+
+def columns_of(table: str) -> Collection[str]:
+    """The columns that a line of the journal has of a table."""
+    return PACKED if table == "confusion" else OWN[table]
+
+
+def unknown_names(header: Mapping[str, Any], lines: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The tables and columns in a journal that this version lacks."""
+    found = {name: None for name in header if name not in HEADER}
+    found |= {f"grouping.{name}": None for name in header["grouping"].keys() - GROUPING.keys()}
+    found |= {f"runs.{name}": None for name in header["runs"].keys() - OWN["runs"].keys()}
+    for line in lines:
+        for table, columns in line.items():
+            if table in IN_JOURNAL:
+                found |= {f"{table}.{name}": None for name in columns.keys() - columns_of(table)}
+            else:
+                found[table] = None
+    return tuple(found)
+
+
+def made_whole(columns: Columns, names: Iterable[str]) -> Columns:
+    """The columns of these names, null where they are absent."""
+    height = len(next(iter(columns.values()), ()))
+    return {name: columns[name] if name in columns else [None] * height for name in names}
 
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, pa.ArrowException)
@@ -109,7 +143,7 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
 
     DamagedError where a value is of the wrong type; `path` is the journal's, for its sentence.
     """
-    header, lines = journal
+    header, lines, _ = journal
     try:
         batches = {table: to_batch(table, join_lines(table, lines.values())) for table in BY_ROUND}
         confusion = BestAndFinal()

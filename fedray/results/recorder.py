@@ -24,13 +24,12 @@ from fedray.core.atomic import remove_stale, replacing, sync, writing
 from fedray.core.errors import START_OVER, BadInputError, DamagedError
 from fedray.core.lock import hold
 from fedray.results.confusion_counts import BestAndFinal, pack
-from fedray.results.files import check_columns, read_parquet, read_row
-from fedray.results.journal import encode_line, join_lines, read_journal
+from fedray.results.files import check_columns, other_version, read_parquet, read_row
+from fedray.results.journal import IN_JOURNAL, Journal, encode_line, join_lines, read_journal
 from fedray.results.schema import (
     BY_ROUND,
     FINAL_STATUSES,
     GROUPING,
-    IN_JOURNAL,
     JUDGED_BY,
     OWN,
     PER_RUN,
@@ -98,9 +97,11 @@ class Recorder:
         """
         recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
         try:
-            header, lines = read_journal(recorder._journal) or ({}, {})
+            header, lines, newer = read_journal(recorder._journal) or Journal({}, {}, ())
         except DamagedError as error:
             raise DamagedError(f"{error}; {START_OVER}") from None
+        if newer:  # it would be lost
+            raise other_version(recorder._journal, header["runs"]["fedray_version"][0], more=newer)
         kept = [line for t, line in lines.items() if t <= keep_rounds]
         if len(kept) < keep_rounds:
             raise BadInputError(
@@ -162,11 +163,11 @@ class Recorder:
 
         Only the row need say which round. A value of a wrong type raises before anything is written.
         """
-        line = {"rounds": to_columns("rounds", [round_row])}
-        others = {"clients": clients, "metrics": metrics, "evaluations": evaluations}
-        for table, content in {**others, "confusion": confusion, "events": events}.items():
-            line[table] = to_columns(table, content)
-            line[table]["round"] = [round_row["round"]] * len(next(iter(line[table].values())))
+        given: dict[str, Content] = {"rounds": [round_row], "clients": clients, "metrics": metrics, "events": events}
+        given |= {"evaluations": evaluations, "confusion": confusion}
+        line = {table: to_columns(table, given.get(table, ())) for table in IN_JOURNAL}
+        for columns in line.values():
+            columns["round"] = [round_row["round"]] * len(next(iter(columns.values())))
         if before := self._before.pop(round_row["round"], None):
             line["events"] = join_lines("events", [{"events": before}, line])
         for table in IN_JOURNAL:

@@ -101,9 +101,17 @@ OWN: dict[str, dict[str, pa.DataType]] = {
 PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
 """The tables that hold what each round added to them."""
-IN_JOURNAL = {**{table: tuple(OWN[table]) for table in BY_ROUND}, "confusion": ("round", "split", "counts")}
-"""What a line of the journal holds of its round, and in which columns; `confusion`, as a table of two rounds only, is
-packed there (confusion.py)."""
+PACKED = ("round", "split", "counts")
+"""The columns of `confusion` in the journal, packed as in confusion_counts.py. The table has two rounds only."""
+
+REPEATS = {
+    **{name: f"{name}.name" for name in ("algorithm", "model", "partition")},
+    "dataset": "data.dataset",
+    "alpha": "partition.alpha",
+    "local_steps": "algorithm.steps",
+    **{name: f"algorithm.{name}" for name in ("epochs", "batch_size", "lr", "momentum", "server_lr", "weighting")},
+}
+"""The setting that a grouping column repeats."""
 
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")
@@ -124,6 +132,25 @@ Content = Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any] | np.ndarray]
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row whose values JSON and Arrow both take: NumPy's scalars as Python's, a time as ms since 1970 UTC."""
     return {name: _plain(value) for name, value in row.items()}
+
+
+def needed(table: str) -> list[str]:
+    """The columns without which a file of the table says nothing."""
+    names = SCHEMAS[table].names
+    return [
+        name
+        for name in names
+        if name in (names[0], "status", "round", "client") and (table, name) != ("clients", "status")
+    ]
+
+
+def in_order(table: str, found: pa.Table) -> pa.Table:
+    """The table with its columns in their order, null where an older file lacks one; unknown columns come last."""
+    known = SCHEMAS[table].names
+    for field in SCHEMAS[table]:
+        if field.name not in found.column_names:
+            found = found.append_column(field, pa.nulls(len(found), field.type))
+    return found.select([*known, *(name for name in found.column_names if name not in known)])
 
 
 def to_columns(table: str, content: Content) -> Columns:
@@ -162,10 +189,13 @@ def to_batch(table: str, content: Content) -> pa.Table:
 
 
 def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mapping[str, Any]) -> pa.Table:
-    """The whole table of one run: the run and its grouping columns repeated in front of the batches' rows."""
+    """The whole table of one run: the run and its grouping columns repeated in front of the batches' rows.
+
+    A grouping column that is not given is null.
+    """
     own = pa.concat_tables([to_batch(table, []), *batches])
     common = {"run": run, **grouping}
-    repeated = [pa.repeat(pa.scalar(common[name], type_), len(own)) for name, type_ in _COMMON.items()]
+    repeated = [pa.repeat(pa.scalar(common.get(name), type_), len(own)) for name, type_ in _COMMON.items()]
     return pa.table(repeated + own.columns, schema=SCHEMAS[table])
 
 

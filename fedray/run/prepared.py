@@ -76,7 +76,8 @@ class Job:
 
     @property
     def settings_json(self) -> str:
-        return json.dumps(self.experiment.settings())
+        """The settings as the results have them."""
+        return json.dumps(self.experiment.stored_settings())
 
     @cached_property
     def dataset(self) -> Dataset:

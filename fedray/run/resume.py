@@ -10,8 +10,9 @@ from typing import Any
 
 from fedray.core.atomic import writing
 from fedray.core.errors import START_OVER, BadInputError, DamagedError
+from fedray.core.newer import with_neutral
+from fedray.core.settings import flatten
 from fedray.core.updates import Vectors
-from fedray.experiment.experiment import flatten
 from fedray.run import checkpoint
 from fedray.run.prepared import Job
 from fedray.run.run_columns import versions
@@ -81,6 +82,8 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     if type(t) is not int or not 1 <= t <= job.experiment.rounds:
         raise DamagedError(f"the checkpoint {path} is damaged: it is of round {t!r}")
     theirs = {name: meta.get(name) for name in mine}
+    for each in (mine, theirs):
+        each["settings"] = with_neutral(each["settings"] if isinstance(each["settings"], Mapping) else {})
     first = job.experiment.algorithm.init(*job.vectors)
     if mine != theirs or {n: v.shape for n, v in state.items()} != {n: v.shape for n, v in first.items()}:
         other = difference(theirs, mine)
@@ -95,8 +98,8 @@ def read_checkpoint(job: Job, path: Path) -> Past:
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """What must match between a checkpoint and the run that would continue it, as dotted plain values."""
-    settings = dict(flatten(job.experiment.settings()))
+    """The settings, by dotted name, and the data that a checkpoint and the run that continues it must share."""
+    settings = dict(flatten(job.experiment.stored_settings()))
     kept = {
         name: value for name, value in settings.items() if not name.startswith(("cluster.", "output.", "data.root"))
     }
@@ -104,8 +107,8 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:
-    """What tells two identities apart, in words."""
-    a, b = theirs.get("settings") or {}, mine["settings"]
+    """The settings or the data in which two identities differ, in words."""
+    a, b = theirs["settings"], mine["settings"]
     differing = [
         f"{name} {a.get(name)!r} there, {b.get(name)!r} here" for name in sorted({*a, *b}) if a.get(name) != b.get(name)
     ]

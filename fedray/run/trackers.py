@@ -6,13 +6,12 @@ on it.
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from fedray.experiment.experiment import flatten
+from fedray.core.settings import flatten
 from fedray.results.output import Output
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch, Watches
@@ -95,7 +94,7 @@ class TensorBoard(Logger):
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
         self.writer = EventFileWriter(str(job.folder / "tensorboard" / job.run))
-        self.settings = json.loads(job.settings_json)
+        self.settings = job.experiment.settings()
         self.last: int | None = None
 
     def log(self, t: int, numbers: dict[str, float]) -> None:
@@ -146,7 +145,7 @@ class WandB(Logger):
             id=job.run,
             name=job.run,
             dir=job.folder,
-            config=json.loads(job.settings_json),
+            config=job.experiment.settings(),
             resume="allow" if goes_on else None,
             reinit="create_new",  # a sweep has several at a time
             settings=wandb.Settings(silent=True, console="off"),

@@ -19,8 +19,9 @@ from fedray.cli.verbosity import read_verbosity, speak
 from fedray.core.errors import BadInputError, DamagedError
 from fedray.core.interrupt import Interrupt
 from fedray.core.lock import hold
+from fedray.core.settings import flatten
 from fedray.experiment.composition import compose, override
-from fedray.experiment.experiment import Experiment, flatten
+from fedray.experiment.experiment import Experiment
 from fedray.run.checks import check_split
 from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
@@ -59,10 +60,13 @@ LISTS = {
     )
 }
 
+LEFT_OUT = (results.DamagedResultsWarning, results.NewerResultsWarning)
+
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", results.DamagedResultsWarning)  # shown once, at the end
+        for category in LEFT_OUT:
+            warnings.simplefilter("ignore", category)  # shown once, at the end
         return sweep_all(argv, interrupt or Interrupt())
 
 
@@ -115,7 +119,8 @@ def play_and_sum_up(
         if job.ended:
             job.tidy()
     with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", results.DamagedResultsWarning)
+        for category in LEFT_OUT:
+            warnings.simplefilter("always", category)
         found = results.load(folder.name, folder.parent)
     for warning in caught:
         watch.notice(str(warning.message))

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from fedray import results
+from fedray.core.newer import with_neutral
+from fedray.core.settings import flatten
 from fedray.data.own_tests import own_test_size
 from fedray.data.synthetic import SIZES
-from fedray.experiment.experiment import flatten
 
 Settings = Mapping[str, Any]
 
@@ -37,7 +38,7 @@ def known_runs(root: str | Path, name: str) -> list[Known]:
     runs = results.load(name, root).runs
     rows = zip(*(runs[column].tolist() for column in ("run", "settings", "rounds_done", "seconds")), strict=True)
     return [
-        Known(run, dict(flatten(json.loads(settings))), int(rounds), float(seconds))
+        Known(run, with_neutral(dict(flatten(json.loads(settings)))), int(rounds), float(seconds))
         for run, settings, rounds, seconds in rows
         if settings and rounds > 0 and seconds > 0  # a null is NaN here, and NaN > 0 is false
     ]

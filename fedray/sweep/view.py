@@ -20,7 +20,7 @@ from fedray import results
 from fedray.cli.console import ConsoleWatch, NoticeWatch, clock
 from fedray.cli.json_lines import JsonWatch
 from fedray.cli.verbosity import Verbosity
-from fedray.experiment.experiment import flatten
+from fedray.core.settings import flatten
 from fedray.run.prepared import Job
 from fedray.run.stopping import judged_by
 from fedray.run.watch import Watch

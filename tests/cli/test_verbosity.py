@@ -23,7 +23,7 @@ from fedray.__main__ import main
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cli.command_line import report_errors
 from fedray.cli.json_lines import writable
-from fedray.experiment.experiment import flatten
+from fedray.core.settings import flatten
 from fedray.results import load
 from fedray.results.schema import OWN, TIME
 from fedray.run import run

@@ -81,10 +81,34 @@ def test_the_rest_of_a_log_file_begins_where_what_was_shown_ends(tmp_path):
     path.write_bytes(":job_id:01000000\n:actor_name:A\nüber\r\n\n:actor_name:B\nlast\r0%\r9%\n\nend".encode())
     lines = list(printed.lines_of(path))
     assert lines == [("A", "über"), ("A", ""), ("B", "last\r0%\r9%"), ("B", ""), ("B", "end")]
-    total = sum(printed.length(line) for _, line in lines)
+    total = sum(len(printed.plain(line)) for _, line in lines)
     assert total == len("über") + len("last0%9%") + len("end")
     assert list(printed.unshown(path, 0)) == lines
     assert list(printed.unshown(path, 2)) == [("A", "er"), *lines[1:]]
     assert list(printed.unshown(path, 4)) == lines[2:]
     assert list(printed.unshown(path, total - 1)) == [("B", "d")]
     assert list(printed.unshown(path, total)) == []
+
+
+@pytest.mark.parametrize(
+    ("batches", "said", "whole"),
+    [
+        ([["one", "tw"], ["o"]], ["three"], False),
+        ([["one", "two", "three"]], [], False),
+        ([], ["one", "two", "three"], False),
+        ([["one"], ["three"]], ["one", "two", "three"], True),
+    ],
+    ids=["the rest", "all was shown", "nothing was", "a batch was lost"],
+)
+def test_the_log_files_of_a_local_ray_are_shown_to_their_end(tmp_path, speaking, capsys, caplog, batches, said, whole):
+    (tmp_path / "worker-0a-01000000-17.err").write_text(":job_id:01000000\n:actor_name:A\none\ntwo\nthree")
+    (tmp_path / "worker-0a-01000000-17.out").write_text(":job_id:01000000\n:actor_name:A\n")
+    (tmp_path / "gcs_server.out").write_text("nobody's")
+    seen = printed.Printed()
+    for lines in batches:
+        seen.note({"ip": "here", "pid": "17", "is_err": True, "lines": lines})
+    seen.close(tmp_path)
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert re.findall(r"\(A pid=17\)\S* (\w+)", found.err) == said
+    assert ("some of what process 17 printed was lost on its way here; this is all of it" in caplog.text) == whole

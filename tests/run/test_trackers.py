@@ -14,7 +14,7 @@ from small_runs import assert_same_tables, small, stopped_after
 from fedray import results
 from fedray.__main__ import main
 from fedray.core.errors import BadInputError
-from fedray.experiment.experiment import flatten
+from fedray.core.settings import flatten
 from fedray.run import run
 from fedray.run.prepared import Job
 from fedray.run.trackers import Logger, scalars

@@ -7,8 +7,8 @@ import pytest
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import ClientError
+from fedray.core.settings import flatten
 from fedray.experiment.composition import compose
-from fedray.experiment.experiment import flatten
 from fedray.results import load
 from fedray.run import run
 from fedray.sweep.estimate import Known, duration, estimate, known_runs, outlook, work
