@@ -21,7 +21,10 @@ from pandas.testing import assert_frame_equal
 from safetensors.numpy import load_file
 from warm import Warm
 
+from fedray.core.newer import with_neutral
+from fedray.core.settings import flatten
 from fedray.experiment import Experiment, read_experiment
+from fedray.experiment.composition import all_settings
 from fedray.results import FINAL_STATUSES, load
 from fedray.run import run
 from fedray.run.prepared import Job
@@ -72,6 +75,17 @@ def test_the_id_of_a_run_is_that_of_0_3_0_as_toml_has_settings_and_as_words_have
     }
     assert id_of(read(tmp_path, golden["settings"])) == golden["id"]
     assert id_of(read(tmp_path, words)) == golden["id"]
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_each_setting_that_0_3_0_lacks_is_declared_as_newer(name):
+    """With its neutral value, in core/newer.py; else the ids would be others, and old results would have no value."""
+    for path in WRITTEN.glob(f"{name}/runs/*.parquet"):
+        written = json.loads(pd.read_parquet(path)["settings"][0])
+        chosen = {section: {"name": written[section]["name"]} for section in ("algorithm", "partition")}
+        now = {setting for setting, _ in all_settings(chosen)}
+        then = dict(flatten(written))
+        assert now == set(with_neutral(then))
 
 
 def test_the_id_of_an_own_class_is_that_of_0_3_0(tmp_path):

@@ -155,8 +155,8 @@ def _with_neutral_grouping(frame: "pd.DataFrame", runs: "pd.DataFrame") -> "pd.D
         if REPEATS[column] in runs and frame[column].isna().any():
             of_runs = runs.set_index("run")[REPEATS[column]]
             filled = frame[column].astype(object).where(frame[column].notna(), frame["run"].map(of_runs))
-            whole = GROUPING[column].to_pandas_dtype() if filled.notna().all() else None
-            frame = frame.assign(**{column: filled.astype(whole) if whole else filled.infer_objects()})
+            typed = pa.array(filled, GROUPING[column], from_pandas=True).to_pandas().set_axis(frame.index)
+            frame = frame.assign(**{column: typed})
     return frame
 
 

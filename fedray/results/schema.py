@@ -1,6 +1,6 @@
 """The tables of the results: their columns, and rows turned into them. recorder.py writes them, stored.py reads them.
 
-docs/results.md says what each column means.
+results/README.md says what each column means.
 
 Every per-run table begins with `run` and the grouping columns, the same for every run, so that a folder of runs reads
 as one table and can be grouped by what was varied.
@@ -102,7 +102,7 @@ PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
 """The tables that hold what each round added to them."""
 PACKED = ("round", "split", "counts")
-"""The columns of `confusion` in the journal, packed as in confusion_counts.py. The table has two rounds only."""
+"""The columns of `confusion` in the journal, where it is packed (confusion_counts.py). The table has two rounds."""
 
 REPEATS = {
     **{name: f"{name}.name" for name in ("algorithm", "model", "partition")},
@@ -137,11 +137,9 @@ def plain(row: Mapping[str, Any]) -> dict[str, Any]:
 def needed(table: str) -> list[str]:
     """The columns without which a file of the table says nothing."""
     names = SCHEMAS[table].names
-    return [
-        name
-        for name in names
-        if name in (names[0], "status", "round", "client") and (table, name) != ("clients", "status")
-    ]
+    return (
+        ["run", "status", "settings"] if table == "runs" else [n for n in names if n in (names[0], "round", "client")]
+    )
 
 
 def in_order(table: str, found: pa.Table) -> pa.Table:

@@ -5,6 +5,7 @@ import json
 import math
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,10 +26,10 @@ from pydantic import ValidationError
 
 from fedray import __version__
 from fedray.core.errors import BadInputError
-from fedray.results import FINAL_STATUSES, SCHEMAS, DamagedResultsWarning, Results, load
+from fedray.results import FINAL_STATUSES, SCHEMAS, DamagedResultsWarning, NewerResultsWarning, Results, load
 from fedray.results.confusion_counts import confusion_columns, pack, unpack
 from fedray.results.folder import check_version, status
-from fedray.results.journal import read_journal
+from fedray.results.journal import IN_JOURNAL, decode_line, encode_line, read_journal
 from fedray.results.output import Output
 from fedray.results.recorder import Recorder, check_writable
 from fedray.results.schema import GROUPING, OWN, PER_RUN
@@ -440,7 +441,7 @@ def test_every_cut_of_the_last_lines_loads(tmp_path: Path) -> None:
     ends = [match.end() for match in re.finditer(b"\n", whole)]  # of the header, then of rounds 1, 2, 3, 4
     for cut in range(ends[2], len(whole) + 1):
         journal_of(tmp_path).write_bytes(whole[:cut])
-        _, lines = read_journal(journal_of(tmp_path)) or ({}, {})
+        lines = read_journal(journal_of(tmp_path)).lines
         complete = sum(cut >= end - 1 for end in ends[1:])  # the line break itself may be missing
         assert list(lines) == list(range(1, complete + 1))
         if cut % 37 == 0 or cut in (*ends, *(end - 1 for end in ends)):
@@ -478,17 +479,112 @@ def test_a_journal_damaged_elsewhere_is_left_out_by_its_name(tmp_path: Path) -> 
                 recorder(tmp_path, keep=1)
 
 
-def test_a_journal_of_another_version_is_refused_by_its_name(tmp_path: Path) -> None:
+def test_a_journal_of_a_newer_version_is_read_without_what_is_new_and_not_written_to(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 4))
     text = re.sub(',"crc32":[0-9]+', "", journal_of(tmp_path).read_text())
-    for there, then in (("test_loss", "tost_loss"), ("best_round", "best_turn"), ("steps", "stops")):
+    for there, table, then in (
+        ("update_norm", "rounds", "update_size"),
+        ("best_round", "runs", "best_turn"),
+        ("steps", "clients", "stops"),
+        ("alpha", "grouping", "alphas"),
+    ):
         assert f'"{there}"' in text
         journal_of(tmp_path).write_text(text.replace(f'"{there}"', f'"{then}"'))
-        sentence = (
-            rf"run\.jsonl was written by another version of fedray, its columns without {there} and with {then}, and"
-        )
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        with pytest.warns(NewerResultsWarning, match=rf"/name has columns that this fedray, .* {table}\.{then}"):
+            found = load("name", tmp_path)
+        assert found.rounds["test_loss"].tolist() == [round_rows(t)[0]["test_loss"] for t in range(1, 4)]
+        assert found.rounds["update_norm"].isna().all() == (table == "rounds")
+        sentence = rf"run\.jsonl was written by another version of fedray, its columns with .*{table}\.{then}, and"
         with pytest.raises(BadInputError, match=sentence):
-            load("name", tmp_path)
+            Recorder.resume(tmp_path, "name", "run", grouping(), RUN_ROW, keep_rounds=2)
+        assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+ABSENT = {
+    "runs": ["judged_by", "num_buffers", "started_at"],
+    "rounds": ["round_lr", "bytes_up", "retries"],
+    "clients": ["node", "train_loss"],
+    "population": ["pid"],
+    "metrics": ["value"],
+    "confusion": [],
+    "partitions": ["label_name"],
+}
+"""Columns that an older version did not have; nor had it the grouping column `weighting`, nor the table evaluations."""
+
+
+def make_older(root: Path, run: str = "run") -> None:
+    """Remove columns, and tables, from a run's files: what an older version would have written."""
+    shutil.rmtree(root / "name" / "evaluations", ignore_errors=True)
+    for table, names in ABSENT.items():
+        path = root / "name" / table / f"{'p' if table == 'partitions' else run}.parquet"
+        grouped = [] if table == "partitions" else ["weighting"]
+        rewrite(path, lambda found, names=[*names, *grouped]: found.drop_columns(names))
+    if journal_of(root, run).exists():
+        header, *lines = map(decode_line, journal_of(root, run).read_bytes().splitlines())
+        del header["grouping"]["weighting"]
+        for name in ABSENT["runs"][:2]:
+            del header["runs"][name]
+        for line in lines:
+            del line["evaluations"]
+            for table, names in ABSENT.items():
+                for name in names if table in line else ():
+                    del line[table][name]
+        journal_of(root, run).write_bytes(b"".join(map(encode_line, (header, *lines))))
+
+
+def assert_is_older(found: Results, whole: Results, rounds: int) -> None:
+    """The tables are those of `whole` with nulls where the older version had no column, up to this round."""
+    for table in OWN:
+        was, now = getattr(whole, table), getattr(found, table)
+        absent = [*ABSENT.get(table, []), *(["weighting"] if table != "partitions" else [])]
+        assert list(now) == list(was)
+        assert now[absent].isna().all(axis=None)
+        of_journal = "started_at" if table == "runs" else None
+        kept = [name for name in now if name not in absent and name != of_journal]
+        assert_frame_equal(now[kept], was[kept], check_dtype=False)
+        assert now.dtypes.drop(absent).equals(was.dtypes.drop(absent))
+    assert found.rounds["round"].tolist() == list(range(1, rounds + 1))
+
+
+def test_columns_and_tables_that_an_older_version_lacks_are_null(tmp_path: Path) -> None:
+    """In the files of a run that ended, in the journal of one that was killed, and in a folder of both."""
+    record(recorder(tmp_path), range(1, 6)).finish("finished")
+    whole = load("name", tmp_path)
+    make_older(tmp_path)
+    assert_is_older(load("name", tmp_path), whole, 5)
+    assert status(tmp_path, "name", "run") == "finished"
+    check_version(tmp_path, "name")
+    record(recorder(tmp_path, "new"), range(1, 6)).finish("finished")
+    both = load("name", tmp_path)
+    assert both.rounds.groupby("run")["retries"].apply(lambda each: each.isna().all()).to_dict() == {
+        "new": True,
+        "run": True,
+    }
+    assert both.rounds.groupby("run")["round_lr"].apply(lambda each: each.isna().sum()).to_dict() == {
+        "new": 0,
+        "run": 5,
+    }
+    assert both.rounds.groupby("run")["weighting"].count().to_dict() == {"new": 5, "run": 0}
+
+
+def test_the_journal_of_an_older_version_goes_on_with_its_lines_made_whole(tmp_path: Path) -> None:
+    record(recorder(tmp_path), range(1, 6))
+    whole = load("name", tmp_path)
+    make_older(tmp_path)
+    found = load("name", tmp_path)
+    assert found.rounds["round"].tolist() == [1, 2, 3, 4, 5] and found.rounds["round_lr"].isna().all()
+    assert found.clients["weighting"].isna().all() and found.runs["judged_by"].isna().all()
+    assert_frame_equal(found.rounds[["test_loss", "seconds"]], whole.rounds[["test_loss", "seconds"]])
+    assert_frame_equal(found.confusion.drop(columns="weighting"), whole.confusion.drop(columns="weighting"))
+    again = recorder(tmp_path, keep=4)
+    assert all(decode_line(line).keys() == {*IN_JOURNAL} for line in journal_of(tmp_path).read_bytes().splitlines()[1:])
+    record(again, range(5, 8)).finish("finished")
+    assert_holds_rounds(tmp_path, 7)
+    ended = load("name", tmp_path)
+    assert ended.rounds["round_lr"].isna().tolist() == [True] * 4 + [False] * 3
+    assert ended.rounds["weighting"].tolist() == ["x"] * 7
+    assert ended.rounds.dtypes.equals(whole.rounds.dtypes)
 
 
 def test_a_round_recorded_twice_counts_once(tmp_path: Path) -> None:
@@ -746,34 +842,43 @@ def rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> bytes:
     return path.read_bytes()
 
 
-def test_results_of_another_version_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+def test_results_that_cannot_be_read_are_refused_and_left_as_they_are(tmp_path: Path) -> None:
+    """A column of another type, and one that says what a row is about; beside newer columns nothing is written."""
     for run in "ab":
         made = recorder(tmp_path, run)
         record(made, range(1, 3)).finish("finished", fedray_version="0.0.7")
     check_version(tmp_path, "name")
     check_version(tmp_path, "absent")
     sentence = (
-        rf"rounds/b\.parquet was written by version 0\.0\.7 of fedray, its columns without test_loss, .* "
+        rf"rounds/b\.parquet was written by version 0\.0\.7 of fedray, its columns with test_loss of another type, .* "
         rf"this one, {re.escape(__version__)}, .* nothing in {tmp_path}/name/ was changed: take another "
         r"--output\.name, or that version$"
     )
     path = tmp_path / "name" / "rounds" / "b.parquet"
-    before = rewrite(path, lambda table: table.drop_columns("test_loss"))
+
+    def retype(table: pa.Table) -> pa.Table:
+        column = table.schema.get_field_index("test_loss")
+        return table.set_column(column, "test_loss", table["test_loss"].cast(pa.float32()))
+
+    before = rewrite(path, retype)
     with pytest.raises(BadInputError, match=sentence):
         load("name", tmp_path)
     assert path.read_bytes() == before
-    rewrite(tmp_path / "name" / "rounds" / "a.parquet", lambda table: table.drop_columns("test_loss"))
+    rewrite(tmp_path / "name" / "rounds" / "a.parquet", retype)
     with pytest.raises(BadInputError, match=r"rounds/[ab]\.parquet was written by version 0\.0\.7"):
         check_version(tmp_path, "name")
     rewrite(
         tmp_path / "name" / "runs" / "b.parquet", lambda table: table.append_column("new", pa.nulls(1, pa.string()))
     )
+    with pytest.raises(
+        BadInputError, match=r"runs/b\.parquet was written by version 0\.0\.7 of fedray, its columns with new, and"
+    ):
+        check_version(tmp_path, "name")
+    assert status(tmp_path, "name", "a") == status(tmp_path, "name", "b") == "finished"
+    rewrite(tmp_path / "name" / "runs" / "b.parquet", lambda table: table.drop_columns("status"))
     for refused in (lambda: status(tmp_path, "name", "b"), lambda: check_version(tmp_path, "name")):
-        with pytest.raises(
-            BadInputError, match=r"runs/b\.parquet was written by version 0\.0\.7 of fedray, its columns with new, and"
-        ):
+        with pytest.raises(BadInputError, match=r"runs/b\.parquet .* its columns without status"):
             refused()
-    assert status(tmp_path, "name", "a") == "finished"
 
 
 def test_other_columns_without_a_version_are_refused_too(tmp_path: Path) -> None:
@@ -781,7 +886,7 @@ def test_other_columns_without_a_version_are_refused_too(tmp_path: Path) -> None
     pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "clients" / "run.parquet")
     with pytest.raises(
         BadInputError,
-        match=r"clients/run\.parquet .* its columns without algorithm, dataset, data_format and \d+ more, and",
+        match=r"clients/run\.parquet .* its columns without round, client and with run of another type, and",
     ):
         load("name", tmp_path)
     pd.DataFrame({"run": ["run"]}).to_parquet(tmp_path / "name" / "runs" / "run.parquet")

@@ -11,6 +11,7 @@ import weakref
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -231,13 +232,14 @@ def test_damaged_files_of_other_runs_do_not_stop_this_one(tmp_path):
 
 
 @pytest.mark.parametrize("fresh", [False, True])
-def test_results_of_another_version_are_not_written_to(tmp_path, fresh):
+def test_nothing_is_written_beside_results_of_a_newer_version(tmp_path, fresh):
     run(small(tmp_path, rounds=1))
     (row,) = tmp_path.glob("small/runs/*")
-    pq.write_table(pq.read_table(row, partitioning=None).drop_columns(["judged_by"]), row)
+    newer = pq.read_table(row, partitioning=None)
+    pq.write_table(newer.append_column("virtual_seconds", pa.array([1.5])), row)
     before = on_disk(tmp_path)
     with pytest.raises(
-        BadInputError, match=f"^{row} .* without judged_by, .*{tmp_path}/small/ .* another --output.name"
+        BadInputError, match=f"^{row} .* with virtual_seconds, .*{tmp_path}/small/ .* another --output.name"
     ):
         run(small(tmp_path, rounds=2), fresh=fresh)
     assert on_disk(tmp_path) == before
