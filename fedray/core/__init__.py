@@ -1,1 +1,1 @@
-"""What every room may use: errors, settings, randomness, updates, scores, files."""
+"""The parts that every room may use: errors, settings, randomness, updates, scores, files."""

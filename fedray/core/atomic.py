@@ -1,7 +1,7 @@
-"""Files that appear whole or not at all: written under another name, forced to disk, renamed.
+"""Files that appear whole or not at all. A file is written under a temporary name, forced to disk, and renamed.
 
-The other name starts with a dot, because readers of a folder (pandas, pyarrow, `ls`) skip such names; a file that only
-*ends* in `.tmp` would be read, half written.
+The temporary name starts with a dot, because readers of a folder (pandas, pyarrow, `ls`) skip such names. They would
+read a half-written file whose name only *ends* in `.tmp`.
 """
 
 import itertools
@@ -17,9 +17,9 @@ _serial = itertools.count()
 
 @contextmanager
 def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
-    """Yield the temporary path to write; when the block ends it replaces `path`, durably, and never when it raises.
+    """Yield the temporary path to write. It replaces `path`, durably, when the block ends, but not when it raises.
 
-    What `path` was before is then at `keep`; in between, for a moment, nothing is at `path`.
+    The old file is then at `keep`, if that is given. In between there is no file at `path` for a moment.
     """
     temporary = path.with_name(f"{_prefix(path)}{os.getpid()}-{next(_serial)}")
     try:
@@ -29,7 +29,7 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
             path.replace(keep)
         temporary.replace(path)
     except BaseException:
-        with suppress(OSError):  # where nothing can be written any more, nothing can be removed either
+        with suppress(OSError):  # a disk that cannot be written may not let a file be removed, either
             temporary.unlink(missing_ok=True)
         raise
     sync(path.parent)
@@ -37,16 +37,16 @@ def replacing(path: Path, keep: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def writing(folder: Path) -> Iterator[None]:
-    """For the length of a `with` in which results are written to `folder`, an OSError is a StorageError."""
+    """Turn an OSError into a StorageError while results are written to `folder`."""
     try:
         yield
     except OSError as error:
-        why = os.strerror(error.errno) if error.errno else str(error)  # pyarrow's own are long
+        why = os.strerror(error.errno) if error.errno else str(error)  # pyarrow's own messages are long
         raise StorageError(f"results cannot be written to {folder}: {why}") from error
 
 
 def remove_stale(path: Path) -> None:
-    """Remove what killed writers of `path` left beside it; only for a file that has one writer at a time."""
+    """Remove the temporary files of killed writers of `path`. The file must have only one writer at a time."""
     for leftover in path.parent.glob(".*"):
         if leftover.name.startswith(_prefix(path)):
             leftover.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What goes wrong: what the user gave us, what the user's code does inside a client, and processes that die."""
+"""The errors: bad input, failures of the user's code in a client, lost processes, damaged or unwritable files."""
 
 import traceback
 from collections.abc import Iterator
@@ -6,50 +6,50 @@ from contextlib import contextmanager
 
 
 class BadInputError(ValueError):
-    """The user gave something that cannot be run; the message is one sentence for a stranger (exit status 2)."""
+    """The user's input cannot be run. The message is one sentence for a stranger (exit status 2)."""
 
 
 class RunError(RuntimeError):
-    """A run cannot go on; the message says why to its user (exit status 1)."""
+    """A run cannot go on. The message tells the user why (exit status 1)."""
 
 
 class ClientError(RunError):
-    """Code that a client runs (model, loss, algorithm) raised; the message has client, round and traceback."""
+    """Code that a client runs (model, loss, algorithm) raised. The message has the client, the round, the traceback."""
 
 
 class LostActorError(RunError):
-    """The process of an actor died again and again under the same call; the message says which error Ray gave last."""
+    """An actor's process died again and again under the same call. The message has Ray's last error."""
 
 
 class BusyError(BadInputError):
-    """Somebody else is at work on the same results."""
+    """Another process is at work on the same results."""
 
 
 class LostStateError(RunError):
-    """What clients remember was lost with a node; the run can go on from its last checkpoint."""
+    """Memories of clients were lost with a node. The run can go on from its last checkpoint."""
 
 
 class TooFewSurvivorsError(RunError):
-    """So many clients were lost with their processes that a round has too few updates."""
+    """A round has too few updates, because clients were lost with their processes."""
 
 
-START_OVER = "--fresh starts this run over and moves what there is of it aside"
-"""The way out where what a run left cannot be gone on from."""
+START_OVER = "--fresh starts this run over and moves its old files aside"
+"""The advice where a run's files do not let it go on."""
 
 
 class DamagedError(BadInputError):
-    """A file of the results cannot be read; the sentence begins with which."""
+    """A file of the results cannot be read. The message begins with the file."""
 
 
 class StorageError(RunError):
-    """A file of the results cannot be written; the message says where and why, and what the same command will do."""
+    """A file of the results cannot be written. The message says where and why, and what the same command will do."""
 
 
 @contextmanager
 def blamed_on(what: str) -> Iterator[None]:
-    """Whatever the client's code raises comes out as a ClientError: what failed, and the traceback.
+    """Turn an error of the client's code into a ClientError with `what`, which failed, and the traceback.
 
-    What is wrong with what the user gave comes out as the sentence that it is. SystemExit is an error like others.
+    A BadInputError becomes a ClientError with the same sentence and no traceback. SystemExit counts as an error of the code.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""Ctrl-C and SIGTERM in fedray's programs: the first has the rounds in play come to their end, a second stops at once.
-A stdout that cannot be written any more, as in `| head -1` or on a full disk, is like a first.
+"""Ctrl-C and SIGTERM in fedray's programs. The first signal lets the rounds in play end; a second stops at once.
 
-`run()` called from Python installs nothing here: what a signal does is then up to its caller.
+A stdout that cannot be written any more, as in `| head -1` or on a full disk, counts as a first signal. `run()` called
+from Python installs no handlers: its caller decides what a signal does.
 """
 
 import os
@@ -18,11 +18,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupt:
-    """What signals asked of the runs of this process; nothing ever, unless somebody has it `listen`.
+    """The requests of signals to the runs of this process. There are none before `listen` is called.
 
-    A run says in `rounds` which round it is playing, or that it is `starting`, and looks after each round whether it
-    was `asked` to end there. While none is playing, at the start or the end of a program, the first signal stops at
-    once.
+    A run records in `rounds` which round it plays, or in `starting` that it starts. After each round it checks whether
+    it was `asked` to end. While no run plays, at the start or the end of a program, the first signal stops at once.
     """
 
     def __init__(self) -> None:
@@ -34,25 +33,25 @@ class Interrupt:
         self.sentences: SimpleQueue[str] = SimpleQueue()
 
     def listen(self) -> None:
-        """Handle both signals from now on, but for one that is ignored here, as in a shell's background jobs."""
+        """Handle both signals from now on, except those that the process ignores, as in a shell's background jobs."""
         for number in SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self.handle)
         threading.Thread(target=self.say, name="interrupt", daemon=True).start()
 
     def end(self) -> None:
-        """Ignore both from now on: Python puts back what would kill the process while it goes."""
+        """Ignore both signals from now on. At exit Python restores default handlers, which would kill the process."""
         for number in SIGNALS:
             if signal.getsignal(number) == self.handle:
                 signal.signal(number, signal.SIG_IGN)
 
     def handle(self, number: int, frame: FrameType | None) -> None:
-        """A signal came. Raises KeyboardInterrupt once at most, so that nothing disturbs what is saved after it."""
+        """Handle a signal. It raises KeyboardInterrupt at most once, so that a second does not disturb the saving."""
         if self.deaf or (self.asked and not self.rounds and not self.starting):
             return
         if self.rounds and not self.asked:
             self.asked = True
-            # Said by another thread: this one may be in the middle of drawing a bar. Only `put` may be called here.
+            # Another thread prints it, because this one may be drawing a bar. Only `put` may be called here.
             self.sentences.put(f"finishing {name_rounds(list(self.rounds.values()))}; once more to stop at once")
             return
         self.deaf = True
@@ -60,7 +59,7 @@ class Interrupt:
 
     @contextmanager
     def expecting(self, run: str) -> Iterator[None]:
-        """For the length of a `with` the run starts, again and again if need be, until it `left` for good."""
+        """Mark the run as starting until it has `left`. Within the block it may start again and again."""
         self.starting.add(run)
         try:
             yield
@@ -79,15 +78,15 @@ class Interrupt:
 
 
 class Stdout:
-    """A program's stdout. Where it cannot be written any more, what is written is lost, and the runs are asked to end.
+    """A program's stdout. When it cannot be written any more, its text is lost, and the runs are asked to end.
 
-    Why is said on stderr; of a pipe that nobody reads there is nothing to say.
+    The reason goes to stderr, except for a pipe that nobody reads.
     """
 
     def __init__(self, stream: TextIO, interrupt: Interrupt):
         self.stream, self.interrupt = stream, interrupt
         self.failed = False
-        """Whether it failed, other than by a pipe that nobody reads."""
+        """Whether stdout failed for a reason other than a pipe that nobody reads."""
 
     def write(self, text: str) -> int:
         try:
@@ -105,13 +104,13 @@ class Stdout:
     def give_up(self, error: OSError) -> None:
         self.interrupt.asked = True
         nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self.stream.fileno())  # also for what is in its buffer, which Python writes at the end
+        os.dup2(nowhere, self.stream.fileno())  # also for the text in its buffer, which Python writes at exit
         os.close(nowhere)
         if not isinstance(error, BrokenPipeError):
             self.failed = True
             with suppress(OSError):
                 why = error.strerror or error
-                print(f"fedray: stdout cannot be written ({why}), so that no further round is begun", file=sys.stderr)
+                print(f"fedray: stdout cannot be written ({why}), so no further round begins", file=sys.stderr)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
@@ -123,10 +122,10 @@ def name_rounds(rounds: list[int]) -> str:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Have a signal wait for the end of a `with` in which processes are forked; a second one stops at once.
+    """Delay a signal until the end of a block in which processes are forked. A second signal stops at once.
 
-    What a handler raises while Python forks is lost: it runs in one of the hooks around the fork, whose exceptions are
-    ignored. So it is told what came when all is done.
+    An exception of a handler is lost while Python forks: the handler runs in a hook around the fork, and exceptions of
+    hooks are ignored. So the signal is raised again after the block.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -135,7 +134,7 @@ def deferred() -> Iterator[None]:
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        signal.alarm(0)  # by which Ray's handler of SIGTERM, below Python's, would abort the process in three seconds
+        signal.alarm(0)  # Ray's C handler of SIGTERM sets an alarm that would abort the process after three seconds
         came.append(number)
         if len(came) > 1:
             raise KeyboardInterrupt

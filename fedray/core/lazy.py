@@ -1,4 +1,4 @@
-"""A package's face: names that its modules define, each imported when it is first asked for."""
+"""Lazy exports of a package: names from its modules, each imported when it is first used."""
 
 import sys
 from collections.abc import Callable, Mapping
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def lazy(package: str, exports: Mapping[str, str]) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """The `__getattr__` and `__dir__` of a package that exports each name from its "module:name"."""
+    """The `__getattr__` and `__dir__` of `package`, which exports each name from its "module:name"."""
 
     def get(name: str) -> Any:
         if name not in exports:

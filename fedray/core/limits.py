@@ -1,7 +1,7 @@
-"""The cores and the memory that this process may use: the machine's, its affinity's, and its container's if it has one.
+"""The cores and the memory that this process may use, by the machine, the CPU affinity and the container, if any.
 
-A container's limits are those of its cgroup and of all cgroups that this is within, of version 1 or 2. They are read,
-and nothing else. What cannot be read limits nothing.
+A container's limits are those of its cgroup and of all cgroups around it, of version 1 or 2. They are only read. A file
+that cannot be read sets no limit.
 """
 
 import math
@@ -13,14 +13,14 @@ from pathlib import Path, PurePosixPath
 
 ROOT = Path("/")
 MIB = 2**20
-NO_LIMIT = 2**62  # version 1 says so with the largest multiple of a page, which is above
+NO_LIMIT = 2**62  # version 1 writes the largest multiple of a page for no limit, which is above this
 MOUNT = r"^\S+ \S+ \S+ (/\S*) (/\S*) .* - cgroup(2?) \S+ (\S+)$"
-"""A line of mountinfo: which cgroup is mounted, where, whether of version 2, and the controllers of version 1."""
+"""A line of mountinfo: the cgroup that is mounted, its place, "2" for version 2, and the controllers of version 1."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """The least limits of some cgroups: CPUs, bytes of memory, and bytes that are `free` below such a limit."""
+    """The smallest limits of some cgroups: CPUs, bytes of memory, and bytes still `free` below a limit of memory."""
 
     cpus: float = math.inf
     memory: float = math.inf
@@ -33,14 +33,14 @@ def cores(root: Path = ROOT) -> int:
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes of memory that new processes can have here."""
+    """The bytes of memory that new processes can have."""
     import psutil
 
     return max(0, int(min(psutil.virtual_memory().available, read_limits(root).free)))
 
 
 def describe_limits(root: Path = ROOT) -> str:
-    """A container's limits in words, as far as they are below what the machine has; empty where none is."""
+    """A container's limits in words, where they are below the machine's; empty where none is."""
     import psutil
 
     limits, words = read_limits(root), []
@@ -57,13 +57,13 @@ def own_cores() -> int:
 
 
 def read_limits(root: Path = ROOT) -> Limits:
-    """The limits of this process, by the files of /proc and the cgroups below `root`."""
+    """The cgroup limits of this process, from the files of /proc and of the cgroups below `root`."""
     found = [Limits(), *map(limits_of, cgroups(root))]
     return Limits(*(min(getattr(each, field.name) for each in found) for field in fields(Limits)))
 
 
 def cgroups(root: Path) -> Iterator[Path]:
-    """The folders of this process's cgroups and of those that these are within, in every hierarchy that is mounted."""
+    """The folders of this process's cgroups and of the cgroups around them, in every mounted hierarchy."""
     own: dict[str, str] = {}
     for names, path in re.findall(r"^\d+:(.*?):(/.*)$", read(root / "proc/self/cgroup"), re.MULTILINE):
         own.update(dict.fromkeys(names.split(","), path))  # version 2 has no name
@@ -75,10 +75,10 @@ def cgroups(root: Path) -> Iterator[Path]:
 
 
 def below(top: PurePosixPath, path: PurePosixPath) -> list[PurePosixPath]:
-    """The cgroups from `top`, which is what is mounted, down to `path`, relative to `top`; none where it is elsewhere.
+    """The cgroups from the mounted `top` down to `path`, relative to `top`; none where `path` is not below `top`.
 
-    In a namespace of cgroups both are relative to its root. A `top` of `..` only is above, by names that nobody knows:
-    of these cgroups it is the only one to be found.
+    In a cgroup namespace both are relative to its root. A `top` of `..` alone is above that root. The names in between
+    are unknown, so `top` is then the only cgroup returned.
     """
     if path.is_relative_to(top):
         inner = path.relative_to(top)
@@ -87,25 +87,25 @@ def below(top: PurePosixPath, path: PurePosixPath) -> list[PurePosixPath]:
 
 
 def limits_of(folder: Path) -> Limits:
-    """The limits of a single cgroup, of whichever version."""
+    """The limits of a single cgroup, of version 1 or 2."""
     stat = dict(re.findall(r"^(\w+) (\d+)$", read(folder / "memory.stat"), re.MULTILINE))
     v1, v2 = number(read(folder / "memory.usage_in_bytes")), number(read(folder / "memory.current"))
     used, cache = (v2, "inactive_file") if v2 is not None else (v1 or 0, "total_inactive_file")
     texts = [read(folder / name) for name in ("memory.max", "memory.high", "memory.limit_in_bytes")]
-    texts.append(stat.get("hierarchical_memory_limit", ""))  # also of those above that are not to be seen from here
+    texts.append(stat.get("hierarchical_memory_limit", ""))  # counts cgroups above that cannot be seen from here, too
     memory = min((size for text in texts if (size := number(text)) is not None and size < NO_LIMIT), default=math.inf)
     return Limits(cpus_of(folder), memory, memory - max(0, used - int(stat.get(cache, 0))))
 
 
 def cpus_of(folder: Path) -> float:
-    """The CPUs that a cgroup may keep busy: its quota of microseconds in each period."""
+    """The CPUs that a cgroup may keep busy: its quota over its period, both in microseconds."""
     both = read(folder / "cpu.max").split() or [read(folder / f"cpu.cfs_{part}_us") for part in ("quota", "period")]
     quota, period = (number(text) for text in [*both, "", ""][:2])
     return quota / period if quota and period else math.inf
 
 
 def number(text: str) -> int | None:
-    """A number of bytes or microseconds; None for `max`, -1 and what is none."""
+    """A number of bytes or microseconds; None for `max`, -1 and other text."""
     return int(text) if re.fullmatch(r"[0-9]+\n?", text) else None
 
 

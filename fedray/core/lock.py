@@ -1,4 +1,4 @@
-"""One process at a time: a file that is locked as long as somebody is at work, and gone when nobody is."""
+"""A lock file for one process at a time. It is locked while a process is at work, and removed afterwards."""
 
 import fcntl
 import os
@@ -13,10 +13,10 @@ from fedray.core.errors import BusyError
 
 @contextmanager
 def hold(path: Path, refusal: str) -> Iterator[None]:
-    """Hold the lock file `path` for the length of a `with`; BusyError where it is held, here or by another process.
+    """Hold the lock file `path` for the length of a `with`; BusyError where this or another process holds it.
 
-    Its sentence is `refusal`, with the process that holds the lock in place of `{process}`. The lock ends with the
-    process, however that ends. When the block raises, folders that were made for the lock alone go with it.
+    The error's message is `refusal`, with the process that holds the lock in place of `{process}`. The lock ends with
+    the process, however that ends. When the block raises, folders made for the lock alone are removed with it.
     StorageError where no lock file can be made.
     """
     made = [folder for folder in path.parents if not folder.exists()]
@@ -36,7 +36,7 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
 
 
 def remove(path: Path) -> None:
-    """Remove a lock file; where nothing can be written any more it stays, and holds nobody up."""
+    """Remove a lock file. Where the disk cannot be written the file stays, unlocked, and stops no other process."""
     with suppress(OSError):
         path.unlink()
 
@@ -46,7 +46,7 @@ def locked(path: Path, refusal: str) -> IO[str]:
     while True:
         try:
             lock = path.open("a+")
-        except FileNotFoundError:  # another has just removed the folder that was made for its lock
+        except FileNotFoundError:  # another process has just removed the folder made for its lock
             path.parent.mkdir(parents=True, exist_ok=True)
             continue
         try:
@@ -58,8 +58,8 @@ def locked(path: Path, refusal: str) -> IO[str]:
         with suppress(FileNotFoundError):
             if os.fstat(lock.fileno()).st_ino == path.stat().st_ino:
                 break
-        lock.close()  # the one who held it has removed it since it was opened here
-    with suppress(OSError):  # it only tells others who it is, and the disk may be full
+        lock.close()  # its holder has removed the file since it was opened here
+    with suppress(OSError):  # the id is only for other processes' messages, and the disk may be full
         os.ftruncate(lock.fileno(), 0)
         os.write(lock.fileno(), str(os.getpid()).encode())
     return lock

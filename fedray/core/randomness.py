@@ -1,8 +1,8 @@
 """Randomness is addressed, never consumed from a shared stream.
 
-Every draw has an address (seed, purpose, round, client, epoch). It becomes the key and the counter of a Philox
-generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), so that whoever asks, in any process and
-any order, gets the same numbers, and resuming at round t needs no replay of the rounds before it.
+Every draw has an address (seed, purpose, round, client, epoch). The address becomes the key and the counter of a Philox
+generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"). So the numbers are the same in any
+process and any order, and resuming at round t needs no replay of the rounds before it.
 """
 
 from typing import Any
@@ -18,21 +18,21 @@ MAX_SEED = 2**63 - 1
 
 
 def generator(seed: int, purpose: str, *, t: int = 0, client: int = 0, epoch: int = 0) -> np.random.Generator:
-    """The generator at an address; two addresses never share a number within 2**64 draws."""
+    """The generator at an address. Two addresses never share a number within 2**64 draws."""
     key = np.array([seed, PURPOSES.index(purpose)], dtype=np.uint64)
     counter = np.array([0, epoch, client, t], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
 
 
 class Generators:
-    """The generators of one purpose and round, for many clients: `at` takes a fifth of the time of `generator`."""
+    """The generators of one purpose and round, for many clients. `at` takes a fifth of the time of `generator`."""
 
     def __init__(self, seed: int, purpose: str, t: int):
         self.generator = generator(seed, purpose, t=t)
         self.state: Any = self.generator.bit_generator.state
 
     def at(self, client: int, epoch: int) -> np.random.Generator:
-        """The generator at (client, epoch), until the next call: it is one generator, put back to a start."""
+        """The generator at (client, epoch). It is valid until the next call, which resets the same generator."""
         self.state["state"]["counter"][1:3] = epoch, client
         self.generator.bit_generator.state = self.state
         return self.generator

@@ -1,4 +1,4 @@
-"""How a model does on labelled images: what passes over parts of them gave, put together."""
+"""Loss, accuracy and confusion matrix of a model on labelled images, put together from parts of a split."""
 
 import math
 from collections.abc import Sequence
@@ -9,31 +9,31 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Measured:
-    """What a model gave for some images, in their order."""
+    """Losses and predictions of a model for a part of a split, in the order of its images."""
 
     losses: list[float]
-    """The sum of the cross-entropies of each batch, of recipe.evaluation_batch images."""
+    """The sum of the cross-entropies of each batch of recipe.evaluation_batch images."""
     predicted: np.ndarray
-    """The label of the highest score of each image, of equals the first: int16 [n]."""
+    """The label with the highest score for each image, int16 [n]; of equal scores, the first."""
     among_top: int | None = None
-    """For how many images fewer than k labels rank before the right one, by their scores and of equals in their order;
-    a score that is not a number ranks before all. None where no k was given."""
+    """The number of images whose right label is among the first k. Labels rank by score, and equal scores by label. A
+    score that is not a number ranks first. None without k."""
 
 
 @dataclass(frozen=True, eq=False)
 class Performance:
-    """How a model does on all images of a split; accuracies are fractions."""
+    """Loss, accuracy and confusion matrix of a model on a whole split. Accuracies are fractions."""
 
     loss: float
     """Mean cross-entropy."""
     accuracy: float
     top_k_accuracy: float | None
     confusion: np.ndarray
-    """How many images of each label (rows) were taken for which (columns): int64 [classes, classes]."""
+    """The number of images of each label (row) that were predicted as each label (column): int64 [classes, classes]."""
 
 
 def performance(parts: Sequence[Measured], labels: np.ndarray, classes: int) -> Performance:
-    """What the parts of a split, in the order of its labels, say of the whole; exact sums, so however it was cut."""
+    """The performance on a split from its parts in order. Sums are exact, so the cuts between parts do not matter."""
     predicted = np.concatenate([part.predicted for part in parts]).astype(np.int64)
     confusion = np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
     among = [part.among_top for part in parts if part.among_top is not None]

@@ -1,11 +1,11 @@
-"""How a section of the settings is declared: a frozen, validated dataclass whose fields carry their own help.
+"""Declarations of settings. A section is a frozen, validated dataclass whose fields carry their own help.
 
     @section
     class Server:
         lr: float = setting(1.0, "Step of the server along the mean update.", gt=0)
 
-The declaration is the only one: TOML and the command line are validated by it, `--help` is printed from it, and a
-wrong value raises when the object is made, from Python too.
+A setting is declared only there. The declaration validates TOML and the command line, and `--help` is printed from it.
+A wrong value raises when the object is made, from Python too.
 """
 
 import difflib
@@ -18,11 +18,11 @@ from pydantic.dataclasses import dataclass
 STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 T = TypeVar("T")
-# Written "auto" in settings and None inside: fedray works the value out.
+# Written "auto" in settings and None inside: fedray finds the value itself.
 Auto = Annotated[T | None, BeforeValidator(lambda value: None if value == "auto" else value)]
-# Written "none" in settings and None inside: not used.
+# Written "none" in settings and None inside: the setting is not used.
 Maybe = Annotated[T | None, BeforeValidator(lambda value: None if value == "none" else value)]
-# A name that may be written with capitals, too.
+# Names may be written with capitals, too.
 AsLowerCase = BeforeValidator(lambda value: value.lower() if isinstance(value, str) else value)
 # Whole numbers of a Literal come as text from a command line.
 AsNumber = BeforeValidator(lambda value: int(value) if isinstance(value, str) and value.isdecimal() else value)
@@ -35,7 +35,7 @@ def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(cls: type) -> Any:
-    """Make a class a section of the settings: frozen, hashable, keyword-only, unknown keys refused."""
+    """Make a class a section of the settings: frozen, hashable and keyword-only. Unknown keys are refused."""
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
 
 
@@ -49,6 +49,6 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """The end of a sentence that asks whether the most similar of some words was meant; empty where none is similar."""
+    """The end of a sentence that proposes the most similar of some words; empty where none is similar."""
     match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
     return f"; did you mean {match[0]}?" if match else ""

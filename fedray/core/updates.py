@@ -1,8 +1,8 @@
-"""What comes back from a cohort, and the one way to sum it.
+"""The updates and reports of a cohort, and the only way to sum updates.
 
 An update is client minus server: named float32 vectors that the server adds. Sums run in cohort order inside a block
-of consecutive cohort positions, and blocks are added in order. Whether a block was summed by an actor or by the driver,
-the same float32 operations happen in the same order, so the bits are the same.
+of consecutive cohort positions, and blocks are added in order. An actor and the driver sum a block by the same float32
+operations in the same order, so the bits are the same.
 """
 
 import math
@@ -20,10 +20,10 @@ Scores = tuple[int, float, float]  # a client's own test examples, their mean cr
 
 @dataclass(frozen=True)
 class Report:
-    """What one client did in one round; `seconds` is its local training, bytes are those that it received and sent.
+    """One client's work in one round. `seconds` is its local training; the bytes are those it received and sent.
 
-    `status` is "ok" for a client whose update counts. Otherwise "non_finite"; or, without losses, norms and seconds,
-    "lost", "dropout" or "surplus" (faults.py).
+    `status` is "ok" for a client whose update counts. Otherwise it is "non_finite", or "lost", "dropout" or "surplus"
+    (server/participation.py). Reports with the last three have no loss, norm or seconds.
     """
 
     client: int
@@ -39,16 +39,16 @@ class Report:
     node: str = ""
     pid: int = 0
     images: int = 0
-    """On how many it was trained, each as often as it came."""
+    """The number of images trained on, each counted as often as it was used."""
     padding: int = 0
-    """How many were computed beside them for nothing, where many clients are trained as one program."""
+    """The number of images computed only as padding, where many clients are trained as one program."""
     squeezed: int = 0
-    """Where its GPU had no room for as many clients at once as there should have been: for how many it had."""
+    """The number of clients at once for which the GPU had room, where that was fewer than planned; otherwise 0."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that happened to a process of a run; to which, where that is known, and with which clients at work."""
+    """An event of a run's process: its kind, the process where that is known, and the clients at work in it."""
 
     kind: str
     detail: str
@@ -72,7 +72,7 @@ HAPPENED = {
     "went_back": "back to the last checkpoint",
     "squeezed": "fewer clients at once",
 }
-"""Each kind of Event in words, but for "actor_started", which is no news."""
+"""Each kind of Event in words, except "actor_started", which is not reported."""
 
 
 @dataclass
@@ -83,13 +83,13 @@ class Sum:
     weight: float = 0.0
 
     def add_update(self, update: Vectors, weight: float) -> None:
-        """Add one client's update; `update` is left as it is."""
+        """Add one client's update. `update` itself is not changed."""
         if weight != 1 or not self.vectors:
             update = {name: vector * np.float32(weight) for name, vector in update.items()}
         self.add(Sum(update, weight))
 
     def add(self, other: "Sum") -> None:
-        """Add a sum; the first one is taken over (and copied only if it cannot be written to)."""
+        """Add a sum. The vectors of the first one are taken over; read-only vectors are copied."""
         if not self.vectors:
             self.vectors = {name: v if v.flags.writeable else v.copy() for name, v in other.vectors.items()}
         else:
@@ -100,9 +100,9 @@ class Sum:
 
 @dataclass(frozen=True)
 class Trained:
-    """What one call to a population's worker gives back: a block summed, or its clients' own vectors, in cohort order.
+    """The result of one call to a population's worker: a block's sum, or its clients' own vectors, in cohort order.
 
-    Exactly one of `sum` and `each` is filled, with the vectors of those clients whose report's status is "ok".
+    Exactly one of `sum` and `each` is filled, with the vectors of the clients whose report's status is "ok".
     """
 
     reports: list[Report]
@@ -111,15 +111,15 @@ class Trained:
 
     @property
     def num_bytes(self) -> int:
-        """The size of all its vectors."""
+        """The bytes of all its vectors."""
         return sum(num_bytes(vectors) for vectors in ([self.sum.vectors] if self.sum else self.each))
 
 
 @dataclass(frozen=True)
 class Seconds:
-    """Where the time of a cohort's training went, as shares of the wall-clock time that add up to it.
+    """The wall-clock time of a cohort's training in four shares that add up to it.
 
-    With several cores at work, a core's second counts as that second divided by the cores.
+    With several cores at work, a second of one core counts as a second divided by the number of cores.
     """
 
     train: float = 0.0
@@ -127,9 +127,9 @@ class Seconds:
     aggregate: float = 0.0
     """Summing updates, in the actors and in the driver."""
     idle: float = 0.0
-    """Cores without work, most of all those that wait for the last block."""
+    """Cores without work, mostly while they wait for the last block."""
     transfer: float = 0.0
-    """The message on its way out, the updates on their way back, and everything else that Ray does."""
+    """Sending the message, returning the updates, and everything else that Ray does."""
 
 
 @dataclass(frozen=True)
@@ -137,9 +137,8 @@ class Updates:
     """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
 
     `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. The vectors of the sum are
-    large and used up by the aggregation, which makes the mean of them. `missing` are the reports of clients whose
-    update is not there: it was not finite, or was lost. `retries` counts the calls that were made again because an
-    actor was lost.
+    large, and the aggregation overwrites them with the mean. `missing` are the reports of clients whose update was not
+    finite or was lost. `retries` counts the calls that were repeated because an actor was lost.
     """
 
     sum: Sum
@@ -151,11 +150,11 @@ class Updates:
 
 
 def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
-    """The cohort's updates from its blocks in order, each as one call's result or as one for each of its clients."""
+    """The cohort's updates from its blocks in order. A block is the result of one call, or of one call per client."""
     total, reports, each = Sum(), list[Report](), list[Vectors]()
     for block in blocks_trained:
         reports += [report for trained in block for report in trained.reports]
-        if len(block) == 1 and block[0].sum is not None:  # no need for a copy that is added to
+        if len(block) == 1 and block[0].sum is not None:  # the block's sum needs no copy
             total.add(block[0].sum)
             continue
         subtotal = Sum()
@@ -176,28 +175,28 @@ def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
 
 
 def remembered(clients: Sequence[int], reports: Sequence[Report], memories: Sequence[M]) -> dict[int, M]:
-    """What each of these clients remembers from now on: nothing new where its update does not count."""
+    """The new memories of those of these clients whose update counts. The others keep their old memory."""
     return {c: memory for c, report, memory in zip(clients, reports, memories, strict=True) if report.status == "ok"}
 
 
 def cut(cohort: list[int], blocks: int) -> list[list[int]]:
-    """The cohort as that many blocks of consecutive positions, or as many as it has clients; sizes differ by one."""
+    """The cohort in blocks of consecutive positions, at most one per client. Sizes differ by at most one."""
     count = min(blocks, len(cohort))
     return [cohort[len(cohort) * i // count : len(cohort) * (i + 1) // count] for i in range(count)]
 
 
 def num_bytes(vectors: Mapping[str, Any]) -> int:
-    """The size of named vectors, arrays or tensors, as they would travel."""
+    """The bytes of named vectors, arrays or tensors, when they are sent."""
     return sum(v.nbytes for v in vectors.values())
 
 
 def mean_loss(reports: Iterable[Report]) -> float | None:
-    """The cohort's training loss, weighted by examples; None where nobody has one."""
+    """The cohort's training loss, weighted by examples; None where no report has one."""
     losses = [(r.train_loss, r.num_examples) for r in reports if r.train_loss is not None]
     return sum(loss * n for loss, n in losses) / sum(n for _, n in losses) if losses else None
 
 
 def finite(vectors: Vectors) -> bool:
-    """Whether every number in them is finite."""
-    # The sum of squares is fast, and finite only where all are; where it is not, it may have overflowed.
+    """Whether every number in the vectors is finite."""
+    # The sum of squares is fast. Where it is finite, so are all numbers; where it is not, it may only have overflowed.
     return all(math.isfinite(np.vdot(v, v)) or bool(np.isfinite(v).all()) for v in vectors.values())

@@ -1,1 +1,1 @@
-"""Models: described without torch, built with it, as flat vectors."""
+"""Models: their settings and blueprints, which need no torch, the networks, and models as flat vectors."""

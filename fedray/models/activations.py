@@ -1,4 +1,4 @@
-"""What a forward pass in training keeps of its images, measured on two of them, and whether it draws."""
+"""The memory of a forward pass in training, and whether the pass draws random numbers, measured on two images."""
 
 import torch
 from torch import nn
@@ -9,16 +9,16 @@ from fedray.models.model import Shape
 
 
 def measure_activations(flat: FlatModel, shape: Shape) -> tuple[int, int, bool]:
-    """The bytes that are kept for the backward pass, and those of the largest tensor that a layer gives, of one image;
-    and whether anything is drawn from torch's own generator, as nn.Dropout does not that has keys.
+    """For one image, the bytes kept for the backward pass and the bytes of the largest output of a layer; and whether
+    the pass draws from torch's own generator, which keyed dropout does not.
 
-    Parameters and buffers are not counted. Buffers, and torch's own generator, are left as they were. Two images,
-    because BatchNorm fails on one; one thread, because more would be in the way of all else that starts just now.
+    Parameters and buffers are not counted. Buffers and torch's generator are left as they were. The pass has two
+    images, because BatchNorm fails on one. It runs on one thread, because other processes start at the same time.
     """
     module, layers = flat.module, dropout_layers(flat.module).values()
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     own = {place_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
-    kept: dict[int, torch.Tensor] = {}  # held until the end, so that nothing takes another's place
+    kept: dict[int, torch.Tensor] = {}  # held until the end, so that no address is used twice
     given: list[int] = []
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:

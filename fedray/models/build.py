@@ -1,4 +1,4 @@
-"""The networks behind the names in models.py, how one is built from a seed, and what the driver is told of it."""
+"""Modules from their settings and a seed: the networks behind the names in model.py, and a user's own."""
 
 import threading
 from collections.abc import Callable
@@ -27,17 +27,17 @@ BUILDERS: dict[str, Callable[[Shape, int], nn.Module]] = {
     "resnet20": resnet20,
     "resnet56": resnet56,
 }
-"""The networks that are fedray's own."""
+"""The builders of fedray's own networks, by name."""
 
 
-ONE_AT_A_TIME = threading.Lock()  # torch has one generator, also for the runs of a sweep that begin at once
+ONE_AT_A_TIME = threading.Lock()  # torch has one generator for all threads, in which runs of a sweep begin together
 
 
 def build(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> nn.Module:
-    """The module with torch's default initialisation, the same for the same seed; torch's own generator is left alone.
+    """The module with torch's default initialisation, the same for the same seed. Torch's own generator is not changed.
 
-    `shape` is (channels, height, width) of one image. BadInputError where a `fingerprint` is given and that of what
-    the model is made from, Model.fingerprint, is another.
+    `shape` is (channels, height, width) of one image. BadInputError where `fingerprint` is given and differs from
+    Model.fingerprint, that of the user's file or the weights.
     """
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "model"))
@@ -55,7 +55,7 @@ def build(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str 
 
 
 def make(model: Model, shape: Shape, classes: int, fingerprint: str = "") -> nn.Module:
-    """The network itself, for images of the size to which they are resized."""
+    """The network for images after resizing, without what `build` adds to it."""
     side = model.side(shape)
     shape = (shape[0], side, side) if side else shape
     if model.is_torchvisions:
@@ -68,19 +68,20 @@ def make(model: Model, shape: Shape, classes: int, fingerprint: str = "") -> nn.
     tensors = [*made.named_parameters(), *made.named_buffers()]
     if lazy := [name for name, tensor in tensors if nn.parameter.is_lazy(tensor)]:
         raise BadInputError(
-            f"model.name = {model.name} gives a network whose {lazy[0]} has no size yet: no lazy layers"
+            f"model.name = {model.name} gives a network whose {lazy[0]} has no size yet: lazy layers are not supported"
         )
     return made.train()
 
 
 def initial_vectors(module: nn.Module) -> tuple[np.ndarray, np.ndarray]:
-    """The module's params [P] and buffers [B] as float32 arrays: what the server starts from."""
+    """The module's params [P] and buffers [B] as float32 arrays, from which the server starts."""
     flat = FlatModel(module)
     return flat.params.numpy(), flat.buffers.numpy()
 
 
 def names_of(flat: FlatModel) -> tuple[list[str], list[str]]:
-    """The names of all that is in a model's vectors and in its state dict, in the order of that; those in BatchNorm."""
+    """The names of the tensors in both a model's vectors and its state dict, in the latter's order; and the names of
+    those in BatchNorm layers."""
     own = {*flat.layout.names, *flat.buffer_layout.names}
     names = [name for name in flat.module.state_dict() if name in own]
     norms = [name for name, m in flat.module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]

@@ -1,4 +1,4 @@
-"""The blueprint of a model, made where torch is."""
+"""The blueprint of a model, made in a process that has torch."""
 
 import torch
 
@@ -13,9 +13,9 @@ from fedray.models.trial import Trial, check_fresh, try_out
 
 
 def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
-    """The blueprint of the model that `build` gives, for the driver; BadInputError where it cannot be trained.
+    """The blueprint of the model that `build` makes, for the driver; BadInputError where it cannot be trained.
 
-    `shape` is (channels, height, width) of one image. `fingerprint` is what Model.fingerprint should be, if given.
+    `shape` is (channels, height, width) of one image. `fingerprint`, if given, must be the Model.fingerprint.
     """
     try:
         return described(model, shape, classes, seed, fingerprint)
@@ -25,7 +25,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
 
 
 def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str) -> Blueprint:
-    """Build the model, try it out where it is the user's own, and measure its activations."""
+    """The blueprint of a new model, which is tried out first where it is the user's own."""
     module, trial = build(model, shape, classes, seed, fingerprint), Trial("", ())
     if not model.is_known:
         again = build(model, shape, classes, seed, fingerprint)
@@ -63,7 +63,7 @@ def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
 
 
 def computes_in_bfloat16() -> bool:
-    """Whether this processor does (AVX512-BF16, AMX or Arm's BF16); where torch can't tell, yes."""
+    """Whether the processor computes in bfloat16 (AVX512-BF16, AMX or Arm's BF16); True where torch cannot tell."""
     if not hasattr(torch.cpu, "get_capabilities"):
         return True
     return any(value is True and "bf16" in name for name, value in torch.cpu.get_capabilities().items())

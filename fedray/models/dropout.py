@@ -1,9 +1,9 @@
-"""Dropout whose masks have addresses: each is a function of a key and of where an element lies, on any device.
+"""Dropout whose masks have addresses: a mask is a function of a key and of each element's position, on any device.
 
-The words that the masks are cut from are those of a counter-based generator (Salmon et al. 2011, "Parallel random
-numbers: as easy as 1, 2, 3") in 32-bit integers, which wrap around alike everywhere. An element's position is scrambled
-by lowbias32 (Wellons 2018, "Prospecting for Hash Functions"), which no key changes, so that this is done once. A
-product and a sum with a key, a shift and another product then take less time than torch's own draws.
+The masks are cut from the words of a counter-based generator (Salmon et al. 2011, "Parallel random numbers: as easy as
+1, 2, 3") in 32-bit integers, which wrap around alike everywhere. An element's position is scrambled by lowbias32
+(Wellons 2018, "Prospecting for Hash Functions"). That is done once, because it does not depend on the key. A product
+and a sum with the key, a shift and another product follow. They take less time than torch's own draws.
 """
 
 from collections.abc import Collection, Iterable, Iterator
@@ -17,21 +17,21 @@ from fedray.core.randomness import generator
 from fedray.models.parts import replace
 
 T = TypeVar("T")
-SHAPES = 8  # of inputs that a layer keeps the scrambled positions for
+SHAPES = 8  # shapes of inputs for which a layer keeps the scrambled positions
 
 
 class KeyedDropout(nn.Dropout):
-    """nn.Dropout, whose masks come from `key` where it has one, and from torch's generator where not."""
+    """nn.Dropout with masks from `key`, or from torch's generator while there is no key."""
 
     key: torch.Tensor | None
-    """[multiplier, summand], int32, the former odd. It is a buffer, so that torch.func.functional_call can replace it,
-    but while it is None it is not among the module's buffers; in no case is it in a state dict."""
+    """[multiplier, summand], int32; the multiplier is odd. It is a buffer, so that torch.func.functional_call can
+    replace it. While it is None it is not among the module's buffers. It is never in a state dict."""
 
     def __init__(self, p: float, inplace: bool):
         super().__init__(p, inplace)
         self.register_buffer("key", None, persistent=False)
         self.calls = 0
-        """In this forward pass of the network so far, so that a layer that is used twice draws two masks."""
+        """The calls in this forward pass of the network so far. A layer that is used twice draws two masks by it."""
         self.positions: dict[tuple[object, ...], torch.Tensor] = {}
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002  as nn.Dropout
@@ -43,33 +43,33 @@ class KeyedDropout(nn.Dropout):
         return input.mul_(noise) if self.inplace else input * noise
 
     def noise(self, x: torch.Tensor) -> torch.Tensor:
-        """What to multiply x [B, ...] by: 0, or 1 / (1 - p) with a probability of 1 - p, to within 2**-31.
+        """The factors for x [B, ...]: 1 / (1 - p) with probability 1 - p, to within 2**-31, and otherwise 0.
 
-        Element i in the order of the dimensions, whatever it is in memory, has the same for every B.
+        The factor of element i, in the order of the dimensions, depends neither on B nor on the memory format.
         """
         assert self.key is not None
         multiplier, summand = self.key.unbind(-1)
         if self.calls:
             multiplier, summand = multiplier * wrap(ODD**self.calls), summand + wrap(GOLDEN * self.calls)
         self.calls += 1
-        # A shift of an int32 repeats its sign, so that x ^ (x >> 16) takes each of 2**31 values twice; times an even
-        # number, which has no other even factor than 2, these are all the even words.
+        # A shift of an int32 repeats its sign, so x ^ (x >> 16) takes each of 2**31 values twice. Times 2 * SECOND,
+        # which is twice an odd number, these are all the even words.
         words = self.scrambled(x).mul(multiplier).add_(summand)
         words = words.bitwise_xor_(words >> 16).mul_(wrap(2 * SECOND))
         return ((words < threshold(self.p)) * (1 / (1 - self.p))).to(x.dtype)
 
     def scrambled(self, x: torch.Tensor) -> torch.Tensor:
-        """The scrambled positions of x's elements, which lie in memory as it does; made for the largest batch only."""
+        """The scrambled positions of x's elements, in x's memory format. They are made for the largest batch so far."""
         rows, *rest = x.shape
         strides = x.stride()  # under vmap torch does not tell the memory format
         order = sorted(range(x.dim()), key=lambda dim: -strides[dim])
         place = (*rest, *order, x.device)
         found = self.positions.get(place)
         if found is None or len(found) < rows:
-            with torch._C._DisableFuncTorch():  # or what is kept would stay wrapped for a transform
+            with torch._C._DisableFuncTorch():  # otherwise the kept tensor would stay wrapped for a transform
                 found = scramble(torch.arange(x.shape.numel(), dtype=torch.int32, device=x.device)).view(x.shape)
                 found = found.permute(order).contiguous().permute(*np.argsort(order).tolist())
-            # Beyond that many nothing takes another's place: what is made while a CUDA graph is captured does not last.
+            # Further shapes are not kept: a tensor that is made while a CUDA graph is captured does not last.
             if place in self.positions or len(self.positions) < SHAPES:
                 self.positions[place] = found
         return found if len(found) == rows else found[:rows]
@@ -80,24 +80,24 @@ ODD, GOLDEN = 0xD35A2D97, 0x9E3779B9  # change a key from one use of a layer to 
 
 
 def scramble(x: torch.Tensor) -> torch.Tensor:
-    """lowbias32 of int32 words, one to one."""
+    """lowbias32 of int32 words, a one-to-one map."""
     for shift, factor in ((16, FIRST), (15, SECOND)):
         x = (x ^ (x >> shift & (1 << 32 - shift) - 1)) * wrap(factor)
     return x ^ (x >> 16 & 0xFFFF)
 
 
 def wrap(number: int) -> int:
-    """The int32 that is equal to it modulo 2**32."""
+    """The int32 that is equal to `number` modulo 2**32."""
     return (number + 2**31) % 2**32 - 2**31
 
 
 def threshold(p: float) -> int:
-    """What a share of 1 - p of the even int32 words is less than; never none of them, and never all."""
+    """The bound below which a share of 1 - p of the even int32 words lies: at least one of them, and not all."""
     return 2 * min(max(round((1 - p) * 2**31), 1), 2**31 - 1) - 2**31
 
 
 def use_keyed_dropout(module: nn.Module) -> None:
-    """Put KeyedDropout in the place of every nn.Dropout; a class that is derived from it stays."""
+    """Replace every nn.Dropout by a KeyedDropout. Classes derived from nn.Dropout stay."""
     made: dict[nn.Module, KeyedDropout] = {}
     for name, layer in [*module.named_modules(remove_duplicate=False)]:
         if type(layer) is nn.Dropout and name:
@@ -109,24 +109,24 @@ def use_keyed_dropout(module: nn.Module) -> None:
 
 
 def start_counting(module: nn.Module, _: object) -> None:
-    """A forward pass of the network begins."""
+    """Set the calls of all layers to 0 as a forward pass of the network begins."""
     for layer in dropout_layers(module).values():
         layer.calls = 0
 
 
 def dropout_layers(module: nn.Module) -> dict[str, KeyedDropout]:
-    """The layers that take keys, by name, in the module's order, which is that of their keys."""
+    """The layers that take keys, by name, in the module's order, which is also the order of their keys."""
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, KeyedDropout)}
 
 
 def dropout_keys(seed: int, t: int, client: int, steps: int, layers: int, call: int = 0) -> np.ndarray:
     """The keys of a client's steps in round t, int32 [steps, layers, 2].
 
-    `call` tells apart its local steps (0) and whatever more it trains or differentiates in the round.
+    `call` is 0 for its local steps, and differs for anything else that it trains or differentiates in the round.
     """
     if not layers:
         return np.empty((steps, 0, 2), np.int32)
-    # torch_seed takes epoch 0 of this purpose.
+    # Epoch 0 of this purpose is torch_seed's.
     rng = generator(seed, "dropout", t=t, client=client, epoch=call + 1)
     keys = rng.integers(0, 2**32, (steps, layers, 2), np.uint32).view(np.int32)
     keys[..., 0] |= 1
@@ -134,11 +134,11 @@ def dropout_keys(seed: int, t: int, client: int, steps: int, layers: int, call: 
 
 
 def keyed(items: Iterable[T], layers: Collection[KeyedDropout], keys: torch.Tensor) -> Iterator[T]:
-    """The same items; while one is in use, the layers have its keys, from [items, layers, 2]."""
+    """The same items. While the caller uses an item, the layers have its keys, from [items, layers, 2]."""
     for item, row in zip(items, keys, strict=True):
         for layer, key in zip(layers, row, strict=True):
             layer.key = key
         yield item
-    # Not in a `finally`, which may run as late as a traceback is kept, when the layers have another client's keys.
+    # A `finally` would run too late: a kept traceback may delay it until the layers have another client's keys.
     for layer in layers:
         layer.key = None

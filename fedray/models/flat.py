@@ -1,10 +1,9 @@
-"""A model is a vector: the layout of its flat form, and the views that let a module train inside it.
+"""Models as flat vectors: the layout of the vectors, and modules whose tensors are views of them.
 
-`params` is float32[P], every trainable parameter in the module's own order; `buffers` is float32[B], every
-floating-point buffer (BatchNorm statistics). Parameters that are frozen and buffers of integers are in neither: with
-every model that is loaded they are as they were built. A layer that has parameters of its own, all of them frozen, is
-frozen whole, and so is one that is in evaluation mode to begin with: its buffers stay as they are, too, since it is
-never in training mode.
+`params` is float32 [P], all trainable parameters in the module's own order. `buffers` is float32 [B], all
+floating-point buffers (BatchNorm statistics). Frozen parameters and integer buffers are in neither vector. After every
+load they are as they were built. A layer whose own parameters are all frozen is frozen whole, and so is a layer that
+was built in evaluation mode. It is never in training mode, and its buffers stay as they were built, too.
 """
 
 from collections.abc import Collection
@@ -20,13 +19,13 @@ Array = np.ndarray | torch.Tensor
 
 
 def tensor_of(array: Array) -> torch.Tensor:
-    """The same memory as a tensor."""
+    """The array as a tensor in the same memory."""
     return array if isinstance(array, torch.Tensor) else torch.from_numpy(array)
 
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each named tensor lies in a flat vector of `size` elements."""
+    """The places of named tensors in a flat vector of `size` elements."""
 
     names: tuple[str, ...]
     shapes: tuple[torch.Size, ...]
@@ -41,7 +40,7 @@ class Layout:
         return np.flatnonzero(np.repeat([name in names for name in self.names], sizes))
 
     def views(self, flat: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Each named tensor as a view of `flat` [..., size]: writing to one writes to the other."""
+        """Each named tensor as a view of `flat` [..., size]. Writing to a view writes to `flat`."""
         pieces = flat.split([prod(shape) for shape in self.shapes], dim=-1)
         return {
             name: piece.view(*flat.shape[:-1], *shape)
@@ -50,7 +49,7 @@ class Layout:
 
 
 def frozen_layers(module: nn.Module) -> dict[str, nn.Module]:
-    """The layers that are frozen whole, by name, of a module that was just built."""
+    """The layers of a new module that are frozen whole, by name."""
     found = {}
     for name, layer in module.named_modules():
         own = list(layer.parameters(recurse=False))
@@ -62,7 +61,7 @@ def frozen_layers(module: nn.Module) -> dict[str, nn.Module]:
 class FlatModel:
     """A module whose parameters, gradients and buffers are views of three flat float32 tensors.
 
-    So loading a message is one copy, a difference is one subtraction, and an optimizer sees one tensor.
+    Loading a message is then one copy, and the difference of two models one subtraction.
     """
 
     def __init__(self, module: nn.Module, device: torch.device | str = "cpu"):
@@ -92,31 +91,31 @@ class FlatModel:
             module.get_submodule(owner)._buffers[leaf] = view
 
     def train(self) -> None:
-        """Put the module into training mode, but for the layers that are frozen whole."""
+        """Put the module into training mode, except the layers that are frozen whole."""
         self.module.train()
         for layer in self.frozen.values():
             layer.training = False
 
     @torch.no_grad()
     def load(self, params: torch.Tensor, buffers: torch.Tensor) -> None:
-        """Set the module's parameters [P] and buffers [B] from flat vectors, and all else as it was built."""
+        """Set the module's parameters [P] and buffers [B] from flat vectors, and other buffers as they were built."""
         self.params.copy_(params)
         self.buffers.copy_(buffers)
         if self.others:
             torch._foreach_copy_(self.others, self.others_built)
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
-        """The gradient of `loss` as a flat vector [P]; it is overwritten by the next call."""
+        """The gradient of `loss` as a flat vector [P]. The next call overwrites it."""
         return torch.cat([grad.reshape(-1) for grad in self.gradients(loss)], out=self.grads)
 
     def descend(self, loss: torch.Tensor, lr: float) -> None:
-        """A step of plain SGD, params -= lr * gradient(loss), to the bit, without making the gradient a flat vector."""
+        """A step of plain SGD: the same bits as params -= lr * gradient(loss), without a flat gradient."""
         grads = self.gradients(loss)
         with torch.no_grad():
             torch._foreach_add_(self.trainable, list(grads), alpha=-lr)
 
     def step(self, optimizer: torch.optim.Optimizer, direction: torch.Tensor) -> None:
-        """A step of an optimizer of `trainable` that takes `direction` [P] for the gradient."""
+        """A step of an optimizer of `trainable`, with `direction` [P] as the gradient."""
         if direction is not self.grads:
             self.grads.copy_(direction)  # some optimizers write to their gradients
         for parameter, grad in zip(self.trainable, self.layout.views(self.grads).values(), strict=True):
@@ -124,5 +123,5 @@ class FlatModel:
         optimizer.step()
 
     def gradients(self, loss: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """The gradient of `loss` with respect to each parameter in the layout's order."""
+        """The gradients of `loss` with respect to each parameter, in the layout's order."""
         return torch.autograd.grad(loss, self.trainable, allow_unused=True, materialize_grads=True)

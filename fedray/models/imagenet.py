@@ -1,4 +1,5 @@
-"""torchvision's networks for ImageNet, from random or from pretrained weights. Its import takes 2 s, so only here."""
+"""torchvision's networks for ImageNet, with random or pretrained weights. torchvision takes 2 s to import, so `make`
+imports it."""
 
 import re
 from collections.abc import Mapping
@@ -15,16 +16,17 @@ from fedray.models.parts import last_linear
 
 AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 OLD_DENSE = re.compile(r"(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)")
-"""Names in files from before names of modules could not have dots; torchvision reads them in this way, too."""
+"""Tensor names in old files, whose module names have dots; torchvision rewrites them in the same way."""
 
 
 def make(model: Model, classes: int, fingerprint: str = "") -> nn.Module:
-    """The network that `model` names, for images of three channels, from weights with that fingerprint, if given."""
+    """The network that `model` names, for images of three channels. BadInputError where pretrained weights do not have
+    the `fingerprint`, if that is given."""
     from torchvision import models
 
     settings: dict[str, Any] = {"num_classes": classes}
     if KNOWN[model.name].least_aux:
-        # Both were trained on images that were normalised otherwise, which transform_input accounts for.
+        # Both networks were trained on images with another normalisation, for which transform_input accounts.
         settings |= {"aux_logits": model.aux_weight > 0, "init_weights": True, "transform_input": model.pretrained}
     module: nn.Module = getattr(models, model.name)(**settings)
     if model.stem == "cifar":
@@ -35,17 +37,17 @@ def make(model: Model, classes: int, fingerprint: str = "") -> nn.Module:
         path = weights.locate(model.name, KNOWN[model.name].weights)
         if fingerprint and weights.fingerprint(path) != fingerprint:
             raise BadInputError(
-                f"the weights of model.name = {model.name} in {path} are not those that this run is named by: they "
-                "were changed meanwhile, or this machine has others"
+                f"the weights of model.name = {model.name} in {path} are not those that this run began with: they "
+                "have changed since, or this machine has others"
             )
         load(module, model.name, path)
     return module
 
 
 def load(module: nn.Module, name: str, path: Path) -> None:
-    """Set all parameters and buffers but those of the last layer and of auxiliary classifiers from a file.
+    """Set all parameters and buffers from a file, except those of the last layer and of auxiliary classifiers.
 
-    BadInputError where it does not hold weights of this network; what came from a mirror is not kept then.
+    BadInputError where the file does not hold weights of this network; a file from a mirror is then removed.
     """
     heads = (f"{last_linear(module)}.", *AUXILIARY)
     try:
@@ -56,16 +58,16 @@ def load(module: nn.Module, name: str, path: Path) -> None:
         off += [key for key in wanted.keys() & have.keys() if wanted[key] != have[key].shape]
         if off:
             raise ValueError(f"{len(off)} tensors are missing, unknown or of another shape, {min(off)} for one")
-    except Exception as error:  # torch raises whatever its unpickler stumbles over
+    except Exception as error:  # torch's unpickler raises errors of many kinds
         reason, advice = str(error).strip().partition("\n")[0], "remove it"
         if path.name != KNOWN[name].weights:
             path.unlink(missing_ok=True)
             advice = "it came from FEDRAY_WEIGHTS_URL, and was removed"
-        raise BadInputError(f"what {path} holds are not the weights of {name} ({reason}); {advice}") from error
+        raise BadInputError(f"{path} does not hold the weights of {name} ({reason}); {advice}") from error
     module.load_state_dict(have, strict=False)
 
 
 def read(path: Path) -> Mapping[str, torch.Tensor]:
-    """The tensors of a file by the names that they have today."""
+    """The tensors of a file, by today's names."""
     found = torch.load(path, map_location="cpu", weights_only=True, mmap=weights.is_mappable(path))
     return {"".join(old.groups()) if (old := OLD_DENSE.fullmatch(key)) else key: x for key, x in found.items()}

@@ -1,5 +1,5 @@
-"""The models by name, and what the driver knows of one. The networks themselves are in networks/, since a driver with
-its clients in other processes has no use for torch, which takes seconds to import."""
+"""The section `model` of the settings, and facts about the networks by name. No torch is imported here, because it
+takes seconds and a driver with its clients in other processes does without it. build.py has the networks themselves."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -14,26 +14,26 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a network without building it."""
+    """Facts about a network that are known before it is built."""
 
     about: str
-    """Its size and source, for the help."""
+    """The network's size and source, for the help."""
     least: int
-    """The shortest side of the images that it takes, in pixels; found by trying, and smaller ones are resized to it."""
+    """The shortest side of images that the network takes, in pixels, found by trying. Smaller images are resized."""
     channels_last: bool = False
-    """The memory format in which it is faster on a CPU, where the difference could be told."""
+    """Whether the network is measurably faster on a CPU in the memory format channels_last."""
     norms: bool = False
-    """Whether it has BatchNorm layers."""
+    """Whether the network has BatchNorm layers."""
     weights: str = ""
-    """The file of torchvision's IMAGENET1K_V1 weights, which tells the networks that are torchvision's."""
+    """The file of torchvision's IMAGENET1K_V1 weights. Exactly torchvision's networks have one."""
     least_aux: int = 0
-    """`least` for it with its auxiliary classifiers; 0: it has none."""
+    """`least` of the network with its auxiliary classifiers; 0: it has none."""
     stem: bool = False
-    """Whether it begins with a 7 x 7 convolution of stride 2 and max-pooling, so that model.stem is for it."""
+    """Whether model.stem applies: the network begins with a 7 x 7 convolution of stride 2 and max-pooling."""
 
 
-# channels_last where a training step of 10 and of 32 images took less time so, on one thread: cnn, densenet121 (0.79
-# and 0.78 of the time at 32 x 32 pixels) and inception_v3 (0.93 and 0.86 at 75 x 75).
+# channels_last is set where it made a training step of 10 and of 32 images faster, on one thread: cnn, densenet121
+# (0.79 and 0.78 of the time at 32 x 32 pixels) and inception_v3 (0.93 and 0.86 at 75 x 75).
 KNOWN: dict[str, Facts] = {
     "lenet5": Facts("62 k parameters", 16),
     "cnn": Facts("1.6 M, the CIFAR-10 benchmark of pfl-research", 6, channels_last=True),
@@ -54,18 +54,18 @@ KNOWN: dict[str, Facts] = {
     ),
     "googlenet": Facts("5.6 M", 15, norms=True, weights="googlenet-1378be20.pth", least_aux=15),
 }
-"""Every network that has a name. Those with `weights` are torchvision's, for images of three channels."""
+"""All networks with a name of their own. Those with `weights` are torchvision's, for images of three channels."""
 
 WRITTEN_OUT = ("logistic", "mlp")
-"""Stacks of Linear and ReLU, whose gradients fused/dense.py writes out, so that many clients at once are faster."""
+"""The stacks of Linear and ReLU, whose gradients fused/dense.py writes out. Many clients at once are then faster."""
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""What images are normalised by for weights that were trained on ImageNet (torchvision's documentation of them)."""
-GROUPS = 2  # of channels, unless model.groups says otherwise
+"""The normalisation of images for weights that were trained on ImageNet, from torchvision's documentation of them."""
+GROUPS = 2  # the default of model.groups
 
 
 def names_help() -> str:
-    """The names with what is said about each, torchvision's apart."""
+    """The networks' names with `about` of each, fedray's own first and then torchvision's."""
     own, torchvision = (
         ", ".join(f"{name} ({facts.about})" for name, facts in KNOWN.items() if bool(facts.weights) == whether)
         for whether in (False, True)
@@ -75,7 +75,7 @@ def names_help() -> str:
 
 @section
 class Model:
-    """Which network the clients train."""
+    """The network that the clients train, and changes to it."""
 
     name: str = setting(
         "lenet5",
@@ -160,13 +160,13 @@ class Model:
             raise BadInputError(f"model.resize = {self.resize} is less than the {self.least} pixels of {self.name}")
 
     def check(self, what: str, wanted: bool, names: list[str]) -> None:
-        """Refuse what is wanted but is for other networks only."""
+        """BadInputError where the setting `what` is wanted, but is for the networks `names` only."""
         if wanted and self.name not in names:
             raise BadInputError(f"model.{what} is for {', '.join(names)}, not for model.name = {self.name}")
 
     @property
     def is_known(self) -> bool:
-        """Whether it is one of fedray's or torchvision's, not the user's own."""
+        """Whether the network is fedray's or torchvision's, not the user's own."""
         return self.name in KNOWN
 
     @property
@@ -175,17 +175,17 @@ class Model:
 
     @property
     def is_written_out(self) -> bool:
-        """Whether it is a stack of Linear and ReLU that computes in float32."""
+        """Whether the network is a stack of Linear and ReLU that computes in float32."""
         return self.name in WRITTEN_OUT and not (self.projection or self.resize) and self.precision != "bfloat16"
 
     @property
     def has_batch_norm(self) -> bool:
-        """Whether it has BatchNorm layers that train; nobody knows of one of the user's own before it is built."""
+        """Whether the network has BatchNorm layers that train. Of a user's network that is not known; then False."""
         return self.is_known and KNOWN[self.name].norms and self.norm == "own" and self.freeze == "none"
 
     @property
     def features_are_fixed(self) -> str:
-        """The setting by which nothing before the last Linear layer is trained; empty if something is."""
+        """The setting that leaves no layer to train before the last Linear layer; empty if layers there train."""
         fixed = {"model.freeze = backbone": self.freeze == "backbone", "model.name = logistic": self.name == "logistic"}
         return "" if self.projection else next((setting for setting, holds in fixed.items() if holds), "")
 
@@ -202,30 +202,30 @@ class Model:
         return self.resize or (self.least if min(height, width) < self.least else None)
 
     def resolved(self) -> "Model":
-        """With "auto" replaced by its value: a rule on the model alone, since it changes the bits."""
+        """The same settings with "auto" replaced. The value depends on the model alone, because it changes the bits."""
         if self.channels_last is not None:
             return self
         return dataclasses.replace(self, channels_last=self.is_known and KNOWN[self.name].channels_last)
 
     @property
     def preloaded(self) -> tuple[str, ...]:
-        """What building it imports besides torch."""
+        """The modules that building the network imports besides torch."""
         return ("torchvision.models",) if self.is_torchvisions else ()
 
     @property
     def is_here(self) -> bool:
-        """Whether nothing of it would have to be fetched."""
+        """Whether no pretrained weights have to be fetched."""
         return not self.pretrained or weights.find(KNOWN[self.name].weights) is not None
 
     @property
     def is_read_whole(self) -> bool:
-        """Whether building it takes the memory of all its pretrained weights; what is mapped from a file takes none."""
+        """Whether building the network takes the memory of all its pretrained weights. Mapped files take none."""
         return self.pretrained and not weights.is_mappable(weights.locate(self.name, KNOWN[self.name].weights))
 
     def fingerprint(self) -> str:
-        """A digest of what the settings do not say of it: the file of a function of the user's, pretrained weights.
+        """A digest of the file that the model comes from: the user's module or the pretrained weights; empty if none.
 
-        BadInputError where there is no such file; weights are fetched if they are not here.
+        BadInputError where there is no such file. Weights that are not on this machine are fetched.
         """
         if not self.is_known:
             return own_models.fingerprint(self.name)
@@ -233,7 +233,10 @@ class Model:
 
 
 def imagenet_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """The mean and std that pretrained weights want images normalised by; of a grey image's channel, their means."""
+    """The mean and std of each channel with which pretrained weights need images normalised.
+
+    A grey image's channel has the mean over the three channels.
+    """
     if channels == 1:
         return (sum(IMAGENET_MEAN) / 3,), (sum(IMAGENET_STD) / 3,)
     return IMAGENET_MEAN, IMAGENET_STD

@@ -1,4 +1,4 @@
-"""Networks of the user's own, by the name package.module:function; no torch is imported here but by their module."""
+"""The user's own networks, by the name package.module:function. Only the user's module imports torch here."""
 
 import importlib
 import importlib.util
@@ -15,17 +15,17 @@ from fedray.core.errors import BadInputError
 from fedray.core.settings import nearest
 
 NAME = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*")
-STARTED = time.time()  # a file that is older is what was imported, if anybody but us did that
-loaded: dict[str, str] = {}  # the modules that were imported here, and the fingerprint of what was
+STARTED = time.time()  # a module that others imported is up to date where its file is older
+loaded: dict[str, str] = {}  # the modules imported here, and the fingerprints of their files at that time
 
 
 def is_name(name: str) -> bool:
-    """Whether this is written as package.module:function."""
+    """Whether `name` has the form package.module:function."""
     return bool(NAME.fullmatch(name))
 
 
 def find(name: str) -> Path:
-    """The source file of the module, which is not imported, though the packages that it is in are; BadInputError."""
+    """The source file of the module; BadInputError where there is none. The packages around it are imported."""
     module = name.partition(":")[0]
     importlib.invalidate_caches()
     try:
@@ -33,23 +33,23 @@ def find(name: str) -> Path:
     except ModuleNotFoundError:
         spec = None
     except (Exception, SystemExit) as error:
-        raise BadInputError(f"model.name = {name}: {module} cannot be looked for ({describe(error)})") from error
+        raise BadInputError(f"model.name = {name}: {module} cannot be searched for ({describe(error)})") from error
     path = Path(spec.origin) if spec and spec.origin else None
     if path is None or not path.is_file():
-        raise BadInputError(f"model.name = {name}: there is no module {module}, looked for where Python does")
+        raise BadInputError(f"model.name = {name}: there is no module {module} in the folders that Python searches")
     return path
 
 
 def fingerprint(name: str) -> str:
-    """A digest of the module's file, 32 hex digits; what else it imports is not part of it."""
+    """A digest of the module's file alone, 32 hex digits. The modules that it imports do not count."""
     return blake2b(find(name).read_bytes(), digest_size=16).hexdigest()
 
 
 def load(name: str, wanted: str = "") -> ModuleType:
-    """The module as its file is, or as the file was whose fingerprint is `wanted`, if that was imported; BadInputError.
+    """The module as its file is now; or as imported before, if the file then had the fingerprint `wanted`.
 
-    It is imported anew where its file has changed since it was imported in this process, and only there: what the user
-    has of it is not replaced for nothing.
+    The module is imported anew only where its file has changed since this process imported it, so that the user's
+    objects from it stay valid. BadInputError where the file has not the fingerprint `wanted`, or fails to import.
     """
     module = name.partition(":")[0]
     if wanted and module in sys.modules and loaded.get(module) == wanted:
@@ -57,7 +57,7 @@ def load(name: str, wanted: str = "") -> ModuleType:
     path, found = find(name), fingerprint(name)
     if wanted and found != wanted:
         raise BadInputError(
-            f"model.name = {name}: {path} is not the file that this run is named by: it was changed meanwhile, or this "
+            f"model.name = {name}: {path} is not the file that this run began with: it has changed since, or this "
             "machine has another"
         )
     try:
@@ -73,7 +73,7 @@ def load(name: str, wanted: str = "") -> ModuleType:
 
 
 def call(name: str, shape: tuple[int, int, int], classes: int, wanted: str = "") -> Any:
-    """What the function gives, `wanted` being as in `load`; BadInputError in one sentence where that fails."""
+    """The value that the function returns; BadInputError where the call fails. `wanted` is as in `load`."""
     (module, _, function), found = name.partition(":"), load(name, wanted)
     build = getattr(found, function, None)
     if not callable(build):
@@ -86,7 +86,7 @@ def call(name: str, shape: tuple[int, int, int], classes: int, wanted: str = "")
 
 
 def describe(error: BaseException) -> str:
-    """What was raised, and the innermost line that raised it, if that is not fedray's own."""
+    """An error's type and message, and the innermost line outside fedray that raised it."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg}, in {Path(error.filename).name} line {error.lineno}"
     here = Path(__file__).parents[1]

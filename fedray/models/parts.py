@@ -1,4 +1,4 @@
-"""What settings change in a network that was built: its norms, its head, what is frozen, and what images become."""
+"""Changes to a network after it was built: normalisation layers, projection head, frozen layers, image sizes."""
 
 import torch
 import torch.nn.functional as F
@@ -12,12 +12,12 @@ def last_linear(module: nn.Module) -> str:
     """The name of the last Linear layer, which gives the output; BadInputError where there is none."""
     names = [name for name, layer in module.named_modules() if isinstance(layer, nn.Linear)]
     if not names:
-        raise BadInputError("model.freeze and model.projection go by the last Linear layer, and the model has none")
+        raise BadInputError("model.freeze and model.projection need a last Linear layer, and the model has none")
     return names[-1]
 
 
 def replace(module: nn.Module, name: str, layer: nn.Module) -> None:
-    """Put `layer` in the place of the one of that name."""
+    """Put `layer` in the place of the layer called `name`."""
     owner, _, leaf = name.rpartition(".")
     setattr(module.get_submodule(owner), leaf, layer)
 
@@ -31,10 +31,10 @@ def add_projection(module: nn.Module, width: int) -> None:
 
 
 def use_group_norm(module: nn.Module, groups: int) -> None:
-    """Put GroupNorm (Wu, He 2018, arXiv 1803.08494) with so many groups in the place of every BatchNorm."""
+    """Replace every BatchNorm by GroupNorm (Wu, He 2018, arXiv 1803.08494) with this number of groups."""
     norms = [(name, m) for name, m in module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
-        raise BadInputError("model.norm = group takes the place of BatchNorm, and the model has none")
+        raise BadInputError("model.norm = group replaces BatchNorm layers, and the model has none")
     for name, layer in norms:
         channels = layer.num_features
         if channels % groups:
@@ -43,15 +43,15 @@ def use_group_norm(module: nn.Module, groups: int) -> None:
 
 
 def freeze_backbone(module: nn.Module, head: str) -> None:
-    """Leave nothing to train but what is under the name `head`, and nothing else in training mode."""
+    """Freeze all layers except those under the name `head`, and put them into evaluation mode."""
     module.requires_grad_(False).eval()
     module.get_submodule(head).requires_grad_(True).train()
 
 
 def take_images(module: nn.Module, model: Model, shape: Shape) -> None:
-    """Have the network resize the images that it is given, and repeat a grey one's channel, where that is needed.
+    """Let the network resize its images, and repeat a grey image's channel, where that is needed.
 
-    It is a hook, so that the names of its tensors stay as they are.
+    A hook does this, so the names of the network's tensors stay the same.
     """
     side, grey = model.side(shape), model.is_torchvisions and shape[0] == 1
     if model.is_torchvisions and shape[0] not in (1, 3):
@@ -62,7 +62,7 @@ def take_images(module: nn.Module, model: Model, shape: Shape) -> None:
         if side:
             shrink = side < max(shape[1:])  # without antialiasing most pixels would not count
             images = F.interpolate(images, (side, side), mode="bilinear", align_corners=False, antialias=shrink)
-        if grey and model.channels_last:  # torch.func.vmap does not know of contiguous(memory_format)
+        if grey and model.channels_last:  # torch.func.vmap does not support contiguous(memory_format)
             return images.permute(0, 2, 3, 1).expand(-1, -1, -1, 3).contiguous().permute(0, 3, 1, 2)
         return images.expand(-1, 3, -1, -1).contiguous() if grey else images
 

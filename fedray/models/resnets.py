@@ -1,8 +1,9 @@
-"""The residual networks for CIFAR-10 of He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", arXiv
-1512.03385, section 4.2: a 3 x 3 convolution, three stages of n blocks with 16, 32 and 64 channels, 6n + 2 layers.
+"""Residual networks for CIFAR-10: He, Zhang, Ren, Sun 2015, "Deep Residual Learning for Image Recognition", arXiv
+1512.03385, section 4.2. They have a 3 x 3 convolution and three stages of n blocks with 16, 32 and 64 channels, 6n + 2
+layers in all.
 
-Shortcuts have no parameters (the paper's option A): where a stage begins, every other pixel is taken, and the channels
-that are new are 0. Convolutions are initialised as in He et al. 2015, arXiv 1502.01852, as the paper says.
+Shortcuts have no parameters (the paper's option A). At the start of a stage they take every other pixel, and the new
+channels are 0. Convolutions are initialised as in He et al. 2015, arXiv 1502.01852, as the paper says.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""fedray's own small networks, each built from the shape (channels, height, width) of an image and the classes."""
+"""fedray's own small networks, each from the shape (channels, height, width) of an image and the number of classes."""
 
 from math import prod
 
@@ -53,8 +53,8 @@ def mcmahan_cnn(shape: Shape, classes: int) -> nn.Module:
 def vgg11(shape: Shape, classes: int) -> nn.Module:
     """Configuration A of Simonyan, Zisserman 2014 (arXiv 1409.1556) with hidden layers of 512 units for small images.
 
-    Its first layers are initialised as in He et al. 2015 (arXiv 1502.01852), without which it hardly begins to learn.
-    9,750,922 parameters on CIFAR-10, as in FedNova's experiments (arXiv 2007.07481).
+    Its convolutions are initialised as in He et al. 2015 (arXiv 1502.01852); without that it hardly begins to learn.
+    It has 9,750,922 parameters on CIFAR-10, as in FedNova's experiments (arXiv 2007.07481).
     """
     channels, height, width = shape
     layers: list[nn.Module] = []

@@ -1,4 +1,4 @@
-"""Whether a network of the user's own can be trained: two images through it, in training and in evaluation mode."""
+"""A trial of a user's network before the run: two images pass through it, in training and in evaluation mode."""
 
 from dataclasses import dataclass
 
@@ -16,18 +16,18 @@ from fedray.models.model import Model, Shape
 
 @dataclass(frozen=True)
 class Trial:
-    """What came out of it."""
+    """The result of a trial."""
 
     featureless: str
-    """Why nothing can be learned from the features that the last Linear layer is given; empty if it can."""
+    """The reason why there are no trained features before the last Linear layer; empty if there are."""
     idle: tuple[str, ...]
-    """The parameters that are to be trained, but that the output does not depend on."""
+    """The trainable parameters that the output does not depend on."""
     unstackable: str = ""
-    """Why many clients' networks cannot be computed as one program; empty if they can."""
+    """The reason why many clients' networks cannot be one program; empty if they can."""
 
 
 def check_fresh(module: nn.Module, again: nn.Module, model: Model) -> None:
-    """Refuse a function that gives tensors twice: what was trained would be where a model begins."""
+    """Refuse a function that returns the same tensors twice: a second model would begin with trained parameters."""
     if {id(tensor) for tensor in module.parameters()} & {id(tensor) for tensor in again.parameters()}:
         raise BadInputError(
             f"model.name = {model.name} gives the same parameters whenever it is called; it must make new ones"
@@ -35,7 +35,7 @@ def check_fresh(module: nn.Module, again: nn.Module, model: Model) -> None:
 
 
 def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Trial:
-    """Try a network that is then thrown away; BadInputError where it has nothing to train, or fails."""
+    """Try a network, which must not be used afterwards; BadInputError where it fails or has nothing to train."""
     check_tensors(module, model)
     flat, seen = FlatModel(module), []
     buffers = dict(module.named_buffers())
@@ -48,12 +48,12 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
         images = torch.rand(2, *shape).contiguous(memory_format=order)
         flat.train()
         output = answer(module, model, images, classes, "in training")
-        headless, features = "it has none", None
+        headless, features = "the model has none", None
         if linear:
             features = seen[0][0] if len(seen) == 1 and torch.equal(seen[0][1], output) else None
             headless = f"that of {model.name}, {linear[-1][0]}, does not give its output" if features is None else ""
         if headless and (model.freeze == "backbone" or model.projection):
-            raise BadInputError(f"model.freeze and model.projection go by the last Linear layer, and {headless}")
+            raise BadInputError(f"model.freeze and model.projection need a last Linear layer, and {headless}")
         idle = unused(flat, model, output)
         unstackable = try_stacked(flat, images)
         module.eval()
@@ -63,12 +63,12 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
             f"model.name = {model.name} puts another tensor in the place of its buffer {moved[0]}; it must write to it"
         )
     if features is not None and not features.requires_grad:
-        headless = f"nothing before that, {linear[-1][0]}, is trained"
+        headless = f"nothing before that layer, {linear[-1][0]}, is trained"
     return Trial(headless, idle, unstackable)
 
 
 def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
-    """Why torch.func.vmap cannot compute the network, in training, for two clients' parameters; empty if it can."""
+    """The reason why torch.func.vmap cannot train the network for two clients' parameters; empty if it can."""
     tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
     tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
     buffers = [(buffer, buffer.clone()) for buffer in flat.module.buffers()]
@@ -86,12 +86,12 @@ def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
         return own_models.describe(error)
     if not all(torch.equal(buffer, before) for buffer, before in buffers):
         return "it changes its buffers in training"
-    # Batches are padded, which must not change what becomes of the examples.
+    # Batches are padded, and the padding must not change the output for the examples.
     return "" if torch.equal(found[:, 0], again[:, 0]) else "its output for an image depends on the rest of the batch"
 
 
 def check_tensors(module: nn.Module, model: Model) -> None:
-    """Refuse parameters and buffers that are not what a vector can hold."""
+    """Refuse parameters and buffers that a flat vector cannot hold, and a network without parameters to train."""
     tensors = [*module.named_parameters(remove_duplicate=False)]
     if len({id(tensor) for _, tensor in tensors}) < len(tensors):
         raise BadInputError(f"model.name = {model.name} gives a network with parameters that have two names")
@@ -102,12 +102,12 @@ def check_tensors(module: nn.Module, model: Model) -> None:
             kind = str(tensor.dtype).removeprefix("torch.")
             raise BadInputError(
                 f"model.name = {model.name} gives a network whose {name} is {kind} on {tensor.device}, not float32 on "
-                "the cpu, from where it is moved to GPUs"
+                "the cpu; fedray moves it to GPUs itself"
             )
 
 
 def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, mode: str) -> torch.Tensor:
-    """What the network gives for the images, [2, classes]."""
+    """The network's output for two images, [2, classes]; BadInputError where it fails or has another shape."""
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16"):
             output = module(images)
@@ -123,7 +123,7 @@ def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, 
 
 
 def unused(flat: FlatModel, model: Model, output: torch.Tensor) -> tuple[str, ...]:
-    """The parameters to train that the output does not depend on."""
+    """The trainable parameters that the output does not depend on."""
     try:
         loss = F.cross_entropy(output.float(), torch.zeros(2, dtype=torch.int64))
         gradients = torch.autograd.grad(loss, flat.trainable, allow_unused=True)

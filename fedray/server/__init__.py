@@ -1,1 +1,1 @@
-"""The server: rounds, who takes part, and the protocol of a population. No Ray in here."""
+"""The server: the rounds, participation, and the protocol of a population. It does not import Ray."""

@@ -1,8 +1,8 @@
-"""Who of those asked takes part in a round: chance that is part of an experiment, and what becomes of real losses.
+"""Participation: which of the clients asked take part in a round, and the settings for real losses.
 
-Simulated: every client asked may fail to answer, and more may be asked than are needed (Bonawitz et al. 2019, "Towards
-Federated Learning at Scale: System Design", section 3). Both are drawn at addresses of the seed, so that they are the
-same in every run. Real: a process is lost, or an update is not finite. Tables count the two kinds apart.
+Simulated faults: every client asked may drop out, and more clients may be asked than are needed (Bonawitz et al. 2019,
+"Towards Federated Learning at Scale: System Design", section 3). Both are drawn at addresses of the seed, so they are
+the same in every run. Real faults: a process is lost, or an update is not finite. Tables count the two kinds apart.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from fedray.core.updates import Report
 
 @section
 class Faults:
-    """Clients that do not answer: by chance, which is simulated, or because something really went wrong."""
+    """Clients that do not answer: simulated, by chance, or real, because of an error."""
 
     dropout: float = setting(
         0.0, "Probability that a client which was asked does not answer, each round anew (simulated).", ge=0, le=1
@@ -48,10 +48,10 @@ class Faults:
 
 
 def answering(faults: Faults, seed: int, t: int, asked: Sequence[int], cohort: int) -> tuple[list[int], dict[int, str]]:
-    """Who of those asked in round t is to train, in the order asked, and why the others are not, by client.
+    """The clients asked in round t that train, in the order asked, and the status of the others, by client.
 
-    Of those that do not drop out, the first `cohort` in a random order are taken; the others are `surplus`. A pure
-    function of its arguments.
+    Clients drop out at random ("dropout"). Of the rest the first `cohort` in a random order train, and the others are
+    "surplus". The function is pure.
     """
     number = len(asked)
     silent = generator(seed, "silence", t=t).random(number) < faults.dropout
@@ -64,5 +64,5 @@ def answering(faults: Faults, seed: int, t: int, asked: Sequence[int], cohort: i
 
 
 def absentee(client: int, num_examples: int, status: str) -> Report:
-    """The report of a client that was asked and did not train, or whose training was lost."""
+    """The report of a client that was asked but did not train, or whose training was lost."""
     return Report(client, num_examples, 0, None, None, None, 0, 0, status)

@@ -1,4 +1,4 @@
-"""The protocol that every population keeps."""
+"""The protocol of a population."""
 
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -11,44 +11,44 @@ from fedray.data.dataset import Split
 
 
 class Population(Protocol):
-    """All N clients, wherever they run. Two populations given the same calls return the same bits."""
+    """All N clients, in this process or in others. Populations return the same bits for the same calls."""
 
     def __len__(self) -> int:
-        """N."""
+        """The number of clients, N."""
 
     @property
     def sizes(self) -> np.ndarray:
-        """How many examples each client holds: int64 [N]."""
+        """The number of examples of each client: int64 [N]."""
 
     def train(
         self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
     ) -> Updates:
-        """Have every client of the cohort train from the message; their updates summed in blocks, in cohort order.
+        """Train every client of the cohort from the message. Updates are summed in blocks, in cohort order.
 
-        A client whose process is lost trains again, or, with `drop`, is missing. What clients remember of a round that
-        is trained again does not count.
+        A client whose process is lost trains again or, with `drop`, is missing. Memories of a round that is trained
+        again do not count.
         """
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
-        """How the state's model does on the whole of a split; with `top_k`, also how often it is right in k guesses."""
+        """The performance of the state's model on a whole split; with `top_k`, also its top-k accuracy."""
 
     def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
-        """How the model that each client would use does on test examples of its own.
+        """The scores of each client's own model on the client's own test examples.
 
-        `message` is the broadcast of the state after round t. For populations that were given such examples.
+        `message` is the broadcast of the state after round t. The population must have been given such examples.
         """
 
     def rows(self) -> dict[str, Any]:
-        """The columns of the population table, a client a row."""
+        """The columns of the population table, with a row for each client."""
 
     def events(self) -> list[Event]:
-        """What has happened to the processes since this was last asked."""
+        """The events of the population's processes since the last call."""
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        """What each client remembers after round t, the last one trained or the one before it, one at a time."""
+        """Each client's memory after round t, one at a time. t is the last round trained, or the one before it."""
 
     def remember(self, client: int, memory: Vectors) -> None:
-        """Give a client its memory back, when a run is resumed."""
+        """Give a client its memory back when a run is resumed."""
 
     def close(self) -> None:
-        """Let go of everything that was held for this run."""
+        """Release everything that is held for this run."""

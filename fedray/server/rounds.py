@@ -1,6 +1,6 @@
-"""The server: it samples a cohort a round, and its round loop is a generator.
+"""The server's round loop, a generator, and the sampling of cohorts.
 
-Evaluation, recording, checkpoints and early stopping are the body of the caller's `for`.
+Evaluation, recording, checkpoints and early stopping are in the body of the caller's `for`.
 """
 
 import math
@@ -21,9 +21,10 @@ from fedray.server.population import Population
 
 @dataclass(frozen=True)
 class Round:
-    """What one round did: `mean` is the aggregated update, `state` the server's after it; seconds are wall-clock.
+    """The result of one round: `mean` is the aggregated update, and `state` the server's state after it.
 
-    `cohort` is who was asked, `updates.reports` are of those whose update counts, and `absent` of all others.
+    `cohort` are all clients asked. `updates.reports` are the reports of those whose update counts, and `absent` those
+    of all others. Seconds are wall-clock.
     """
 
     t: int
@@ -37,16 +38,17 @@ class Round:
 
 
 def sample_cohort(seed: int, t: int, population: int, size: int, weights: np.ndarray | None = None) -> list[int]:
-    """The m clients of round t, without replacement, sorted; a pure function, so a resume needs no replay.
+    """The `size` clients of round t, drawn without replacement, sorted. The function is pure: a resume needs no replay.
 
-    All are as likely; or, with `weights` [N], all above 0, they are drawn one after another, each in proportion to its
-    weight among those left.
+    All clients are equally likely. With `weights` [N], all above 0, clients are drawn one after another, each with a
+    probability proportional to its weight among those left.
     """
     if weights is None:
         chosen = generator(seed, "cohort", t=t).choice(population, size=size, replace=False)
     else:
-        # Whoever waits for an exponential time of this rate is next with that probability (Efraimidis, Spirakis 2006,
-        # "Weighted random sampling with a reservoir", whose keys are the logarithms of these).
+        # Clients wait for exponential times, with their weights as rates: the next one is then drawn in proportion to
+        # its weight (Efraimidis, Spirakis 2006, "Weighted random sampling with a reservoir", whose keys are the
+        # logarithms of these times).
         waits = generator(seed, "sampling", t=t).standard_exponential(population) / weights
         chosen = np.argsort(waits, kind="stable")[:size]
     return sorted(int(client) for client in chosen)
@@ -64,9 +66,10 @@ def play_rounds(
     faults: Faults | None = None,
     sampling: str = "uniform",
 ) -> Iterator[Round]:
-    """Yield the rounds `ts` (a stretch of 1..rounds, all of it unless resuming), starting from `state`.
+    """Yield the rounds `ts`, consecutive numbers of 1..rounds, starting from `state`. A resumed run has a part of them.
 
-    A round without any update leaves the state as it was. Raises TooFewSurvivorsError as `faults` says.
+    A round without any update leaves the state as it was. TooFewSurvivorsError where a round has fewer updates than
+    faults.min_survivors, as in `train_enough`.
     """
     faults, sizes = faults or Faults(), population.sizes
     likely = sizes if sampling == "size" else None
@@ -95,13 +98,13 @@ def play_rounds(
             state=state,
             seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
         )
-        del message, updates, mean  # several vectors, while the next round is played
+        del message, updates, mean  # frees several vectors before the next round
 
 
 def train_enough(
     algorithm: Any, population: Population, members: list[int], message: Vectors, t: int, lr: float, faults: Faults
 ) -> Updates:
-    """A round's updates; where too many clients were lost, those of a second attempt, or TooFewSurvivorsError."""
+    """A round's updates. Where too many clients are lost the round is played again once; then TooFewSurvivorsError."""
     needed, retries = min(faults.min_survivors, len(members)), 0
     for _ in range(2):
         updates = population.train(algorithm, members, message, t, lr, drop=faults.lost == "drop")
@@ -111,6 +114,6 @@ def train_enough(
         if not lost or len(updates.reports) >= needed:
             return updates
     raise TooFewSurvivorsError(
-        f"round {t} was played twice, and {lost} of {len(members)} clients were lost with their processes, so that "
+        f"round {t} was played twice, and {lost} of {len(members)} clients were lost with their processes: "
         f"{len(updates.reports)} updates were left, fewer than faults.min_survivors = {faults.min_survivors}"
     )

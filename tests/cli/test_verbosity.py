@@ -162,7 +162,7 @@ def test_a_stdout_that_is_full_is_one_sentence_and_the_end(tmp_path, words):
     command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), *words]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
-    sentence = "fedray: stdout cannot be written (No space left on device), so that no further round is begun\n"
+    sentence = "fedray: stdout cannot be written (No space left on device), so no further round begins\n"
     assert (done.returncode, done.stderr) == (130, sentence)
     assert load("unnamed", tmp_path).runs["status"].tolist() == ["interrupted"]
 

@@ -45,7 +45,7 @@ def test_actors_that_come_after_it_do_not_train_another_model_under_the_runs_nam
     assert [r.status for r in population.train(algorithm, [0, 1], message, 2, 0.1).reports] == ["ok", "ok"]
     for slot in population.slots:
         os.kill(slot.where["pid"], signal.SIGKILL)
-    said = f"{name}.py is not the file that this run is named by"
+    said = f"{name}.py is not the file that this run began with"
     with pytest.raises(ClientError, match=said) as error:
         population.train(algorithm, [0, 1], message, 3, 0.1)
     assert "\n" not in str(error.value)

@@ -645,8 +645,8 @@ def test_a_trial_leaves_the_model_as_it_was_built(own):
         ("Odd", "fedavg", {"projection": 4}, ["model.projection", "Odd, aside.3, does not give its output"]),
         ("Odd", "moon", {}, ["algorithm.name = moon compares", "Odd, aside, does not give its output"]),
         ("Odd", "fedper", {}, ["algorithm.name = fedper keeps aside.bias, aside.weight", "does not use"]),
-        ("convolutional", "moon", {}, ["algorithm.name = moon compares", "it has none"]),
-        ("linear", "moon", {}, ["algorithm.name = moon compares", "nothing before that, 1, is trained"]),
+        ("convolutional", "moon", {}, ["algorithm.name = moon compares", "the model has none"]),
+        ("linear", "moon", {}, ["algorithm.name = moon compares", "nothing before that layer, 1, is trained"]),
         ("linear", "fedper", {}, ["algorithm.name = fedper", "keeps all that is trained", "algorithm.name = local"]),
         ("net", "fedper", {"freeze": "backbone"}, ["algorithm.name = fedper", "keeps all that is trained"]),
         ("linear", "fedavg", {"norm": "group"}, ["model.norm = group", "has none"]),
@@ -677,7 +677,7 @@ def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, sett
     [
         ("Centred", ["its output for an image depends on the rest of the batch"]),
         ("Stepping", ["it changes its buffers in training"]),
-        ("Branching", ["as many clients' at a time it fails", "data-dependent control flow"]),
+        ("Branching", ["it fails for many clients at a time", "data-dependent control flow"]),
         ("Drawing", ["it draws random numbers in training other than by nn.Dropout"]),
         ("net", ["its layer 2 is a BatchNorm"]),
         ("Writing", []),
@@ -706,7 +706,7 @@ def test_a_model_is_built_from_the_file_that_the_run_is_named_by_or_not_at_all(t
     jobs = [own_job(tmp_path, f"{name}:net") for _ in range(2)]
     assert Trainer(jobs[0].recipe).network.flat.module[1].out_features == 4
     path.write_text(OWN.replace("4), nn.BatchNorm1d(4), nn.Linear(4", "16), nn.BatchNorm1d(16), nn.Linear(16"))
-    # What was imported is what the run is named by.
+    # What was imported is what the run began with.
     assert Trainer(jobs[0].recipe).network.flat.module[1].out_features == 4
     del sys.modules[name]  # another process
     for build_it in (
@@ -714,7 +714,7 @@ def test_a_model_is_built_from_the_file_that_the_run_is_named_by_or_not_at_all(t
         lambda: Trainer(jobs[1].recipe),
         lambda: run(jobs[1].experiment, Edited(path)),
     ):
-        with pytest.raises(BadInputError, match=f"{path} is not the file that this run is named by"):
+        with pytest.raises(BadInputError, match=f"{path} is not the file that this run began with"):
             build_it()
     assert not (tmp_path / "results").exists()
 
@@ -748,7 +748,7 @@ def test_a_module_that_the_user_imported_is_imported_anew_only_where_its_file_ha
 
 def test_what_needs_a_linear_layer_is_refused_without_one(own):
     for settings in ({"freeze": "backbone"}, {"projection": 8}):
-        with pytest.raises(BadInputError, match="go by the last Linear layer, and the model has none"):
+        with pytest.raises(BadInputError, match="need a last Linear layer, and the model has none"):
             build(Model(name=f"{own[0]}:convolutional", **settings), CIFAR, 10, 0)
 
 

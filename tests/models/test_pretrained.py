@@ -169,7 +169,7 @@ def test_a_file_that_is_there_is_used_without_a_network_and_is_in_the_run_id(tmp
         lambda: check_shards(late),
         lambda: InProcessPopulation(late.dataset, late.shards, late.recipe, 1),
     ):
-        with pytest.raises(BadInputError, match=f"resnet18 in {path} are not those that this run is named by"):
+        with pytest.raises(BadInputError, match=f"resnet18 in {path} are not those that this run began with"):
             build_it()
     InProcessPopulation(first.dataset, first.shards, first.recipe, 1)
 
@@ -202,7 +202,7 @@ def test_from_the_origin_only_the_original_is_taken(made, monkeypatch):
     with serve(made[0]) as url:
         monkeypatch.delenv("FEDRAY_WEIGHTS_URL")
         monkeypatch.setattr("fedray.models.weights.ORIGIN", url)
-        with pytest.raises(BadInputError, match="its hash is [0-9a-f]{8}, not that of its name"):
+        with pytest.raises(BadInputError, match="its hash is [0-9a-f]{8}, not the one in its name"):
             build(Model(name="resnet18", pretrained=True), CIFAR, 10, 0)
     assert list(folder().iterdir()) == []
 
@@ -232,15 +232,15 @@ def test_what_is_not_whole_or_not_the_networks_weights_leaves_nothing_behind(tmp
             check_shards(Job(compose(settings(tmp_path))))
     parts = {
         "absent": ["404", url, "--model.pretrained false"],
-        "short": [f"only 1000000 of {len(content)} bytes came", url],
-        "cut": ["what came are no weights", url],
-        "page": ["what came are no weights", url],
+        "short": [f"only 1000000 of {len(content)} bytes arrived", url],
+        "cut": ["the file received holds no weights", url],
+        "page": ["the file received holds no weights", url],
         "other network": [
-            "are not the weights of resnet18",
+            "does not hold the weights of resnet18",
             "FEDRAY_WEIGHTS_URL, and was removed",
             "tensors are missing, unknown or of another shape",
         ],
-        "no tensors": ["are not the weights of resnet18"],
+        "no tensors": ["does not hold the weights of resnet18"],
     }
     assert all(part in str(error.value) for part in parts[damage]), str(error.value)
     assert "\n" not in str(error.value)
@@ -252,7 +252,7 @@ def test_a_damaged_file_of_the_users_is_named_and_left_alone(tmp_path):
     path = folder() / KNOWN["resnet18"].weights
     path.parent.mkdir(parents=True)
     path.write_bytes(b"junk")
-    with pytest.raises(BadInputError, match=f"what {path} holds are not the weights of resnet18 .*remove it"):
+    with pytest.raises(BadInputError, match=f"{path} does not hold the weights of resnet18 .*remove it"):
         check_shards(Job(compose(settings(tmp_path))))
     assert path.read_bytes() == b"junk"
 
