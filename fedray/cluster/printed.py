@@ -94,7 +94,7 @@ def length(line: str) -> int:
 
 
 def lines_of(path: Path) -> Iterator[tuple[str, str]]:
-    """The lines that a worker printed, each after the name of its actor."""
+    """The lines that a worker printed, each with the name of its actor."""
     name = ""
     with path.open("rb") as file:
         for each in file:
