@@ -21,7 +21,7 @@ DESCRIPTION = (
     "failed, 2 for bad input, 130 if it was interrupted."
 )
 FLAGS = {
-    "fresh": "start over, and move what there is of the run aside, into a results folder NAME.old-1",
+    "fresh": "start over; the run's earlier files move to the results folder NAME.old-1",
     **verbosity.FLAGS,
 }
 VALUES = verbosity.VALUES

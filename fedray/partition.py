@@ -22,8 +22,8 @@ from fedray.run.checks import check_split
 from fedray.run.prepared import Job
 
 PROGRAM = "python -m fedray.data"
-LISTS = {"figure": ("PATH", "write who holds what, and the sizes, to .svg or .png files")}
-VALUES = {"images": ("PATH.png", "write what some images look like to some clients, where there is feature skew")}
+LISTS = {"figure": ("PATH", "draw the clients' labels and numbers of examples, to .svg or .png files")}
+VALUES = {"images": ("PATH.png", "draw some images as some clients see them under feature skew")}
 CLIENTS, LABELS = 20, 12
 """The most rows and columns of the table."""
 BINS, BAR = 10, 40

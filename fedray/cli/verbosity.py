@@ -17,15 +17,15 @@ from fedray.core.errors import BadInputError
 from fedray.core.settings import nearest
 
 LEVELS = {
-    "debug": "also what helps to find a fault (what took how long, what befell actors, what Ray and its workers print)",
-    "info": "all of a run's progress",
+    "debug": "also details for finding faults (timings, events of actors, the output of Ray and its workers)",
+    "info": "the progress of a run",
     "warning": "notices only",
     "error": "errors only",
 }
 FLAGS = {
     "quiet": "print nothing but errors; the same as --log-level error",
-    "json": "print a JSON object in a line of its own for the start of a run, each round, each notice and the end, and "
-    "nothing else: stdout is the lines, stderr what --log-level debug says, and errors",
+    "json": "print to stdout only JSON objects, one a line: for the start of a run, each round, each notice and the "
+    "end; errors and the details of --log-level debug go to stderr",
 }
 VALUES = {
     "log-level": (

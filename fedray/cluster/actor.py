@@ -1,5 +1,5 @@
-"""The Ray actor that runs clients. It imports torch and what needs it when it starts, since the driver has no use for
-them; in an actor that was forked they are there already."""
+"""The Ray actor that runs clients. Torch, and modules that need it, are imported when an actor starts: the driver does
+not need them, and a forked actor has them already."""
 
 import os
 import pickle
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class NodeData:
-    """A node's one copy of the data set, read by all its actors without copying; arrays as in fedray.data.Dataset."""
+    """The one copy of the data set on a node, which all its actors read. The arrays are as in fedray.data.Dataset."""
 
     train_images: np.ndarray
     train_labels: np.ndarray
@@ -37,13 +37,13 @@ class NodeData:
 
 
 BY_VALUE = 64 * 2**10
-"""Bytes of vectors up to which a call carries them itself: a way through the object store takes 2 ms. They are pickled
+"""The most bytes of vectors that a call carries itself: the way through the object store takes 2 ms. They are pickled
 here, since Ray takes 0.4 ms longer for arrays than for bytes."""
 
 
 @dataclass(frozen=True)
 class Rows(Sequence[np.ndarray]):
-    """The rows of several clients in one array, one client's after another's: client k's end before ends[k]."""
+    """The rows of several clients in one array, client after client: client k's rows end before ends[k]."""
 
     rows: np.ndarray
     ends: np.ndarray
@@ -56,24 +56,24 @@ class Rows(Sequence[np.ndarray]):
 
 
 def join_rows(parts: list[np.ndarray]) -> Rows:
-    """As Rows, in this order."""
+    """The Rows of these parts, in this order."""
     return Rows(np.concatenate(parts), np.cumsum([len(part) for part in parts]))
 
 
 Orders = bytes | tuple[bytes, Vectors]
-"""The algorithm and the message, pickled together; or the algorithm alone, where the message is large."""
+"""The algorithm and the message, pickled together; if the message is large, the algorithm is pickled alone."""
 
 
 def unpickled(orders: bytes) -> Any:
-    """What was pickled; the user's own modules are imported for it."""
-    with blamed_on("what a client is asked to do could not be read"):
+    """The pickled objects. The user's modules are imported for them, so an error is a ClientError."""
+    with blamed_on("a client's algorithm and message could not be unpickled"):
         return pickle.loads(orders)
 
 
 class Enrolment:
-    """What an actor holds for one run: a trainer, the node's data, and its own clients' shards or everybody's rows.
+    """An actor's part in one run: a trainer, the node's data, and its own clients' shards or the rows of all clients.
 
-    Where it has a GPU, the images that it works on are there, copied once.
+    On a GPU the images of the clients, and of the splits to evaluate on, are copied to the device once.
     """
 
     def __init__(self, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None, device: str):
@@ -88,13 +88,13 @@ class Enrolment:
         self.last_orders: tuple[bytes, tuple[Any, Vectors]] | None = None
 
     def adopt(self, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
-        """Take in a client, and copy its shard."""
+        """Add a client, and copy its shard."""
         self.shards.hold(client, rows)
         if own_test is not None:
             self.tests.adopt(client, own_test)
 
     def examples(self, split: str) -> "Examples":
-        """The test or the validation split. A GPU gets its copy when the split is first asked for."""
+        """The test or the validation split. On a GPU it is copied to the device on first use."""
         from fedray.training.shards import place
 
         if split not in self.splits:
@@ -106,7 +106,7 @@ class Enrolment:
         return self.splits[split]
 
     def read(self, orders: Orders) -> tuple[Any, Vectors]:
-        """The algorithm and the message; on a GPU the same ones for the same bytes, so that they are copied once."""
+        """The algorithm and the message. On a GPU equal bytes give the same objects, so they are copied there once."""
         if not isinstance(orders, bytes):
             return unpickled(orders[0]), orders[1]
         if not self.trainer.on_device:
@@ -121,12 +121,13 @@ class Enrolment:
 
 
 class ClientActor:
-    """One process of the population. It is enrolled in a run, trains its clients, and lets go at the run's end."""
+    """One process of the population. It is enrolled in a run, trains the run's clients, and is released at its end."""
 
     def __init__(self, path: list[str], wanted: dict[str, str] | None = None) -> None:
-        """`path` is the driver's sys.path: the user's own modules are found here where they are found there.
+        """`path` is the driver's sys.path, so that this process finds the user's modules where the driver does.
 
-        `wanted` is the software that this node must have, on a cluster whose nodes may join at any time.
+        `wanted` is the software that this node must have, on a cluster whose nodes may join at any time. RuntimeError
+        if it has another.
         """
         if wanted and (different := differences(software(), wanted)):
             raise RuntimeError(f"this node has {different}")
@@ -135,12 +136,12 @@ class ClientActor:
 
         sys.path += [folder for folder in path if folder not in sys.path]
         settle_in()
-        # Arrays from the object store are read-only, and nothing here writes to them.
+        # Arrays from the object store are read-only, and this process does not write to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")
         context = ray.get_runtime_context()
         share = context.get_assigned_resources().get("GPU", 0.0)
-        # Ray has said which GPU is this process's since it was forked, and this is the first call into CUDA: only where
-        # a parent had made one would torch take none from its children (poison_fork in its torch/csrc/cuda/Module.cpp).
+        # This is the first call into CUDA, after the fork and after Ray has set this process's GPU. Had a parent called
+        # CUDA before the fork, torch would refuse it here (poison_fork in its torch/csrc/cuda/Module.cpp).
         self.device = choose_device(share > 0)
         settle_on(self.device, share)
         self.place: dict[str, Any] = {
@@ -156,31 +157,32 @@ class ClientActor:
         return {**self.place, "device": self.device}
 
     def printed(self) -> tuple[int, int]:
-        """How many characters this process has printed so far, to stdout and to stderr."""
+        """The numbers of characters that this process has printed so far, to stdout and to stderr."""
         from fedray.cluster.printed import printed_here
 
         return printed_here()
 
     def enrol(self, run: str, recipe: Recipe, data: NodeData, shards: Rows | None, own_tests: Rows | None) -> None:
-        """Take part in a run: with everybody's shards or, where `shards` is None, with those that are adopted.
+        """Take part in a run, with the shards of all clients or, if `shards` is None, with those that are adopted.
 
-        `shards` are rows of the training set, `own_tests` of the test set, on which each client is evaluated.
+        `shards` are rows of the training set. `own_tests` are the rows of the test set that each client is evaluated
+        on. ClientError if the model cannot be built.
         """
         try:
             with blamed_on("a model could not be built"):
                 self.runs[run] = Enrolment(recipe, data, shards, own_tests, self.device)
         except ClientError as error:
-            self.refused[run] = error  # nobody waits for this call where an actor comes in the place of a lost one
+            self.refused[run] = error  # nobody waits for this call in an actor that replaces a lost one
             raise
 
     def enrolment(self, run: str) -> Enrolment:
-        """What is held for a run; what is wrong with that is raised again."""
+        """The enrolment in a run. If it failed, its ClientError is raised again."""
         if run in self.refused:
             raise self.refused[run]
         return self.runs[run]
 
     def adopt(self, run: str, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
-        """Copy a client's shard here, to train it from now on; rows as in `enrol`, of this client alone."""
+        """Copy a client's shard, to train the client from now on. The rows are as in `enrol`, of this client alone."""
         enrolment = self.enrolment(run)
         if client not in enrolment.shards.held:
             enrolment.adopt(client, rows, own_test)
@@ -205,9 +207,9 @@ class ClientActor:
     ) -> tuple[Any, ...]:
         """Train clients by `orders`.
 
-        Returns first, pickled, their reports, the vectors where they are small, and the call's seconds; then the
-        vectors where they are large, and the new memories. These are separate objects: the first is small and tells of
-        success, large vectors stay in the object store until their turn, memories never pass through the driver.
+        Returns first, pickled, their reports, the vectors if they are small, and the call's seconds; then the vectors
+        if they are large, and the new memories. These are separate objects. The first is small and shows that the call
+        succeeded. Large vectors stay in the object store until their turn. Memories never pass through the driver.
         """
         from fedray.training.block import train_block
 
@@ -232,7 +234,7 @@ class ClientActor:
         return first, None if small else vectors, *(new if memories else ())
 
     def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
-        """What the state's model gives for the images first..last of the test or the validation split."""
+        """Evaluate the state's model on the images [first, last) of the test or the validation split."""
         from fedray.training.evaluate import evaluate
 
         enrolment = self.enrolment(run)
@@ -242,7 +244,7 @@ class ClientActor:
     def evaluate_clients(
         self, run: str, orders: Orders, clients: list[int], t: int, lr: float, *memories: Vectors
     ) -> list[Scores]:
-        """How the model that each client would use does on test images of its own; `orders` as in `train`."""
+        """Evaluate the model that each client would use on test images of its own. `orders` are as in `train`."""
         from fedray.training.block import evaluate_block
 
         enrolment = self.enrolment(run)

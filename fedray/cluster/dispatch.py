@@ -1,14 +1,14 @@
-"""One dispatcher for all calls to all actors of a process: hands out, waits, and calls again when an actor is lost.
+"""The dispatcher of all calls to the actors of a process: it hands calls out, waits, and repeats those of lost actors.
 
-An actor has at most one call running and one waiting. Whatever order calls are handed out in, results are read in the
-order that the caller asks for, so it never changes a bit.
+An actor has at most one call running and one waiting. The order in which calls are handed out changes no bit: results
+are read in the order that the caller asks for.
 
-Several runs may share it, each in a thread of its own: whichever waits settles what has ended, its own calls or
-another's. A run that began earlier has its calls handed out first, and the others fill the gaps.
+Several runs may share the dispatcher, each in a thread of its own. A thread that waits settles every call that has
+ended, whichever run it belongs to. Calls of a run that began earlier are handed out first; the others fill the gaps.
 
-What goes wrong with processes is noted as an Event of every run whose calls it hit. A call whose actor is lost, by a
-kill, for want of memory, with its node, or because it has hung, is made again elsewhere, unless its run would rather
-do without.
+A fault of a process is noted as an Event of each run whose calls it hit. An actor is lost when it is killed, when
+memory runs out, when its node is lost or when it hangs. Its calls are made again on other actors, unless the run asked
+to drop them.
 """
 
 import pickle
@@ -24,9 +24,9 @@ from fedray.cluster.tickets import Slot, Ticket, Traffic, note
 from fedray.core.errors import ClientError, LostActorError, LostStateError
 from fedray.core.updates import Event
 
-MOST_TRIES = 4  # of one call, or of filling one slot, before a loss is no accident
+MOST_TRIES = 4  # tries of one call, or of filling one slot, before it is given up
 NO_ROOM = "no node has room for it"
-LOOK_UP_SECONDS = 0.5  # how often a waiting thread sees whether it is to stop
+LOOK_UP_SECONDS = 0.5  # how often a waiting thread checks whether it must stop
 
 
 class Dispatcher:
@@ -34,33 +34,33 @@ class Dispatcher:
 
     def __init__(self) -> None:
         self.lanes = 1
-        self.lock = threading.RLock()  # for all that is below, the slots' and the tickets' contents included
+        self.lock = threading.RLock()  # for all attributes below, and for the contents of slots and tickets
         self.queue: list[Ticket] = []
         self.slots: list[Slot] = []  # those with calls in flight, or with an actor coming up
         self.stopping = False
 
     def stop(self) -> None:
-        """Have every thread that waits, now or later, raise KeyboardInterrupt, which Python gives the main one only."""
+        """Make each thread that waits, now or later, raise KeyboardInterrupt: Python raises it in the main one only."""
         self.stopping = True
 
     def pause(self) -> None:
-        """Wait a moment for what other threads do."""
+        """Wait a moment for other threads; KeyboardInterrupt after `stop`."""
         time.sleep(0.05)
         if self.stopping:
             raise KeyboardInterrupt
 
     def submit(self, tickets: Sequence[Ticket]) -> None:
-        """Queue tickets, the costliest of a run first, and start what there is room for."""
+        """Queue tickets, the costliest of a run first, and start those that there is room for."""
         with self.lock:
             self.queue.extend(sorted(tickets, key=lambda ticket: -ticket.cost))
             self.queue.sort(key=lambda ticket: ticket.traffic.rank)
             self.hand_out()
 
     def wait(self, ticket: Ticket, look: Callable[[], None] = lambda: None) -> Any:
-        """The ticket's first result; its other references are then in ticket.refs[1:]. `look` is called now and then.
+        """Wait for a ticket and return its first result. Its other references are then in ticket.refs[1:].
 
-        Raises ClientError when the client's own code failed, LostActorError when its actors kept dying or it is not to
-        be made again, LostStateError when what it was given is lost.
+        `look` is called after each turn. Raises ClientError if the client's code failed, LostActorError if the call was
+        dropped or its actors kept dying, LostStateError if an object that it needs is lost.
         """
         while not ticket.done:
             self.turn()
@@ -70,7 +70,7 @@ class Dispatcher:
         return ticket.result
 
     def fetch(self, ticket: Ticket, index: int) -> Any:
-        """What the ticket's reference `index` holds, the call made again if that was lost with its node."""
+        """The object of the ticket's reference `index`. If that was lost with its node, the call is made again."""
         while True:
             self.wait(ticket)
             value, error = look(ticket.refs[index])
@@ -82,21 +82,21 @@ class Dispatcher:
                 self.hand_out()
 
     def forget(self, slots: Sequence[Slot]) -> None:
-        """Drop all that is in flight on these slots, which are about to be given up."""
+        """Drop all calls in flight on these slots, which are about to be given up."""
         with self.lock:
             for slot in slots:
                 slot.tickets, slot.starting = [], None
             self.slots = [slot for slot in self.slots if slot not in slots]
-            self.hand_out()  # there may be room for other runs' calls now
+            self.hand_out()  # other runs' calls may have room now
 
     def withdraw(self, traffic: Traffic) -> None:
-        """Drop what a run has queued; what it has in flight goes on."""
+        """Drop a run's queued calls. Its calls in flight go on."""
         with self.lock:
             traffic.over = True
             self.queue = [ticket for ticket in self.queue if ticket.traffic is not traffic]
 
     def hand_out(self) -> None:
-        """Start queued calls wherever there is room, on the least loaded of the slots each may run on."""
+        """Start queued calls wherever there is room, each on the least loaded of the slots that it may run on."""
         waiting = []
         for ticket in self.queue:
             left = [slot for slot in ticket.slots if not slot.gone]
@@ -121,26 +121,26 @@ class Dispatcher:
         self.note(ticket.traffic)
 
     def note(self, *traffics: Traffic) -> None:
-        """Tell these runs how many of the calls that now run are theirs: the first on each slot."""
+        """Tell each of these runs how many of its calls are running; the first call of a slot is the running one."""
         first = [slot.tickets[0].traffic for slot in self.slots if slot.tickets]
         for traffic in traffics:
             traffic.occupancy.note(sum(each is traffic for each in first))
 
     def watch(self, slot: Slot) -> None:
-        """Wait for this slot's calls, or for its actor to come up, in the turns to come."""
+        """Let the next turns wait for this slot's calls, or for its actor to come up."""
         with self.lock:
             if slot not in self.slots:
                 self.slots.append(slot)
 
     def turn(self) -> None:
-        """Wait for one call to end or one actor to come up, settle it, and hand out what that makes room for.
+        """Wait until a call ends or an actor comes up, settle it, and hand out the calls that have room then.
 
-        While one thread waits here another may settle the same: what a turn found to wait for is looked at again.
+        Another thread may settle the same call meanwhile, so each is checked again after the wait.
         """
         with self.lock:
             flying = {ticket.refs[0]: (ticket, slot) for slot in self.slots for ticket in slot.tickets}
             starting = {slot.starting: slot for slot in self.slots if slot.starting is not None}
-        if not flying and not starting:  # another thread has just settled what there was
+        if not flying and not starting:  # another thread has just settled all of them
             self.pause()
             return
         began = time.monotonic()
@@ -149,7 +149,7 @@ class Dispatcher:
         if self.stopping:
             raise KeyboardInterrupt
         with self.lock:
-            if away > LOOK_UP_SECONDS:  # this process was stopped; nobody's time went by
+            if away > LOOK_UP_SECONDS:  # this process was stopped, so calls and starts get that time back
                 for slot in self.slots:
                     slot.busy_since, slot.deadline = slot.busy_since + away, slot.deadline + away
             for ref in ready:
@@ -168,7 +168,7 @@ class Dispatcher:
 
     def settle_call(self, ticket: Ticket, slot: Slot, ref: Any) -> None:
         if ticket not in slot.tickets or ticket.refs[0] is not ref:
-            return  # another thread's turn settled it, or it was lost with another call of its actor
+            return  # another thread settled it, or it was lost with another call of its actor
         before = [each.traffic for each in slot.tickets]
         result, error = look(ticket.refs[0])
         cause = error.cause if isinstance(error, RayTaskError) else error
@@ -191,14 +191,14 @@ class Dispatcher:
         self.note(*before)
 
     def free(self, slot: Slot, ticket: Ticket) -> None:
-        """The slot's actor is done with this call, and perhaps at work on the next."""
+        """Remove an ended call from its slot. The slot's next call, if any, runs from now on."""
         slot.tickets.remove(ticket)
         slot.busy_since = time.monotonic()
 
     def miss(self, ticket: Ticket, slot: Slot, error: Exception) -> None:
-        """What the call gave, or what it was given, was lost with a node; its actor is well.
+        """Settle a call whose result or argument was lost with a node, while its actor is well.
 
-        In the first case it helps to make the call again, in the second it never will.
+        A second try helps if the result was lost. It fails again if an argument was lost, which is a LostStateError.
         """
         before = [each.traffic for each in slot.tickets]
         self.free(slot, ticket)
@@ -211,7 +211,7 @@ class Dispatcher:
             self.again(ticket, error, running=False)
 
     def lose(self, slot: Slot, error: Exception) -> None:
-        """The slot's actor is lost: note it, put another there, and have its calls made again, or not."""
+        """Settle the loss of a slot's actor: note it, start a new one there, and make its calls again or drop them."""
         lost, slot.tickets = slot.tickets, []
         traffics = [ticket.traffic for ticket in lost]
         self.note(*traffics)
@@ -219,13 +219,13 @@ class Dispatcher:
         note(Event(kind_of(error, slot), first_line(error), **slot.known, clients=at_work), *traffics)
         slot.lost, slot.where = True, {}
         slot.respawn(slot)
-        for ticket in reversed(lost):  # they come first now, in their old order
+        for ticket in reversed(lost):  # they are queued before all others, in their old order
             running = ticket is lost[0]
-            ticket.tries -= not running  # it only waited there
+            ticket.tries -= not running  # a call that only waited there has not been tried
             self.again(ticket, error, running)
 
     def see_call(self, ticket: Ticket, slot: Slot) -> None:
-        """End the actor of a call that takes far longer than any did before."""
+        """Kill the actor of a call that is over its deadline; note a slow call that has none yet."""
         patience, allowed = ticket.traffic.patience, ticket.traffic.time_for(ticket)
         passed = time.monotonic() - slot.busy_since
         limited = ticket.within or (ticket.cost and patience.factor)
@@ -257,9 +257,9 @@ class Dispatcher:
             slot.give_up(f"it died {slot.failures} times: {str(error).strip().splitlines()[-1]}")
 
     def see_start(self, slot: Slot) -> None:
-        """Give a place up whose actor takes too long to come up."""
+        """Give a slot up if its actor takes too long to come up, or if no node has room for it."""
         late = time.monotonic() > slot.deadline
-        if late and slot.where:  # it was up before, and has hung since
+        if late and slot.where:  # this actor was up before, and has hung since
             slot.where, slot.lost = {}, True
             slot.respawn(slot)
         elif late or slot.hopeless():
@@ -267,7 +267,7 @@ class Dispatcher:
             slot.give_up("it did not answer in time" if late else NO_ROOM)
 
     def again(self, ticket: Ticket, error: Exception, running: bool = True) -> None:
-        """Queue a call again, first of all, unless it is to be dropped or that has been done too often."""
+        """Queue a call again, before all others, unless it is to be dropped or has had all its tries."""
         ticket.done, ticket.result = False, None
         if ticket.traffic.over:
             return
@@ -282,11 +282,11 @@ class Dispatcher:
 
 
 class HungError(RuntimeError):
-    """A call took far longer than any like it."""
+    """A call took longer than its deadline, so its actor is taken to hang."""
 
 
 def kind_of(error: Exception, slot: Slot) -> str:
-    """What an event of losing the slot's actor by this error is called."""
+    """The kind of the event when a slot's actor is lost with this error."""
     if isinstance(error, HungError):
         return "hung"
     if isinstance(error, OutOfMemoryError):
@@ -296,10 +296,10 @@ def kind_of(error: Exception, slot: Slot) -> str:
 
 
 def look(ref: Any) -> tuple[Any, RayError | None]:
-    """What a reference holds, or the error that Ray gives for it.
+    """The object of a reference and None, or None and the error that Ray raises for it.
 
-    The error comes without its traceback: a frame of Ray's in there holds the error, and both hold our own frame, with
-    all that is known there, until the next garbage collection.
+    The error has no traceback: a frame of Ray's in it refers back to the error, and this cycle would keep the caller's
+    variables alive until the next garbage collection.
     """
     try:
         return ray.get(ref), None

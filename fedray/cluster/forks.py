@@ -1,6 +1,6 @@
-"""The driver's side of the fork server: functions called where torch is imported, and actors forked from there.
+"""The driver's side of the fork server, a process that has torch imported: it calls functions and forks actors.
 
-The fork server is this process's only one, started when it is first asked for, and ends with it.
+A process has one fork server at most. It is started on first use and ends with the process.
 """
 
 import atexit
@@ -24,18 +24,18 @@ import psutil
 
 from fedray.cluster import forkserver
 
-READY_SECONDS = 60.0  # for a nursery to import Ray
+READY_SECONDS = 60.0  # time for a nursery to import Ray
 SHIM = Path(__file__).with_name("shim.py")
 
 
 class Answer:
-    """What a function gives that is being called in a child of the fork server."""
+    """The pending answer of a function that is called in a child of the fork server."""
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
 
     def result(self) -> Any:
-        """Wait for it; raises what the function raised, or RuntimeError where its process came to grief."""
+        """Wait for the result. Raises what the function raised, or RuntimeError if its process ended early."""
         with self.connection, self.connection.makefile("rb") as file:
             try:
                 fine, value = pickle.load(file)
@@ -47,36 +47,36 @@ class Answer:
 
 
 class ForkServer:
-    """A process that has torch imported and that children are forked from; see forkserver.py."""
+    """The process that has torch imported and forks children; see forkserver.py."""
 
     def __init__(self) -> None:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
-            "OPENBLAS_NUM_THREADS": "1",  # NumPy's library would start threads when it is imported
+            "OPENBLAS_NUM_THREADS": "1",  # otherwise NumPy's OpenBLAS starts threads on import
         }
         command = [sys.executable, "-m", "fedray.cluster.forkserver", str(theirs.fileno())]
         with theirs:
-            # A session of its own, so that Ctrl-C in a terminal does not reach it: it ends with the driver, after Ray.
+            # In a session of its own Ctrl-C in a terminal does not reach it. It ends with the driver, after Ray.
             self.process = subprocess.Popen(
                 command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL, start_new_session=True
             )
 
     def preload(self, modules: Sequence[str]) -> None:
-        """Import modules there, for all that is forked from then on."""
+        """Import modules in the fork server, for all processes that it forks from then on."""
         if modules:
             self.ask(forkserver.preload, *modules).connection.close()
 
     def ask(self, function: Callable[..., Any] | str, *args: Any) -> Answer:
-        """Have an importable function called, or one named "module:function"; its answer can be waited for later."""
+        """Call an importable function, or the one named "module:function", in a child; the answer comes later."""
         mine, theirs = socket.socketpair()
         with theirs:
             socket.send_fds(self.socket, [pickle.dumps((function, args))], [theirs.fileno()])
         return Answer(mine)
 
     def close(self) -> None:
-        """End it; the children that it has left end by themselves."""
+        """End the fork server; its remaining children end by themselves."""
         self.socket.close()
         try:
             self.process.wait(timeout=10)
@@ -86,9 +86,10 @@ class ForkServer:
 
 
 def called_by_name(server: ForkServer | None, name: str, *args: Any) -> Callable[[], Any]:
-    """Have "module:function" called where torch is imported; what is returned waits for its answer.
+    """Call "module:function" in a process that has torch imported. The returned function waits for the result.
 
-    The driver so calls what it never imports. Without a server the function is called here, when its answer is wanted.
+    The driver calls functions in this way that it never imports. Without a server the function is called in this
+    process, when the result is asked for.
     """
     if server is None:
         return lambda: forkserver.named(name)(*args)
@@ -96,7 +97,7 @@ def called_by_name(server: ForkServer | None, name: str, *args: Any) -> Callable
 
 
 class Nursery:
-    """Where the workers of one Ray job are forked; until `close`, or until this process ends."""
+    """The process that forks the workers of one Ray job, until `close` or the end of this process."""
 
     def __init__(self, server: ForkServer, job: str, raylet: int):
         self.path = f"{tempfile.mkdtemp(prefix='fedray-')}/nursery"
@@ -105,11 +106,11 @@ class Nursery:
 
     @property
     def runtime_env(self) -> dict[str, str]:
-        """What an actor's options say to have its process forked here."""
+        """The runtime_env of an actor whose process is to be forked here."""
         return {"py_executable": shlex.join([sys.executable, "-S", "-E", str(SHIM), self.path])}
 
     def trouble(self) -> str:
-        """Why nothing can be forked here, once that is known; empty when all is well."""
+        """Wait until the nursery is ready and return the reason why it cannot fork workers; empty if it can."""
         self.connection.settimeout(READY_SECONDS)
         try:
             fine, error = pickle.loads(self.connection.recv(1 << 16))
@@ -118,25 +119,25 @@ class Nursery:
         return "" if fine else str(error)
 
     def close(self) -> None:
-        """Fork no more; workers that there are live as long as their Ray."""
+        """Fork no more workers. Those that exist live as long as their Ray."""
         self.connection.close()
         shutil.rmtree(Path(self.path).parent, ignore_errors=True)
 
 
 class Guard:
-    """Sees that the local Ray that this process starts now ends with it, even when this process is killed.
+    """Ends the local Ray that this process starts now together with it, even if this process is killed.
 
-    Ray's own processes see to that, too, but for two agents, which take a minute to notice; and its folder stays.
+    Ray's own processes end then by themselves, but two agents take a minute to notice, and Ray's folder stays.
     """
 
     def __init__(self, server: ForkServer | None, root: str):
-        """`root` is the folder of Ray's session folders; without a `server` nothing is guarded."""
+        """`root` is the folder of Ray's session folders. Without a `server` nothing is guarded."""
         self.server = server
         self.ray = forkserver.LocalRay(root, os.getpid(), time.time())
         self.tell(self.ray)
 
     def started(self) -> None:
-        """Ray is up: its processes are those that this one started with its folder, and what these have started."""
+        """Note the processes of Ray, which is up: children with its folder in their command line, and all of theirs."""
         found = []
         for child in psutil.Process().children():
             with suppress(psutil.Error):
@@ -146,13 +147,13 @@ class Guard:
         self.tell(self.ray)
 
     def end(self) -> None:
-        """Ray was interrupted while it started, so that nobody else would shut it down."""
+        """End a Ray whose start was interrupted, which `ray.shutdown` may not know."""
         self.started()
         self.ray.end()
         self.close()
 
     def close(self) -> None:
-        """Ray was shut down."""
+        """Guard nothing more, after Ray was shut down."""
         self.tell(None)
 
     def tell(self, ray: forkserver.LocalRay | None) -> None:
@@ -166,7 +167,7 @@ _starting = threading.Lock()
 
 
 def fork_server() -> ForkServer | None:
-    """This process's fork server, a new one where the last has died; None where forking is not known to work."""
+    """The fork server of this process, a new one if the last has died; None where forking is not known to work."""
     if sys.platform != "linux":
         return None
     with _starting:

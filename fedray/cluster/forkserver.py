@@ -1,10 +1,10 @@
-"""The process that others are forked from: it imports torch once, and every child has it at once and shares its memory.
+"""The fork server: it imports torch once, and its children have torch at once and share its memory.
 
-The driver starts it as `python -m fedray.cluster.forkserver FD` and talks to it over that socket. A request is either a
-function to call in a child, whose answer comes back, or the wish for a nursery: a child that has Ray imported, too, for
-one job of one Ray, and becomes a worker for each request that shim.py sends. Neither ever starts a thread or touches
-CUDA, and each ends when its socket to the driver closes, however the driver ended. Where the driver was killed, the
-server first ends what is left of the driver's own Ray, some of which would go on for a minute.
+The driver starts it as `python -m fedray.cluster.forkserver FD` and talks to it over the socket FD. A request names a
+function to call in a child, which sends back the answer. One such function is `nursery`: its child also imports Ray,
+for one job of one Ray, and forks a worker for each request that shim.py sends. Neither the server nor a nursery ever
+starts a thread or touches CUDA. Each ends when its socket to the driver closes, however the driver ended. If the driver
+was killed, the server first ends what is left of the driver's own Ray, since some of it would go on for a minute.
 """
 
 import gc
@@ -25,17 +25,17 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
-IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, when one starts
-SHIM_TIMEOUT = 10.0  # seconds for a shim that has connected to say what it wants
-END_SECONDS = 20.0  # for what a driver's Ray was to have ended
+IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, at their start
+SHIM_TIMEOUT = 10.0  # seconds that a connected shim may take to send its request
+END_SECONDS = 20.0  # time for the killed processes of a driver's Ray to end
 
 
 @dataclass(frozen=True)
 class LocalRay:
-    """A Ray that its driver started for itself, by what nobody else's has.
+    """A Ray that a driver started for itself, described by facts that fit no other Ray.
 
     Its session folder is in `root`, was made at `since` (seconds since 1970) or later, and its name ends with the
-    driver's process id. `processes` are ids and when each was created; none while the Ray is starting.
+    driver's process id. `processes` are the ids of its processes with their creation times, empty while it starts.
     """
 
     root: str
@@ -47,13 +47,13 @@ class LocalRay:
     def folders(self) -> list[Path]:
         found = []
         for folder in Path(self.root).glob(f"session_*_{self.driver}"):
-            with suppress(OSError):  # it has just gone
+            with suppress(OSError):  # the folder was just removed
                 if folder.stat().st_mtime >= self.since - 1:
                     found.append(folder)
         return found
 
     def end(self) -> None:
-        """Kill its processes, as far as they are the same still, and remove its folder."""
+        """Kill those of its processes whose ids still belong to them, and remove its folders."""
         import psutil
 
         left = []
@@ -69,12 +69,12 @@ class LocalRay:
 
 
 def guard(ray: LocalRay | None) -> LocalRay | None:
-    """What the fork server is to end when the driver has gone; None once the driver has done that itself."""
+    """The Ray that the fork server must end when the driver is gone; None once the driver has ended it itself."""
     return ray
 
 
 def serve(driver: socket.socket) -> None:
-    """Answer the driver's requests, each in a child of its own, until it closes the socket."""
+    """Answer the driver's requests, each in a child, until the driver closes the socket."""
     guarded: LocalRay | None = None
     preload("torch", "fedray.training.block", "fedray.models.build", "fedray.algorithms")
     while True:
@@ -106,37 +106,37 @@ def preload(*modules: str) -> None:
 
 
 def named(function: str) -> Callable[..., Any]:
-    """The function of "module:function", its module imported."""
+    """The function named "module:function", from its module, which is imported."""
     module, _, name = function.partition(":")
     found: Callable[..., Any] = getattr(import_module(module), name)
     return found
 
 
 def _call(reply: socket.socket, function: Callable[..., Any] | str, args: tuple[Any, ...]) -> NoReturn:
-    """Call the function and send back what it gives or raises; a nursery has the socket itself."""
+    """Call the function, send back its result or its exception, and end the child. `nursery` gets the socket, too."""
     try:
         function = named(function) if isinstance(function, str) else function
         answer = (True, function(reply, *args) if function is nursery else function(*args))
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer = (False, error)
-    with suppress(OSError):  # a driver that has gone wants no answer
+    with suppress(OSError):  # the driver is gone and needs no answer
         reply.sendall(pickle.dumps(answer, protocol=5))
     os._exit(0)
 
 
 def nursery(driver: socket.socket, path: str, env: Mapping[str, str]) -> None:
-    """Fork Ray's workers for the job that `env` names, asked for at the unix socket `path`, until the driver is gone.
+    """Fork a worker of the Ray job in `env` for each request at the unix socket `path`, until the driver is gone.
 
-    Raises RuntimeError where threads run in here: what one of them has locked would stay locked in the children.
+    Raises RuntimeError if threads run in this process: a lock that one of them holds would stay locked in the children.
     """
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         listener.bind(path)
         listener.listen(4096)
         os.environ.clear()
-        os.environ.update(env)  # Ray reads its job when it is imported
-        os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # pyarrow would start one when it is imported
+        os.environ.update(env)  # Ray reads its job on import
+        os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"  # otherwise pyarrow starts one on import
         preload("ray._private.workers.default_worker", "fedray.cluster.actor", *IMPORTED_BY_WORKERS)
         if _threads() > 1:
             raise RuntimeError(f"importing Ray has started {_threads() - 1} threads")
@@ -164,7 +164,7 @@ def _fork_worker(listener: socket.socket, driver: socket.socket) -> None:
         connection.settimeout(SHIM_TIMEOUT)
         request, child = b"", None
         fds: list[int] = []
-        with suppress(OSError):  # the shim was killed or is stuck, or no process can be made: there are others to serve
+        with suppress(OSError):  # the shim was killed or is stuck, or the fork failed; the next ones must be served
             request, fds, _, _ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
             child = os.fork() if request else None
         if child == 0:
@@ -174,7 +174,7 @@ def _fork_worker(listener: socket.socket, driver: socket.socket) -> None:
                 argv, env, folder = pickle.loads(request)
                 _become_worker(argv, env, folder, fds)
             finally:
-                os._exit(1)  # never back into the nursery's own loop
+                os._exit(1)  # a child must never return into the nursery's loop
         for fd in fds:
             os.close(fd)
         if child:
@@ -187,7 +187,7 @@ def _become_worker(argv: list[str], env: Mapping[str, str], folder: str, fds: li
     import numpy as np
     import torch
 
-    os.setsid()  # when a worker is lost Ray ends its process group, which must be its own
+    os.setsid()  # Ray kills the process group of a lost worker, so each worker needs its own
     for number, fd in enumerate(fds):
         os.dup2(fd, number)
         os.close(fd)
@@ -195,7 +195,7 @@ def _become_worker(argv: list[str], env: Mapping[str, str], folder: str, fds: li
     os.environ.update(env)
     os.chdir(folder)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    np.random.seed()  # or every worker would draw the same; Python's own generator sees to itself
+    np.random.seed()  # otherwise all workers draw the same numbers; Python's own generator reseeds itself after a fork
     torch.seed()
     sys.argv = argv
     try:
@@ -210,9 +210,9 @@ def _become_worker(argv: list[str], env: Mapping[str, str], folder: str, fds: li
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # children need nobody to wait for them
-    # Under its importable name, so that the driver's pickled functions are this module's own.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # ended children leave no zombies then
+    # Imported by its name, since the driver's pickled functions refer to it and not to __main__.
     from fedray.cluster import forkserver
 
     forkserver.serve(socket.socket(fileno=int(sys.argv[1])))
-    os._exit(0)  # what was imported for others needs no farewell
+    os._exit(0)  # without the exit handlers of modules that were imported for the children

@@ -1,4 +1,4 @@
-"""An existing Ray cluster found and looked at before it is joined, so that what is wrong is one sentence, and soon."""
+"""The search for an existing Ray cluster and its checks before it is joined, so that a fault is one sentence, soon."""
 
 import json
 import os
@@ -17,15 +17,16 @@ from fedray.core.errors import BadInputError
 
 KNOCK = Path(__file__).with_name("knock.py")
 CONNECT_SECONDS = 10.0
-KNOCK_SECONDS = 60.0  # it gives up by itself after a dozen, where something listens that is no Ray
+KNOCK_SECONDS = 60.0  # knock.py gives up after about 12 s if something else than Ray listens there
 PATIENCE = {"RAY_py_gcs_connect_timeout_s": "5", "RAY_gcs_rpc_server_connect_timeout_s": "3"}
 
 
 def find(address: str) -> str:
-    """HOST:PORT of a cluster that can be joined from here; BadInputError with the reason where none can.
+    """HOST:PORT of a cluster that can be joined from here; BadInputError with the reason if none can.
 
-    `auto` is what RAY_ADDRESS names, or else what `ray start` was last used for on this machine; never a Ray that is a
-    program's own. With `auto`, and no RAY_ADDRESS, this process shows its token from now on, if it has one.
+    `auto` means the address in RAY_ADDRESS, otherwise the cluster of the last `ray start` on this machine. It is never
+    a Ray that a program started for itself. With `auto` and no RAY_ADDRESS this process shows its token to the cluster
+    from now on, if it has one.
     """
     told = os.environ.get("RAY_ADDRESS", "")
     named = address if address != "auto" else told if told != "auto" else ""
@@ -54,7 +55,7 @@ def find(address: str) -> str:
 
 
 def ask(address: str, unasked: bool) -> dict[str, Any]:
-    """What knock.py has to say of the cluster at an address."""
+    """The answer of knock.py, run in a process of its own, about the cluster at an address."""
     path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
     env = PATIENCE | os.environ | {"PYTHONPATH": path}
     command = [sys.executable, "-P", str(KNOCK), address, "unasked" if unasked else ""]
@@ -66,7 +67,7 @@ def ask(address: str, unasked: bool) -> dict[str, Any]:
 
 
 def objection(answer: dict[str, Any]) -> str:
-    """Why a cluster that answered so cannot be joined; empty where it can."""
+    """The reason why a cluster with this answer cannot be joined; empty if it can."""
     if answer.get("trouble") == "token":
         return refusal_of_token(answer["mode"], answer["has_token"])
     if "trouble" in answer:
@@ -87,7 +88,7 @@ def objection(answer: dict[str, Any]) -> str:
 
 
 def refusal_of_token(mode: str | None, has_token: bool) -> str:
-    """What to do about a token that is missing or not the cluster's."""
+    """A sentence on a token that is missing or wrong, and on how to get the right one."""
     bring = "copy ~/.ray/auth_token from its head node to this machine, or set RAY_AUTH_TOKEN to the same on both"
     if mode == "token":
         return f"{'the token here is not the one that it wants' if has_token else 'there is no token here'}; {bring}"

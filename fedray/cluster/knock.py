@@ -1,7 +1,8 @@
-"""Asks the Ray cluster at an address what it is and prints the answer, as JSON.
+"""A program that asks the Ray cluster at an address for its facts and prints them as JSON.
 
-A process of its own, since Ray ends the one that has no token where it needs one. Arguments: the address, and
-"unasked" where a token that there is may be shown without having been told to, as Ray does on the machine itself.
+It is a process of its own because Ray ends a process that lacks a token which it needs. Its arguments are the address
+and "unasked" or an empty text. With "unasked" this machine's token is shown although RAY_AUTH_MODE does not ask for it,
+as Ray itself does for a cluster on the same machine.
 """
 
 import json
@@ -18,13 +19,17 @@ ANSWER_SECONDS = 10.0
 
 
 def use_token() -> None:
-    """Have this process, and those that it starts, show its token to Ray clusters."""
+    """Make this process, and those that it starts, show its token to Ray clusters."""
     os.environ["RAY_AUTH_MODE"] = "token"
     Config.initialize("")  # Ray has read the environment already
 
 
 def knock(address: str, unasked: bool) -> dict[str, Any]:
-    """What there is at the address: its versions, whether it is a program's own, and whether it has a node here."""
+    """The facts of the cluster at the address: its metadata, and `here`, whether it has a node on this machine.
+
+    `mode` and `has_token` describe this process's own token. `trouble` is there instead if the cluster gave no answer:
+    "token" if a token is missing or refused, otherwise the error.
+    """
     has_token = bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
     mode = os.environ.get("RAY_AUTH_MODE")
     if unasked and mode is None and has_token:

@@ -1,4 +1,4 @@
-"""The actor processes, kept warm from run to run, and shared by runs that want the same reservations."""
+"""The pool of actor processes. It stays warm from run to run; runs that want the same reservations share it."""
 
 import sys
 import threading
@@ -19,11 +19,11 @@ from fedray.core.errors import BadInputError
 from fedray.data.dataset import Dataset
 
 LAST = ""
-LOOK_SECONDS = 2.0  # how often the nodes of a joined cluster are looked at
+LOOK_SECONDS = 2.0  # how often the room on the nodes of a joined cluster is read anew
 
 
 class Pool:
-    """The actor processes of this Ray: kept warm from run to run while the next run wants the same reservations."""
+    """The actor processes of this Ray. They stay warm from run to run while runs want the same reservations."""
 
     def __init__(
         self,
@@ -31,24 +31,28 @@ class Pool:
         nursery: Nursery | None = None,
         capacity: "Callable[[Pool], Capacity] | None" = None,
     ):
-        """`capacity` is for a Ray that others started, whose nodes may come and go: what they have for a pool now."""
+        """`capacity(pool)` reads what the nodes of a joined cluster have for the pool now, as nodes come and go.
+
+        It is None for a local Ray. `start_timeout` is the seconds that an actor may take to come up. With a `nursery`
+        actors are forked, otherwise each imports torch anew.
+        """
         self.start_timeout, self.nursery, self.capacity = start_timeout, nursery, capacity
-        self.software = software() if capacity else None  # which every node must have
-        self.plainly = "" if nursery else "each imports torch anew"  # how actors start that are not forked
-        self.known = nursery is None
+        self.software = software() if capacity else None  # every node must have this software
+        self.plainly = "" if nursery else "each imports torch anew"  # how actors start, in words; empty if forked
+        self.known = nursery is None  # whether it is known that the nursery works
         self.dispatcher = Dispatcher()
         self.claiming = threading.Lock()  # held by the run whose actors are chosen and started
         self.shape: tuple[float, float] | None = None
         self.slots: list[Slot] = []
-        self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run, and what was used last
-        self.looked, self.room, self.cores = 0.0, 0, 0  # when nodes were last looked at, and what they would hold
+        self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run; under LAST the data set used last
+        self.looked, self.room, self.cores = 0.0, 0, 0  # when nodes were last read; the actors and cores they hold
 
     def claim(self, run: str, traffic: Traffic, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
-        """As many actors as planned, up and answering, and a reference to the data set, until the run leaves.
+        """The slots of the planned number of actors, all up, and a reference to the data set, until the run leaves.
 
-        Runs share actors where no more of them fit. A run that wants other reservations than those of the actors at
-        work waits until these are free. BadInputError when actors are not up within the time allowed; but places for
-        which no node has room any more, since one has just been lost, are left empty.
+        Runs share actors if no more of them fit. A run that wants other reservations waits until no run uses the
+        present actors. BadInputError if actors are not up in time. Slots that no node has room for, because a node has
+        just been lost, stay empty instead.
         """
         with self.claiming:
             if self.nursery and not self.known:
@@ -75,7 +79,7 @@ class Pool:
                 raise
 
     def choose(self, run: str, traffic: Traffic, plan: Plan) -> list[Slot]:
-        """The actors for a run, those with the fewest others, new ones where there is room; they may not answer yet."""
+        """The slots for a run: those that the fewest runs use, new ones if there is room. Actors may not be up yet."""
         with self.dispatcher.lock:
             shape = (plan.num_cpus, plan.num_gpus)
             self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
@@ -87,16 +91,16 @@ class Pool:
             for slot in slots:
                 if not slot.uses:
                     self.await_answer(slot)
-                slot.uses[run] = Use(traffic)  # until the run says how it enrols
+                slot.uses[run] = Use(traffic)  # the run replaces it by one that can enrol actors
             self.dispatcher.lanes = min(len(self.slots), plan.most_lanes)
             return slots
 
     def leave(self, run: str, slots: list[Slot]) -> None:
-        """Let go of what a run claimed, when it has ended, well or not."""
+        """Release the slots and the data set of a run that has ended, well or not."""
         with self.dispatcher.lock:
             for slot in slots:
                 slot.uses.pop(run, None)
-            # After an error some are busy with what nobody waits for any more; others may still be coming up again.
+            # After an error some actors are busy with calls that nobody waits for; others may still be starting.
             busy = [slot for slot in slots if slot.gone or slot.tickets or slot.starting is not None]
             self.give_up([slot for slot in busy if not slot.uses])
             for slot in slots:
@@ -105,12 +109,12 @@ class Pool:
         self.shared.pop(run, None)
 
     def await_answer(self, slot: Slot) -> None:
-        """Have the dispatcher wait for the slot's actor to say where it is."""
+        """Ask the slot's actor for its place, and let the dispatcher wait for the answer."""
         slot.starting, slot.deadline = slot.handle.where.remote(), time.monotonic() + self.start_timeout
         self.dispatcher.watch(slot)
 
     def give_up(self, slots: list[Slot]) -> None:
-        """End these actors; their places are filled anew when a run next wants them."""
+        """Kill these slots' actors and remove the slots; new ones are made when a run next needs them."""
         for slot in slots:
             slot.gone = True
         self.dispatcher.forget(slots)
@@ -119,10 +123,10 @@ class Pool:
             ray.kill(slot.handle)
 
     def share(self, run: str, dataset: Dataset) -> Any:
-        """A reference to the data set in the object store: put there once for all runs that use it in a row."""
+        """A reference to the data set in the object store, put there once for consecutive runs with the same one."""
         known = next((shared for shared in list(self.shared.values()) if shared[0] is dataset), None)
         if known is None:
-            self.shared.pop(LAST, None)  # the store may let go of it before it holds the next
+            self.shared.pop(LAST, None)  # so that the store can free it before it holds the next one
             arrays = (dataset.train_images, dataset.train_labels, *dataset.examples("test"))
             known = dataset, ray.put(NodeData(*arrays, *dataset.examples("validation")))
         self.shared[LAST] = self.shared[run] = known
@@ -134,17 +138,17 @@ class Pool:
     def spawn(self) -> Any:
         num_cpus, num_gpus = self.shape or (0.0, 0.0)
         options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_restarts": 0}
-        options["enable_task_events"] = False  # nobody looks at them, and each call is the faster
+        options["enable_task_events"] = False  # nobody reads them, and calls are faster without
         if self.nursery:
             options["runtime_env"] = self.nursery.runtime_env
         actor = ray.remote(ClientActor).options(**options)
         return actor.remote(sys.path, self.software)
 
     def respawn(self, slot: Slot) -> None:
-        """Put a new actor in the place of a lost one, enrolled before any call that is queued behind.
+        """Start a new actor in the slot of a lost one. It is enrolled in the slot's runs before any other call.
 
-        The lost one is killed: out of reach, it may still hold its share. Where no node has room any more, the place is
-        given up.
+        The lost one is killed first: if it is only out of reach, it still holds its share. If no node has room for a
+        new one, the slot is given up.
         """
         ray.kill(slot.handle)
         if self.crowded():
@@ -156,7 +160,7 @@ class Pool:
             use.enrol(slot.handle)
 
     def crowded(self) -> bool:
-        """Whether there are more places than the nodes that are left can hold."""
+        """Whether there are more slots than the nodes that are alive can hold actors."""
         if not self.capacity:
             return False
         if time.monotonic() >= self.looked + LOOK_SECONDS:
@@ -164,16 +168,17 @@ class Pool:
         return sum(not slot.gone for slot in self.slots) > self.room
 
     def look(self) -> None:
-        """See how many actors like these the nodes that are alive hold, beside what other jobs hold there."""
+        """Read how many actors of this shape fit on the nodes that are alive, beside those of other jobs."""
         capacity = self.capacity(self) if self.capacity else None
         self.room = room_for_actors(*self.shape, capacity) if self.shape and capacity and capacity.cpus else 0
         self.cores = int(sum(capacity.cpus)) if capacity else 0
         self.looked = time.monotonic()
 
     def refill(self, slots: list[Slot], most: int) -> list[Slot]:
-        """Fill given-up places of a run again, and add some, up to `most`, where nodes that have joined have room.
+        """Fill a run's given-up slots again, and add slots up to `most`, if nodes that have joined have room.
 
-        Returns the added ones, not yet in use. What is given an actor that does not come up is given up again.
+        Returns the added slots, which the run does not use yet. A slot with an actor that does not come up is given up
+        again.
         """
         with self.dispatcher.lock:
             if not self.capacity:
@@ -183,12 +188,12 @@ class Pool:
             free = self.room - sum(not slot.gone for slot in self.slots)
             for slot in [slot for slot in slots if slot.gone][: max(0, free)]:
                 slot.gone, slot.why, slot.failures, slot.lost = False, "", 0, True
-                if slot not in self.slots:  # another run was in want of places meanwhile
+                if slot not in self.slots:  # another run's start has removed it meanwhile
                     self.slots.append(slot)
                 self.respawn(slot)
                 free -= 1
             idle = [slot for slot in self.slots if slot not in slots and not slot.uses and not slot.gone]
-            added = idle[: max(0, most - len(slots))]  # some of them may be lost, which will show
+            added = idle[: max(0, most - len(slots))]  # a lost one among them will be found when it does not answer
             new = [self.place() for _ in range(min(free, most - len(slots) - len(added)))]
             for slot in (*added, *new):
                 slot.lost = slot in new

@@ -36,11 +36,11 @@ from fedray.server.participation import absentee
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
 
 EVALUATION_CALL, EVALUATION_CALL_ON_GPU = 4 * EVALUATION_BATCH, 4 * EVALUATION_BATCH_ON_GPU
-"""Images a call, the second where GPUs are reserved; both are whole batches on a CPU, so that its bits are the same."""
+"""Images in a call, the second if GPUs are reserved. Both are whole batches on a CPU, so its bits are the same."""
 
 
 class RayPopulation:
-    """All clients of a run. An actor serves its own client, or, packed, any actor serves any client."""
+    """All clients of a run. Each actor serves its own client or, if clients are packed, any actor serves any client."""
 
     ids = itertools.count()
 
@@ -56,9 +56,9 @@ class RayPopulation:
         patience: Patience = Patience(),  # noqa: B008  it is frozen
         notice: Callable[[str], None] = lambda text: None,
     ):
-        """`own_tests` are the rows of the test set on which each client is evaluated.
+        """`own_tests` are the rows of the test set that each client is evaluated on.
 
-        `notice` is told, in a line, what happens to actors.
+        `notice` is called with a line for each event of the actors.
         """
         rank = next(self.ids)
         self.run, self.traffic, self.notice = f"run-{rank}", Traffic(rank, patience), notice
@@ -66,9 +66,9 @@ class RayPopulation:
         self.dispatcher = pool.dispatcher
         self.labels = {"test": dataset.test_labels, "validation": dataset.validation_labels}
         self.shards, self.own_tests = shards, own_tests
-        self.told = 0  # how many of the traffic's events
+        self.told = 0  # how many of the traffic's events were reported
         self.memory_refs: dict[int, Any] = {}
-        self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references it changed
+        self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references that it changed
         self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
         self.slots, self.data = pool.claim(self.run, self.traffic, plan, dataset)
         try:
@@ -92,11 +92,11 @@ class RayPopulation:
 
     @property
     def devices(self) -> set[str]:
-        """Those of the actors, which differ where torch finds a GPU on some nodes only."""
+        """The devices of the actors. There are two if torch finds a GPU on some nodes only."""
         return {str(slot.where["device"]) for slot in self.slots if slot.where}
 
     def enrol(self) -> None:
-        """Have every actor take part, and any that comes in the place of a lost one."""
+        """Enrol every actor in the run, and let the dispatcher enrol those that replace lost ones."""
         uses = [self.use(slot) for slot in self.slots]
         tickets = [
             Ticket(use.enrol, [slot], self.traffic, kind="enrol", within=self.pool.start_timeout)
@@ -112,7 +112,7 @@ class RayPopulation:
                     raise
 
     def use(self, slot: Slot) -> Use:
-        """The slot is this run's from now on."""
+        """Use the slot for this run from now on."""
         slot.uses[self.run] = use = Use(self.traffic, partial(self.enrol_at, slot))
         return use
 
@@ -122,7 +122,7 @@ class RayPopulation:
         return [enrolled] if self.plan.packed else [enrolled, self.adopt(actor, self.slots.index(slot))]
 
     def adopt(self, actor: Any, client: int) -> Any:
-        """Have an actor hold a client's shard, as its own or in the place of an actor that is gone."""
+        """Give a client's shard to an actor: its own, or one that stands in for an actor that is gone."""
         own_test = self.own_tests[client] if self.own_tests else None
         return actor.adopt.remote(self.run, client, self.shards[client], own_test)
 
@@ -130,19 +130,19 @@ class RayPopulation:
         return self.slots if self.plan.packed else [self.slots[clients[0]]]
 
     def prepare(self, actor: Any, clients: list[int]) -> None:
-        """Before a call with these clients: the actor of another client must get to know this one."""
+        """Prepare an actor for a call with these clients: if it is another client's, it adopts this one."""
         if not self.plan.packed and actor is not self.slots[clients[0]].handle:
             self.adopt(actor, clients[0])
 
     def wait(self, ticket: Ticket) -> Any:
-        """Wait for a call's first result, and tell what happens to actors meanwhile."""
+        """Wait for a call's first result, and report events of actors meanwhile."""
         try:
             return self.dispatcher.wait(ticket, self.tell)
         finally:
             self.tell()
 
     def tell(self) -> None:
-        """Tell of the events since the last time."""
+        """Report the events since the last report to `notice`."""
         while self.told < len(self.traffic.events):
             event, self.told = self.traffic.events[self.told], self.told + 1
             if event.kind in HAPPENED:
@@ -155,7 +155,7 @@ class RayPopulation:
         return happened
 
     def refill(self) -> None:
-        """Use the room that nodes offer which have joined since the last round."""
+        """Add actors on nodes that have joined since the last round."""
         added = self.pool.refill(self.slots, self.plan.most)
         lanes = max(self.plan.most_lanes, self.dispatcher.lanes)
         self.plan = replace(self.plan, actors=self.plan.actors + len(added), most_lanes=lanes)
@@ -208,7 +208,7 @@ class RayPopulation:
         return self.ticket_for("train", clients, call, drop)
 
     def ticket_for(self, kind: str, clients: list[int], call: Callable[[Any], list[Any]], drop: bool = False) -> Ticket:
-        """A call with these clients, on an actor that serves them, or on any other once that is gone."""
+        """A ticket for a call with these clients, on an actor that serves them, or on any other once that is gone."""
         cost = float(self.sizes[clients].sum())
         slots = self.slots_for(clients)
         ticket = Ticket(call, slots, self.traffic, kind, cost, clients=clients, drop=drop)
@@ -223,7 +223,7 @@ class RayPopulation:
             if not ticket.drop:
                 raise
             return Trained([absentee(client, int(self.sizes[client]), "lost") for client in ticket.clients])
-        ticket.refs[:2] = [None, None]  # the object store may let go of them
+        ticket.refs[:2] = [None, None]  # so that the object store can free them
         return Trained(reports, vectors.sum, vectors.each)
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
@@ -262,7 +262,10 @@ class RayPopulation:
         return scores
 
     def rows(self) -> dict[str, Any]:
-        """Packed, a client counts against the actor at its place in line, though any actor may train it."""
+        """The columns of the table `population`, a value for each client.
+
+        Packed clients are spread evenly over the actors here, in order, though any actor may train any client.
+        """
         place = np.arange(len(self)) * len(self.slots) // len(self)
         sharing = np.bincount(place)[place]
         known = [slot.known for slot in self.slots]
@@ -280,9 +283,9 @@ class RayPopulation:
         for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
             memory, error = look(ref)
             if error is not None:
-                raise LostStateError(f"what client {client} remembers: {first_line(error)}")
+                raise LostStateError(f"the state of client {client} is lost: {first_line(error)}")
             yield client, memory
-            del memory  # before the next one is read
+            del memory  # freed before the next one is read
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory_refs[client] = ray.put(memory)
@@ -295,7 +298,7 @@ class RayPopulation:
 
 
 def describe(event: Event) -> str:
-    """An event in a line."""
+    """A line about an event."""
     clients = ", ".join(map(str, event.clients[:5])) + (", ..." if len(event.clients) > 5 else "")
     at_work = f", at work on client{'s' * (len(event.clients) > 1)} {clients}" if clients else ""
     detail = "" if event.kind in ("actor_lost", "node_lost") else f": {event.detail}"  # Ray says no more than that
@@ -303,9 +306,10 @@ def describe(event: Event) -> str:
 
 
 def as_sent(algorithm: Any, message: Vectors) -> Any:
-    """What a call gets of the two, Orders: themselves where they are small, a reference to them otherwise.
+    """The Orders of a call: the algorithm and the message pickled if they are small, otherwise a reference to them.
 
-    The algorithm is always pickled here: what the user's code does when it is read is then not done in Ray's own.
+    The algorithm is always pickled here, so that its code is not unpickled by Ray but by `unpickled`, which reports
+    errors as the client's.
     """
     if num_bytes(message) <= BY_VALUE:
         return ray.cloudpickle.dumps((algorithm, message), protocol=5)
@@ -313,10 +317,10 @@ def as_sent(algorithm: Any, message: Vectors) -> Any:
 
 
 def split(elapsed: float, occupancy: Occupancy, trained: float, called: float) -> Seconds:
-    """Where `elapsed` seconds of a cohort's training went.
+    """The parts of the `elapsed` seconds of a cohort's training.
 
-    The actors spent `trained` seconds on local training, all of them together, and `called` in the calls that it was
-    part of. What the driver did after the last call had ended was summing.
+    The actors together spent `trained` seconds on local training, and `called` seconds in the calls that it was part
+    of. The driver's time after the end of the last call counts as aggregation.
     """
     train, idle = trained / occupancy.lanes, occupancy.free / occupancy.lanes
     aggregate = (called - trained) / occupancy.lanes + elapsed - (occupancy.changed - occupancy.opened)

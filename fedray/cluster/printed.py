@@ -1,9 +1,9 @@
-"""Everything that clients print is shown under --log-level debug, also where Ray ends soon after.
+"""The output of clients, which is shown whole under --log-level debug, even if Ray ends soon after.
 
 Ray shows it in three steps. A worker writes to a log file of its own. The log monitor, a process on each node, looks
-for new lines every tenth of a second and publishes up to a thousand of each file. A thread of the driver prints what
-it receives. `ray.shutdown` waits for none of them. So what was shown is counted here, and the rest is read from the
-files of a local Ray, or waited for where the files are on other machines.
+for new lines every tenth of a second and publishes up to a thousand of each file. A thread of the driver prints the
+lines that it receives. `ray.shutdown` waits for none of these steps. This module therefore counts the output shown so
+far. It reads the rest from the files of a local Ray, or waits for it if the files are on other machines.
 """
 
 import logging
@@ -24,10 +24,10 @@ from ray._private.worker import print_worker_logs
 from fedray.cluster.dispatch import look
 from fedray.cluster.tickets import Slot
 
-WAIT_SECONDS = 10.0  # for what the actors of a joined cluster printed; Ray takes a few tenths of a second
+WAIT_SECONDS = 10.0  # the longest wait for output from a joined cluster; Ray takes a few tenths of a second
 ACTOR = ray_constants.LOG_PREFIX_ACTOR_NAME
 UNSHOWN = (ACTOR, ray_constants.LOG_PREFIX_TASK_NAME, ray_constants.LOG_PREFIX_JOB_ID)
-"""How lines begin that Ray itself writes into the log files, and does not show."""
+"""The beginnings of lines that Ray itself writes into the log files and does not show."""
 FILE = re.compile(r"worker-.*-(\d+)\.(out|err)")
 HANDLER = "fedray_printed"
 
@@ -35,22 +35,22 @@ log = logging.getLogger(__name__)
 
 
 class Text:
-    """How many characters of a worker's output there were, and a digest of them.
+    """The number of characters of a worker's output, and a digest of them.
 
-    Line ends do not count, since Ray may have read half a line and shows the other half as another one.
+    Line ends do not count: Ray may read half a line and then shows the other half as a line of its own.
     """
 
     def __init__(self) -> None:
         self.length, self.digest = 0, blake2b()
 
     def add(self, line: str, most: int | None = None) -> None:
-        """The next line, of which `most` characters at most count."""
+        """Add the next line, of which at most `most` characters count."""
         counted = plain(line)[:most]
         self.length += len(counted)
         self.digest.update(counted.encode())
 
     def begins(self, path: Path) -> bool:
-        """Whether a log file begins with it; not so where Ray lost something in between."""
+        """Whether a log file begins with this text. It does not where Ray lost something in between."""
         found = Text()
         for _, line in lines_of(path):
             found.add(line, self.length - found.length)
@@ -58,7 +58,7 @@ class Text:
 
 
 class Printed:
-    """What was shown in this process of each worker's output, from now until `close`.
+    """The output of each worker that this process has shown, from now until `close`.
 
     It is kept by the address of the worker's node, its process id, and whether it went to stderr.
     """
@@ -68,17 +68,17 @@ class Printed:
         dispatcher.add_handler(HANDLER, self.note)
 
     def note(self, data: Mapping[str, Any]) -> None:
-        """Ray shows these lines of a worker."""
+        """Count lines of a worker that Ray shows."""
         for line in data["lines"]:
             self.shown[data["ip"], str(data["pid"]), bool(data["is_err"])].add(line)
 
     def close(self, logs: Path | None) -> None:
-        """Ray was shut down: show what is left in the log files, where it was a local one's."""
+        """Stop counting after Ray was shut down. If it was a local one, show the rest of its log files, in `logs`."""
         dispatcher.remove_handler(HANDLER)
         if logs is None:
             return
         shown = {(pid, is_err): text for (_, pid, is_err), text in self.shown.items()}
-        for path in sorted([*logs.glob("worker-*"), *logs.glob("old/worker-*")]):  # Ray moves some of the ended there
+        for path in sorted([*logs.glob("worker-*"), *logs.glob("old/worker-*")]):  # Ray moves files of ended workers
             if found := FILE.fullmatch(path.name):
                 pid, is_err = found[1], found[2] == "err"
                 text = shown.get((pid, is_err), Text())
@@ -87,9 +87,9 @@ class Printed:
                 show(pid, is_err, unshown(path, 0 if whole else text.length))
 
     def wait(self, slots: Sequence[Slot]) -> None:
-        """Wait until all that the actors in these places have printed was shown, for a while; say so where it was not.
+        """Wait until the whole output of these slots' actors was shown; after WAIT_SECONDS log what is missing.
 
-        They are those of a joined cluster, whose log files are on other machines.
+        The actors are those of a joined cluster, with log files on other machines.
         """
         until = time.monotonic() + WAIT_SECONDS
         asked = {slot.handle.printed.remote(): slot.where for slot in slots if slot.where and not slot.gone}
@@ -106,15 +106,15 @@ class Printed:
         while (late := [each for each in late if not self.has(*each)]) and time.monotonic() < until:
             time.sleep(0.05)
         if missing := missing + len(late):
-            log.debug("what %d of %d actors printed last is in their nodes' log files only", missing, len(asked))
+            log.debug("the last output of %d of %d actors is in their nodes' log files only", missing, len(asked))
 
     def has(self, ip: str, pid: str, lengths: tuple[int, int]) -> bool:
-        """Whether so many characters of a worker's stdout and stderr were shown."""
+        """Whether at least `lengths` characters of a worker's stdout and stderr were shown."""
         return self.shown[ip, pid, False].length >= lengths[0] and self.shown[ip, pid, True].length >= lengths[1]
 
 
 def plain(line: str) -> str:
-    """A line without line ends."""
+    """The line without line ends."""
     return line.replace("\r", "").replace("\n", "")
 
 
@@ -131,7 +131,7 @@ def lines_of(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def unshown(path: Path, shown: int) -> Iterator[tuple[str, str]]:
-    """The same but for the first `shown` characters, and for empty lines behind them, which may be shown or not."""
+    """The lines of `lines_of` after the first `shown` characters. Empty lines just after these are left out, too."""
     reached = False
     for name, line in lines_of(path):
         reached = reached or len(plain(line)) > shown
@@ -141,14 +141,14 @@ def unshown(path: Path, shown: int) -> Iterator[tuple[str, str]]:
 
 
 def show(pid: str, is_err: bool, lines: Iterator[tuple[str, str]]) -> None:
-    """Print a worker's lines as Ray does."""
+    """Print a worker's lines in Ray's format."""
     stream, plain = sys.stderr if is_err else sys.stdout, ray_constants.RAY_DISABLE_WORKER_LOG_PREFIX
     for name, line in lines:
         print_worker_logs({"pid": pid, "actor_name": name, "lines": [line]}, stream, plain)  # type: ignore[dict-item]
 
 
 def printed_here() -> tuple[int, int]:
-    """How many characters this worker has printed so far, to stdout and to stderr."""
+    """The numbers of characters that this worker has printed so far, to stdout and to stderr."""
     files = (Path("/proc/self/fd", str(stream.fileno())) for stream in (sys.stdout, sys.stderr))
     out, err = (sum(len(plain(line)) for _, line in lines_of(file)) for file in files)
     return out, err

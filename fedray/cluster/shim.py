@@ -1,6 +1,7 @@
-"""What Ray starts in place of a worker, with the nursery's socket: have a worker forked there, or else become one.
+"""The program that Ray starts in place of a worker: it asks the nursery to fork one, or becomes one itself.
 
-Runs with `python -S -E` and the standard library alone, since it is started once for every actor.
+Its first argument is the path of the nursery's socket, the others are the worker's. It runs with `python -S -E` and the
+standard library alone, to start fast: Ray starts it once for each actor.
 """
 
 import os

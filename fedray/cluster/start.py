@@ -1,4 +1,4 @@
-"""Ray started quietly, once for all runs of a process, and always shut down."""
+"""The start of Ray: quietly, once for all runs of a process. It is always shut down again."""
 
 import contextlib
 import logging
@@ -29,7 +29,7 @@ from fedray.core.errors import BadInputError
 from fedray.core.interrupt import deferred
 from fedray.core.limits import available_memory, cores, describe_limits
 
-NODE_SECONDS = 120.0  # for every node of a joined cluster to start a process and say what software it has
+NODE_SECONDS = 120.0  # time for each node of a joined cluster to start a process and report its software
 
 log = logging.getLogger(__name__)
 
@@ -38,27 +38,27 @@ OF_OWN_RAY = ("cpus", "gpus", "object_store")
 
 @dataclass(frozen=True)
 class Session:
-    """A connection to Ray that several runs may share: what there is to reserve by them, and the warm actors."""
+    """A connection to Ray that several runs may share: the capacity that they can reserve, and the warm actors."""
 
     look: Callable[[Pool | None], Capacity]
     pool: Pool
 
     @property
     def capacity(self) -> Capacity:
-        """What there is now, these runs' own actors not counted."""
+        """The capacity now, including the part that these runs' own actors hold."""
         return self.look(self.pool)
 
 
 class Nodes:
-    """The nodes of a Ray, which may come and go, and the least that other jobs were seen to hold of each."""
+    """The nodes of a Ray, which may come and go, with the least that other jobs were seen to hold of each."""
 
     def __init__(self) -> None:
         self.held: dict[str, dict[str, float]] = {}
 
     def capacity(self, pool: Pool | None = None) -> Capacity:
-        """What the nodes that are alive have, but for what others held; others than this pool's actors."""
+        """The capacity of the nodes that are alive, without the shares of other jobs, but with those of this pool."""
         nodes, free = [node for node in ray.nodes() if node["Alive"]], available_resources_per_node()
-        # An actor on its way may already hold a share of a node, nobody knows of which.
+        # An actor that is starting may already hold a share of some node, but it is unknown which.
         settled = pool is None or not any(slot.starting is not None and not slot.where for slot in pool.slots)
         found = []
         for node in nodes:
@@ -69,7 +69,8 @@ class Nodes:
                 for kind in ("CPU", "GPU")
                 if kind in has
             }
-            # Less than before may be true; more are, as likely, our own. A node that has just joined seems to be full.
+            # Less held than before may be true. More held may be our own actors: so the least is kept. A node that has
+            # just joined seems to be full.
             held = {kind: min(number, self.held.get(name, held)[kind]) for kind, number in held.items()}
             if settled:
                 self.held[name] = held
@@ -78,7 +79,7 @@ class Nodes:
 
 
 def reserved(pool: Pool, node: str) -> dict[str, float]:
-    """What the actors of a pool hold of a node."""
+    """The CPUs and GPUs that the actors of a pool hold on a node."""
     here = sum(slot.where.get("node") == node and not slot.gone for slot in pool.slots)
     num_cpus, num_gpus = pool.shape or (0.0, 0.0)
     return {"CPU": here * num_cpus, "GPU": here * num_gpus}
@@ -86,7 +87,7 @@ def reserved(pool: Pool, node: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep `ray.init` from handling SIGTERM in this process, in the way of which a program does."""
+    """Keep `ray.init` from replacing this process's handling of SIGTERM."""
     utils: Any = ray._private.utils
     setter, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
     utils.set_sigterm_handler = lambda handler: None
@@ -95,13 +96,16 @@ def handlers_kept() -> Iterator[None]:
     finally:
         utils.set_sigterm_handler = setter
         if callable(handler) and threading.current_thread() is threading.main_thread():
-            signal.alarm(0)  # Ray's other handler, below Python's, would have it abort the process in three seconds
+            signal.alarm(0)  # if SIGTERM came meanwhile, Ray's C++ handler would abort the process in three seconds
             signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Session]:
-    """Ray for the length of a `with`: a local one of our own, or an existing cluster that is left running."""
+    """A connection to Ray for the length of a `with`: to a new local Ray, or to a cluster, which is left running.
+
+    BadInputError if this process is connected already, or if no Ray can be started or joined.
+    """
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
     local = cluster.address == "local"
@@ -173,7 +177,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
 
 
 def open_nursery() -> Nursery | None:
-    """Where the actors of the Ray that was just started are forked; None where forking is not known to work."""
+    """The nursery for actors of the Ray that was just started; None where forking is not known to work."""
     server = fork_server()
     if server is None:
         return None

@@ -1,4 +1,4 @@
-"""What the dispatcher has to do with: tickets, which are calls that were asked for, and slots, the places of actors."""
+"""The parts that the dispatcher works with: tickets are requested calls, slots are the places of actors."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -7,17 +7,18 @@ from typing import Any
 
 from fedray.core.updates import Event
 
-IN_FLIGHT = 2  # calls an actor has: one running, one waiting
+IN_FLIGHT = 2  # the most calls of an actor: one running, one waiting
 
 
 @dataclass(eq=False)
 class Slot:
-    """A place for one actor. When it is lost, `respawn` puts a new, enrolled one there, which then has to come up.
+    """A place for one actor, `handle`. When the actor is lost, `respawn` starts a new, enrolled one there.
 
-    `uses` are those that runs make of it, by run. `busy_since` is when the first of its calls began to run. `starting`
-    is the reference that is ready when the new actor has answered, and `deadline` the time until which it may take,
-    unless it is `hopeless`. `lost` says that the actor before it was lost, `gone` that the place could not be filled,
-    and `why`.
+    `where` has the ids of an actor that has come up, and `uses` the runs that use it. `busy_since` is when the first of
+    its calls began to run. `starting` is the reference that is ready once a new actor has answered, which must happen
+    before `deadline`; `hopeless()` tells that no node has room for it. Both times are those of time.monotonic().
+    `failures` counts the starts that failed. `lost` means that the actor before was lost, `gone` that the slot was
+    given up, and `why` is the reason.
     """
 
     handle: Any
@@ -36,26 +37,26 @@ class Slot:
 
     @property
     def known(self) -> dict[str, Any]:
-        """What an event says of its actor: id, node and process, as far as it has come up."""
+        """The actor's id, node and process id for an event; each is None until the actor has come up."""
         return {name: self.where.get(name) for name in ("actor", "node", "pid")}
 
     def tell(self, event: Event) -> None:
-        """Have every run that uses this place know of it."""
+        """Note an event for each run that uses this slot."""
         note(event, *(use.traffic for use in self.uses.values()))
 
     def give_up(self, why: str) -> None:
-        """There will be no actor here."""
+        """Leave this slot without an actor, for the reason `why`."""
         self.gone, self.why, self.starting = True, why, None
         self.tell(Event("place_given_up", why, **self.known))
 
     @property
     def has_room(self) -> bool:
-        """Whether it can take another call now."""
+        """Whether its actor can take another call now."""
         return self.starting is None and len(self.tickets) < IN_FLIGHT
 
 
 class Occupancy:
-    """How much of `lanes`, the calls that can run at once, was free from the first call's start to the last's end."""
+    """The idle time of `lanes`, the calls that can run at once, from the first call's start to the last one's end."""
 
     def __init__(self, lanes: int = 1):
         self.lanes, self.running, self.started = lanes, 0, False
@@ -63,7 +64,7 @@ class Occupancy:
         self.opened = self.changed = time.perf_counter()
 
     def note(self, running: int) -> None:
-        """So many calls run from now on."""
+        """From now on `running` calls run."""
         now = time.perf_counter()
         if self.started:
             self.free += (now - self.changed) * max(0, self.lanes - self.running)
@@ -72,7 +73,7 @@ class Occupancy:
 
 @dataclass(frozen=True)
 class Use:
-    """A run's use of a slot: its traffic, and how an actor is enrolled in it."""
+    """A run's use of a slot: its traffic, and the function that enrols an actor in the run."""
 
     traffic: "Traffic"
     enrol: Callable[[Any], Any] = lambda actor: None
@@ -80,9 +81,9 @@ class Use:
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call may take: `factor` times what the slowest so far took for its size, and at least `seconds`.
+    """The time that a call may take: `factor` times that of the slowest call so far, in proportion to its cost.
 
-    With a factor of 0 as long as it likes.
+    It may always take `seconds`. A factor of 0 means no limit.
     """
 
     factor: float = 0.0
@@ -91,10 +92,10 @@ class Patience:
 
 @dataclass(eq=False)
 class Traffic:
-    """All calls of one run: those of a lower rank are handed out first. `retries` counts those made again.
+    """All calls of one run. Calls of a lower rank are handed out first; `retries` counts the calls made again.
 
-    `events` are what has happened to actors at work for this run. `slowest` is how many seconds a call of each kind has
-    taken for each unit of its cost, at most; it goes by whole rounds, and `measured` by calls.
+    `events` are those of actors that work for this run. `measured` has, for each kind of call, the most seconds that a
+    call took for a unit of its cost. `slowest` is its state after the last round or evaluation, and sets deadlines.
     """
 
     rank: int
@@ -107,7 +108,7 @@ class Traffic:
     over: bool = False  # nobody waits for its calls any more
 
     def learn(self) -> None:
-        """A round is over, or an evaluation: what was measured counts from now on."""
+        """Take over the measured times at the end of a round or an evaluation; they set deadlines from now on."""
         self.slowest = dict(self.measured)
 
     def time_for(self, ticket: "Ticket") -> float | None:
@@ -115,17 +116,17 @@ class Traffic:
         pace = self.slowest.get(ticket.kind)
         if ticket.within or pace is None:
             return ticket.within or None
-        # A machine may have become slower: each attempt may take twice as long as the one before.
+        # A machine may have become slower, so each try may take twice as long as the one before.
         return max(self.patience.seconds, self.patience.factor * pace * ticket.cost) * 2.0 ** (ticket.tries - 1)
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A call that was asked for: on any of `slots`, `call(handle)` gives its references, the first of them small.
+    """A requested call. `call(handle)` makes it on the actor of any of `slots` and gives its references.
 
-    Calls of a `kind` take time in proportion to their `cost`; one with a `within` may take so many seconds. Where none
-    of `slots` is left, the call may be made on those that `elsewhere` gives. With `drop` it is not made again when its
-    actor is lost while it runs.
+    The first reference is of a small object. Calls of a `kind` take time in proportion to their `cost`. A call with
+    `within` may take that many seconds, whatever its cost. Once all of `slots` are gone, the call may be made on those
+    that `elsewhere` gives. A call with `drop` is not made again if its actor is lost while it runs.
     """
 
     call: Callable[[Any], list[Any]]
@@ -141,12 +142,12 @@ class Ticket:
     tries: int = 0
     misses: int = 0
     refs: list[Any] = field(default_factory=list)
-    result: Any = None  # what the first reference held
+    result: Any = None  # the object of the first reference
     done: bool = False
     error: Exception | None = None
 
 
 def note(event: Event, *traffics: Traffic) -> None:
-    """Have each of these runs know of it, once."""
+    """Note an event once for each of these runs."""
     for traffic in dict.fromkeys(traffics):
         traffic.events.append(event)

@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster have the software that the driver has: results and pickles depend on it."""
+"""The check that the nodes of a cluster have the driver's software: results and pickles depend on it."""
 
 import sys
 import time
@@ -11,12 +11,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from fedray.core.errors import BadInputError
 
-# The function below is sent to nodes where fedray may be missing or another.
+# The function below is sent by value to nodes where fedray may be missing or another version.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 
 def software() -> dict[str, str]:
-    """What this process has, or would have if it imported it: versions, and of fedray a digest of its source files."""
+    """The versions of the software in this process, imported or not; for fedray also a digest of its source files.
+
+    A missing package has an empty text.
+    """
     import importlib.metadata
     import importlib.util
     import platform
@@ -44,9 +47,10 @@ def software() -> dict[str, str]:
 
 
 def check_nodes(nodes: Sequence[Mapping[str, Any]], seconds: float) -> None:
-    """Compare every node with this process, in parallel; BadInputError with the list where they differ.
+    """Compare the software of all nodes with this process's, in parallel; BadInputError lists the differences.
 
-    `nodes` are as `ray.nodes()` gives them. One that is lost meanwhile is left out.
+    `nodes` are as `ray.nodes()` gives them. A node that does not answer within `seconds` is listed, too. A node that is
+    lost meanwhile is left out.
     """
     here = software()
     ask: Any = ray.remote(num_cpus=0, max_retries=0)(software)
@@ -75,7 +79,7 @@ def check_nodes(nodes: Sequence[Mapping[str, Any]], seconds: float) -> None:
 
 
 def differences(there: Mapping[str, str], here: Mapping[str, str]) -> str:
-    """What is different, in words; empty where nothing is."""
+    """The differences in words; empty if there are none."""
     return " and ".join(
         f"{name} {there[name]}, not {here[name]}" if there[name] else f"no {name}, which is {here[name]} here"
         for name in here

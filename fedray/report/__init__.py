@@ -1,5 +1,5 @@
-"""python -m fedray.report results/NAME      one page for what runs left there, and its figures for papers
+"""python -m fedray.report results/NAME      one page about all runs there, and its figures for papers
 
-`study` says what is compared, `answer` and the `*_figures` modules say it in words, a table and charts, `page` sets it.
-Altair and pandas are imported here alone, so that a run starts without them.
+`study` groups the runs into configurations. `answer` and the `*_figures` modules compare them in words, a table and
+charts. `page` makes the HTML. Altair is imported in this folder alone, so a run starts without it.
 """

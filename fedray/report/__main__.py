@@ -1,4 +1,4 @@
-"""python -m fedray.report results/lr      writes one page about all runs there; --figures also SVG and PNG files"""
+"""python -m fedray.report results/lr      writes one page about all runs there; with --figures SVG and PNG files too"""
 
 import sys
 import tempfile
@@ -50,7 +50,7 @@ def main(argv: list[str]) -> int:
 
 
 def folder_of(given: str) -> Path:
-    """The results' folder: a path, or a name in results/."""
+    """The folder of the results, given as a path or as a name in results/."""
     path = Path(given)
     try:
         path.resolve()
@@ -63,7 +63,7 @@ def folder_of(given: str) -> Path:
 
 
 def read(folder: Path) -> tuple[Results, list[str]]:
-    """The results, and the sentences on files and columns left out of them; BadInputError where there is no run."""
+    """The results, and a sentence for each file or column left out of them; BadInputError if there is no run."""
     left_out = (DamagedResultsWarning, NewerResultsWarning)
     place = folder.resolve()
     with warnings.catch_warnings(record=True) as caught:
@@ -80,7 +80,7 @@ def read(folder: Path) -> tuple[Results, list[str]]:
 
 
 def check_output(page: Path) -> None:
-    """Say what is wrong with the place of the page before anything is drawn."""
+    """Check the path of the page before anything is drawn; BadInputError if it cannot be written."""
     try:
         if page.is_dir():
             raise OSError("it is a folder")

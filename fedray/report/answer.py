@@ -1,4 +1,4 @@
-"""The answer: which configuration is best, by how much, and the table of them all."""
+"""The answer of the report: the best configuration, its lead, and the table of all configurations."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from fedray.results.comparison import compare
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the answer table: headings of one or two storeys, and a cell for each configuration."""
+    """A column of the answer table: its heading, that of its group (may be empty), and a cell per configuration."""
 
     group: str
     heading: str
@@ -22,7 +22,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Tile:
-    """A number to see first."""
+    """One of the large numbers at the top of the page."""
 
     heading: str
     number: str
@@ -58,7 +58,7 @@ def counted(row: Mapping[Any, Any]) -> str:
 
 
 def accuracies(study: Study, rows: list[dict[Any, Any]]) -> list[Column]:
-    """Mean and standard deviation in percent: what decides first."""
+    """A column for each accuracy: mean and standard deviation in percent. The one that orders the table comes first."""
     shown = [
         ("final", study.chosen_by),
         *(("final", name) for name in MEASURES if name.endswith("accuracy")),
@@ -74,7 +74,7 @@ def accuracies(study: Study, rows: list[dict[Any, Any]]) -> list[Column]:
 
 
 def to_target(study: Study) -> list[Column]:
-    """Rounds, time and bytes until the target; in how many runs, where not in all."""
+    """Rounds, time and bytes until the target, with the number of runs that reached it if not all did."""
     way = way_to_target(study)
     if way.empty or study.measure is None:
         return []
@@ -101,7 +101,7 @@ def percent_of(fraction: float | None) -> str:
 
 
 def tiles(study: Study) -> list[Tile]:
-    """The best configuration in a few numbers."""
+    """The tiles of the best configuration."""
     best = study.configurations.iloc[0]
     if study.measure is None or is_missing(best[f"final_{study.measure}_mean"]):
         return []
@@ -119,7 +119,7 @@ def tiles(study: Study) -> list[Tile]:
 
 
 def lead(study: Study) -> str:
-    """How far the best is ahead of the second, over the same seeds; empty where that cannot be said."""
+    """A sentence on the lead of the best configuration over the second, paired by seed; empty if they share too few."""
     if len(study.keys) < 2 or study.measure is None or study.chosen_by is None:
         return ""
     first, second = study.configurations.iloc[0], study.configurations.iloc[1]

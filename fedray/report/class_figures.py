@@ -1,5 +1,4 @@
-"""Which classes are recognised: the accuracy of each configuration on each class; of a single one, what it mistakes
-for what."""
+"""Figures by class: the accuracy of each configuration on each class, or the confusion matrix of a single one."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 WRITTEN = 12
-"""Up to so many classes each cell has its number written into it."""
+"""The most classes with which each cell has its number written into it."""
 
 
 def class_section(study: Study) -> list[Section]:
-    """The server's model of the last evaluated round, on the test set."""
+    """The section on the server's model after the last evaluated round, on the test set."""
     classes = per_class(study.as_loaded).dropna(subset="recall").merge(study.counted[["run", "series"]], on="run")
     if classes["label"].nunique() < 2:
         return []
@@ -30,14 +29,14 @@ def class_section(study: Study) -> list[Section]:
 
 
 def recall_figure(study: Study, classes: "pd.DataFrame") -> Figure:
-    """A row for each configuration, a column for each class."""
+    """The accuracy on each class: a row for each configuration, a column for each class."""
     shown = classes[classes["series"].isin(study.shown)]
     found = shown.groupby(["series", "label", "label_name"])["recall"].agg(["mean", "std"]).reset_index()
     rows = [
         cell(study.labels[row["series"]], row["label_name"], row["mean"], f"{percent(row['mean'], row['std'])} %")
         for row in found.to_dict("records")
     ]
-    notes = ["Share of a class's test images that are recognised after the last evaluated round, in percent."]
+    notes = ["Share of each class's test images that are classified correctly after the last evaluated round, in %."]
     if len(study.shown) < len(study.keys):
         notes.append(f"The best {len(study.shown)} of {len(study.keys)} configurations.")
     orders = [study.labels[key] for key in study.shown], names_in_order(found)
@@ -45,7 +44,7 @@ def recall_figure(study: Study, classes: "pd.DataFrame") -> Figure:
 
 
 def confusion_figure(study: Study, runs: "np.ndarray[Any, Any]") -> Figure:
-    """A row for each class, a column for what its images were taken for; counts of all seeds together."""
+    """The confusion matrix, summed over seeds: a row for each true class, a column for each predicted one."""
     of_runs = [confusion(study.as_loaded, str(run)) for run in runs]
     names, counts = list(map(str, of_runs[0])), np.sum([each.to_numpy() for each in of_runs], axis=0)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -53,8 +52,8 @@ def confusion_figure(study: Study, runs: "np.ndarray[Any, Any]") -> Figure:
         cell(names[label], names[predicted], share, f"{counts[label, predicted]:,} images, {percent(share)} %")
         for (label, predicted), share in np.ndenumerate(shares)
     ]
-    note = "Share of a class's test images after the last evaluated round, in percent: the diagonal is recognised."
-    return heat("classes", "What is taken for what", rows, ("label", "taken for"), (names, names), note)
+    note = "Share of each class's test images after the last evaluated round, in %. The diagonal is correct."
+    return heat("classes", "Confusion matrix", rows, ("label", "predicted"), (names, names), note)
 
 
 def cell(y: Any, x: Any, share: float, said: str) -> dict[str, Any]:
@@ -73,7 +72,10 @@ def heat(
     orders: tuple[list[str], list[str]],
     note: str,
 ) -> Figure:
-    """Cells as strong as their share of 1; `axes` and `orders` are of y and x."""
+    """A heat map of rows {y, x, share, text, value}; the opacity of a cell is its share, from 0 to 1.
+
+    `axes` are the titles and `orders` the categories of y and x, in this order.
+    """
 
     def draw(look: Look) -> Chart:
         few = len(orders[1]) <= WRITTEN

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     import pandas as pd
 
 LONGEST, POINTS = 500, 8000
-"""Points of a curve and of a chart; longer curves are thinned out."""
+"""The most points of a curve, and of a chart; longer curves are thinned out."""
 OVER: dict[str, tuple[str, dict[str, Any]]] = {
     "round": ("round", {"format": ",d", "tickMinStep": 1}),
     "seconds": ("seconds", {"format": ",~f"}),
     "bytes": ("bytes sent, both ways", {"labelExpr": "format(datum.value, '~s') + 'B'"}),
 }
-"""What a curve is drawn over: its title, and its axis."""
+"""The x axes of curves, by column: title and Vega-Lite's properties."""
 BANDS = 5
-"""With more curves than that, bands would only hide one another."""
+"""The most curves with which bands are drawn; more bands would hide one another."""
 
 
 def curve_sections(study: Study) -> list[Section]:
-    """All curves that the results have."""
+    """The sections with a figure for each measure that the results have."""
     values = [name for name in MEASURES if study.results.rounds[name].notna().any()]
     accuracies = [name for name in values if name.endswith("accuracy")]
     accuracies.sort(key=lambda name: name != study.measure)  # what is compared comes first
@@ -61,7 +61,7 @@ def explain_bands(study: Study) -> str:
 
 
 def curve_figure(study: Study, value: str, over: str, wide: bool = False) -> Figure | None:
-    """One chart, None where no point is finite."""
+    """The curves of one measure over `over`; None if no point is finite."""
     found = curves(study.results, by="series", value=value, over=over)
     found = found[np.isfinite(found["mean"])].rename(columns={over: "x", "mean": "y"})
     if found.empty:
@@ -85,7 +85,7 @@ def curve_figure(study: Study, value: str, over: str, wide: bool = False) -> Fig
 
 
 def thinned(points: "pd.DataFrame", series: int) -> "pd.DataFrame":
-    """At most so many points of each curve, evenly chosen, its ends included."""
+    """The curves with at most LONGEST points each, fewer if there are many; evenly chosen, with both ends."""
     most = max(40, min(LONGEST, POINTS // series))
     position = points.groupby("series").cumcount()
     length = points.groupby("series")["x"].transform("size")
@@ -95,7 +95,7 @@ def thinned(points: "pd.DataFrame", series: int) -> "pd.DataFrame":
 
 
 def window(points: "pd.DataFrame") -> tuple[float, float] | None:
-    """The losses to look at where some runs blew up and would hide the others; None where none did."""
+    """The range of losses to draw if some curves blew up and would flatten the others; None if none did."""
     highest = points.groupby("series")["y"].max()
     typical = float(np.quantile(highest, 0.5, method="lower"))
     if not max(highest.max(), points["high"].max()) > 4 * typical > 0:

@@ -1,6 +1,6 @@
-"""A figure, what all figures are made of, and how one becomes a specification, an SVG or a PNG.
+"""A figure of the report: its parts, and its forms as a specification, an SVG and a PNG.
 
-A chart is drawn once in Vega-Lite; the look decides whether the page or a paper gets it.
+Each chart is written once in Vega-Lite. Its look makes it one for the page or one for a paper.
 """
 
 import json
@@ -26,24 +26,24 @@ class Figure:
     """One chart of the report."""
 
     name: str
-    """Of its files, and of its place on the page."""
+    """The name of its files, and its id on the page."""
     title: str
     rows: list[dict[str, Any]]
     """Its data, ready for JSON."""
     draw: Callable[[Look], Chart]
-    """Vega-Lite of `ROWS`, without a width."""
+    """The chart of `ROWS` in Vega-Lite, without a width, for a look."""
     note: str = ""
-    """What one has to know to read it."""
+    """A sentence that helps to read it, shown beside the title."""
     wide: bool = False
     follows: bool = True
     """Whether the legend switches its series."""
     over: str = ""
-    """Over what its curves are drawn, whose nearest point the page then shows; empty where it has none."""
+    """The title of the x axis of curves. The page then shows the point nearest to the pointer. Empty without curves."""
     percent: bool = False
-    """Whether its curves are fractions, to be written in percent."""
+    """Whether the values of its curves are fractions that are written in percent."""
 
     def specification(self, look: Look) -> dict[str, Any]:
-        """Vega-Lite for this look, whole."""
+        """The whole Vega-Lite specification for this look, rows included."""
         sizes = {"width": look.width, "autosize": {"type": "fit-x" if look.page else "pad", "contains": "padding"}}
         specification: dict[str, Any] = self.draw(look).to_dict()
         if "vconcat" in specification:  # each part has its own width
@@ -51,7 +51,7 @@ class Figure:
         return specification | sizes | {"config": look.config(), "datasets": {"rows": self.rows}}
 
     def vega(self) -> dict[str, Any]:
-        """The page's chart, compiled: nothing is left for the browser to decide or to warn about."""
+        """The page's chart compiled to Vega, so that the browser has no Vega-Lite to compile or to warn about."""
         compiled: dict[str, Any] = vl_convert.vegalite_to_vega(self.specification(PAGE), vl_version=VEGA_LITE)
         return compiled
 
@@ -59,7 +59,7 @@ class Figure:
         return str(vl_convert.vegalite_to_svg(self.specification(PAPER), vl_version=VEGA_LITE))
 
     def png(self) -> bytes:
-        """At twice the size, for print."""
+        """The figure as a PNG at twice the size, for print."""
         return bytes(vl_convert.vegalite_to_png(self.specification(PAPER), vl_version=VEGA_LITE, scale=2))
 
 
@@ -73,11 +73,11 @@ class Section:
 
 
 ROWS = alt.NamedData("rows")
-"""A figure's rows as the data of its chart; they join the specification last, since Altair would validate each."""
+"""The data of each chart: the figure's rows by name. They join the specification last, as Altair validates each row."""
 
 
 def lean(rows: Iterable[Mapping[Any, Any]]) -> list[dict[str, Any]]:
-    """The rows for JSON: numbers with five digits, and null for what is not a number."""
+    """The rows for JSON: floats with five digits, and None for NaN and infinite ones."""
     return [{str(key): lean_value(value) for key, value in row.items()} for row in rows]
 
 
@@ -88,21 +88,21 @@ def lean_value(value: Any) -> Any:
 
 
 def mapped(labels: Mapping[str, str], datum: str = "datum.label") -> str:
-    """A Vega expression: the label of a key."""
+    """A Vega expression that looks up the label of the key in `datum`."""
     return f"{json.dumps(labels)}[{datum}]"
 
 
 SHOWN = "indexof(shown, datum.series) >= 0"
-"""Only the series that the legend leaves on."""
+"""A Vega expression: whether the legend shows the row's series."""
 
 
 def legend_params(study: Study) -> tuple[alt.Parameter, alt.Parameter]:
-    """What the page's legend sets: the series that are on, and the one that stands out (empty: none)."""
+    """The parameters that the page's legend sets: the series that are on, and the highlighted one (empty: none)."""
     return alt.param(name="shown", value=study.shown), alt.param(name="focus", value="")
 
 
 def focused(faint: float, plain: float = 1.0) -> Any:
-    """Full where no series stands out or this one does, otherwise faint."""
+    """An opacity: `plain` if no series is highlighted or this one is, otherwise `faint`."""
     return alt.condition("focus == '' || datum.series == focus", alt.value(plain), alt.value(faint))
 
 
@@ -122,7 +122,7 @@ def series_scale(study: Study, look: Look, style: Callable[[int], Any]) -> alt.S
 
 
 def series_legend(study: Study, look: Look, legend: bool = True) -> alt.Legend | None:
-    """The legend of a paper's figure; the page has one for all of its own."""
+    """The legend of a paper's figure; None on the page, which has one legend for all its figures."""
     if look.page or not legend or len(study.keys) == 1:
         return None
     left_out = len(study.keys) - len(study.shown)

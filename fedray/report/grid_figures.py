@@ -1,4 +1,4 @@
-"""Heat maps: how good each pair of two settings is, and which client holds which labels; one setting as a curve."""
+"""The effect of settings, as a curve for one and a heat map for two; and heat maps of partitions."""
 
 import altair as alt
 import pandas as pd
@@ -11,23 +11,26 @@ from fedray.report.wording import MEASURES, count, enumerate_words, label, perce
 from fedray.sweep.summary import written
 
 CLIENTS, PARTITIONS = 50, 6
-"""So many clients of so many partitions are drawn."""
+"""The most clients drawn of a partition, and the most partitions."""
 
 
 def setting_section(study: Study) -> list[Section]:
-    """What the settings do: a curve where one number varies, a heat map where two settings do."""
+    """The effect of the settings: a curve if one number varies, a heat map if two settings do."""
     if study.measure is None:
         return []
     table = study.configurations.dropna(subset=f"final_{study.measure}_mean")
     numeric = [name for name in study.axes if is_numeric(table[name])]
     if len(study.axes) == 1 and numeric and len(table) > 2:
-        return [Section("What the setting does", (response_figure(study, table, numeric[0]),))]
+        return [Section("Effect of the setting", (response_figure(study, table, numeric[0]),))]
     pair = heat_axes(table, study.axes, numeric)
-    return [Section("What the settings do", (heat_figure(study, table, *pair),))] if pair else []
+    return [Section("Effect of the settings", (heat_figure(study, table, *pair),))] if pair else []
 
 
 def heat_axes(table: pd.DataFrame, axes: tuple[str, ...], numeric: list[str]) -> tuple[str, str] | None:
-    """The two settings with the most values, numbers first; None without one, or where half the cells are empty."""
+    """The two settings with the most values, numbers first, as x and y.
+
+    None for fewer than two settings, without a number among them, for fewer than four cells, or if half are empty.
+    """
     ranked = sorted(axes, key=lambda name: (name not in numeric, -table[name].nunique(dropna=False)))
     if len(ranked) < 2 or not numeric:
         return None
@@ -110,7 +113,7 @@ def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
 
 
 def partition_section(study: Study) -> list[Section]:
-    """Who holds what, for each of the first partitions."""
+    """The section with a heat map for each of the first partitions: clients by labels."""
     runs = study.results.runs.dropna(subset="partition_id")
     partitions = dict(list(study.results.partitions.groupby("partition_id")))
     drawn = [identity for identity in runs["partition_id"].drop_duplicates() if identity in partitions]

@@ -1,4 +1,4 @@
-"""The question of an experiment and what its author answered: the comment at the top of its TOML file."""
+"""The question of an experiment and its author's answer, both from the comment at the top of its TOML file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,12 +6,12 @@ from pathlib import Path
 from fedray.core.errors import BadInputError
 
 EXPERIMENT = "experiment.toml"
-"""The copy of the experiment's file that lies among its results."""
+"""The name of the copy of the experiment's file in its results folder."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """A paragraph, or lines to be shown as they are."""
+    """A paragraph, or lines that are shown as they are."""
 
     text: str
     verbatim: bool = False
@@ -24,7 +24,10 @@ class Header:
 
 
 def read_header(folder: Path) -> Header:
-    """The header of the experiment whose results these are; without one, the question is the results' name."""
+    """The header of the experiment with its results in `folder`. Without one, the question is the folder's name.
+
+    BadInputError if the file cannot be read.
+    """
     path = folder / EXPERIMENT
     try:
         text = path.read_text("utf-8") if path.exists() else ""
@@ -41,7 +44,8 @@ def read_header(folder: Path) -> Header:
 
 
 def blocks(lines: list[str]) -> list[Block]:
-    """Lines as paragraphs: an empty line ends one, and so does a change between indented and not."""
+    """The lines grouped into blocks: an empty line ends one, and so does a change of indentation. Indented ones are
+    verbatim."""
     found: list[list[str]] = [[]]
     for line in lines:
         if not line:

@@ -1,7 +1,8 @@
-"""What charts look like: on the page, where CSS decides on light and dark, and on paper.
+"""The look of charts, on the page and on paper.
 
-The seven hues are Okabe and Ito's, made to be told apart with any kind of colour vision (Wong 2011, Nature Methods 8,
-441); beyond seven, lines differ in their dashes too. On the page a colour is the name of a CSS property.
+The seven hues are Okabe and Ito's, which people with any kind of colour vision can tell apart (Wong 2011, Nature
+Methods 8, 441). Beyond seven series, lines differ in their dashes too. On the page a colour is the name of a CSS
+property, so CSS chooses between light and dark.
 """
 
 from dataclasses import dataclass
@@ -17,12 +18,12 @@ PARTS = {
     "idle": "#b4b4b4",
     "record": "#cc79a7",
 }
-"""Where the time goes, in the order of the bars, and its colours."""
+"""The parts of a run's time, in the order of the bars, with their colours on paper."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """The colours and the width of all charts of a page or of a paper."""
+    """The colours and the width of all charts, for the page or for a paper."""
 
     page: bool
     width: int | str
@@ -32,7 +33,7 @@ class Look:
     muted: str
     grid: str
     accent: str
-    """Of cells that show how much by their opacity."""
+    """The colour of bars, and of heat maps' cells, whose opacity shows their value."""
     on_accent: str
     font_size: int
 
@@ -40,7 +41,7 @@ class Look:
         return self.colours[position % len(self.colours)]
 
     def config(self) -> dict[str, Any]:
-        """Vega-Lite's config."""
+        """The config of a Vega-Lite specification."""
         text = {"labelColor": self.muted, "titleColor": self.ink, "titleFontWeight": "normal"}
         sizes = {"labelFontSize": self.font_size, "titleFontSize": self.font_size}
         axis = {"gridColor": self.grid, "domainColor": self.grid, "tickColor": self.grid, "titlePadding": 8}
@@ -49,7 +50,7 @@ class Look:
             "font": "system-ui, sans-serif" if self.page else "Helvetica, Arial, sans-serif",
             "padding": 0 if self.page else 6,
             "view": {"stroke": None},
-            "aria": False,  # a description of each chart stands beside it; one for each of its marks is noise
+            "aria": False,  # the page describes each chart; a description of each mark would be noise
             "axis": {**text, **sizes, **axis, "labelOverlap": True, "labelSeparation": 5},
             "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
             "legend": {**text, **sizes, "labelColor": self.ink, "labelLimit": 400, "symbolStrokeWidth": 2},
@@ -57,7 +58,7 @@ class Look:
 
 
 def dash(position: int) -> list[int]:
-    """The dashes of a series: solid for as many as there are hues."""
+    """The dashes of the series at this position. The first seven, one for each hue, are solid."""
     return DASHES[position // len(OKABE_ITO) % len(DASHES)]
 
 

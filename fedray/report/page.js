@@ -1,5 +1,5 @@
 "use strict";
-// Draws the charts, and lets the legend switch series in all of them. Colours are CSS's own.
+// Draws the charts. The legend switches series in all of them. Colours are CSS properties.
 const { charts, series } = JSON.parse(document.getElementById("data").textContent);
 const boxes = [...document.querySelectorAll("aside input")];
 const tooltip = document.getElementById("tooltip");
@@ -34,7 +34,7 @@ function showTooltip(event, heading, rows) {
   tooltip.style.top = `${Math.max(4, top)}px`;
 }
 
-// What Vega found under the pointer: an object of names and values, its heading under the name " ".
+// Shows the values of the mark under the pointer: an object of names and values, with the heading under the name " ".
 function showMark(handler, event, item, value) {
   if (!value || typeof value !== "object") {
     if (!event.target.closest("[data-follows]")) tooltip.hidden = true;
@@ -49,8 +49,8 @@ const written = {
   plain: (value) => String(Number(value.toPrecision(4))),
 };
 
-// The nearest point of a curve, and the other curves at the same place. Marks of its own for each of thousands of
-// points would be slow.
+// Shows the point of a curve nearest to the pointer, and the other curves at the same x. A mark for each of thousands
+// of points would be slow.
 function followCurves(element, name, view) {
   element.dataset.follows = "";
   const rows = view.data("rows");
@@ -93,7 +93,7 @@ function followCurves(element, name, view) {
 
 async function draw(name) {
   const element = document.getElementById(name);
-  // Errors only: Vega warns of each chart that has nothing to show, as one whose bands are off.
+  // Errors only: Vega warns about each chart that shows nothing, for example one whose bands are off.
   const options = { mode: "vega", renderer: "svg", actions: false, tooltip: showMark, logLevel: 1 };
   const { view } = await vegaEmbed(element, charts[name].vega, options);
   views[name] = view;
@@ -115,7 +115,7 @@ async function switchSeries() {
     element.nextElementSibling.hidden = shown.length > 0;
     return view.signal("shown", shown).runAsync();
   }));
-  if (shownAgain) dispatchEvent(new Event("resize")); // a chart takes its width from its place, which had none
+  if (shownAgain) dispatchEvent(new Event("resize")); // a chart takes its width from its element, which had none while it was hidden
 }
 
 function focusSeries(key) {

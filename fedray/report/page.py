@@ -1,4 +1,4 @@
-"""The page: one HTML file with its style, its scripts and its data inside, which asks for nothing else."""
+"""The page: one HTML file with its style, its scripts and its data inside. It loads nothing else."""
 
 import functools
 import itertools
@@ -91,7 +91,7 @@ def bundle() -> str:
 
 
 def embedded(value: Any) -> Markup:
-    """JSON that may stand in a script element."""
+    """The value as JSON that is safe inside a script element."""
     text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c"))
 
@@ -104,5 +104,5 @@ def legend(study: Study) -> list[Entry]:
 
 
 def breakable(label: str) -> str:
-    """A label that breaks between settings, not within one."""
+    """A label that breaks into lines between settings only."""
     return label.replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")

@@ -1,4 +1,4 @@
-"""A row for each configuration: its name, and a bar below it."""
+"""Charts with a row for each configuration: its name, and a bar below it."""
 
 import altair as alt
 
@@ -7,13 +7,13 @@ from fedray.report.look import Look
 from fedray.report.study import Study
 
 ROW = 38
-"""Pixels of a row: a line of text and a bar."""
+"""The height of a row in pixels: a line of text and a bar."""
 BELOW = 9
-"""How far the bar is below the middle of its row."""
+"""The distance from the middle of a row down to its bar, in pixels."""
 
 
 def rows_of(study: Study, tooltip: list[alt.Tooltip]) -> alt.Chart:
-    """A row for each series that is on, best first, without an axis: the row's name stands above its bar."""
+    """A chart with a row for each series that is on, best first. It has no axis: `layered` writes the rows' names."""
     named = alt.Tooltip("label:N", title=" ")
     return (
         alt.Chart(ROWS)

@@ -1,4 +1,4 @@
-"""All figures of a report, in order."""
+"""All sections of a report, in order."""
 
 from fedray.report.class_figures import class_section
 from fedray.report.curve_figures import curve_sections
@@ -10,6 +10,6 @@ from fedray.report.time_figure import time_section
 
 
 def all_sections(study: Study) -> list[Section]:
-    """Each section that these results have something for."""
+    """The sections that these results have data for."""
     makers = (curve_sections, setting_section, class_section, partition_section, spread_section, time_section)
     return [section for make in makers for section in make(study)]

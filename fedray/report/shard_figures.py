@@ -1,4 +1,4 @@
-"""Who holds what: the examples of each label that each client holds, and how many clients hold how much."""
+"""A partition in a figure: each client's examples of each label, and a histogram of the clients' sizes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,17 @@ from fedray.report.look import Look
 from fedray.report.wording import count
 
 CLIENTS = 100
-"""So many clients are drawn at most; of more every second, or every third, and so on."""
+"""The most clients drawn. If there are more, every second one is drawn, or every third, and so on."""
 BINS, NARROW = 20, 8
-"""So many bins sizes are counted in at most; an axis is for so many whole numbers at least."""
+"""The most bins of the histogram of sizes, and the fewest whole numbers that its axis spans."""
 WIDTH = 600
 
 
 def shards_figure(title: str, counts: np.ndarray, labels: Sequence[str]) -> Figure:
-    """Both in one, of the clients' label counts [N, classes]; `labels` are the classes' names."""
+    """The figure of a partition: the heat map above the histogram.
+
+    `counts` [N, classes] are the clients' numbers of examples of each label, and `labels` the names of the classes.
+    """
     clients, sizes = len(counts), counts.sum(1)
     every = -(-clients // CLIENTS)
     held = [
@@ -52,7 +55,10 @@ def shards_figure(title: str, counts: np.ndarray, labels: Sequence[str]) -> Figu
 
 
 def sizes_axis(least: int, most: int) -> alt.X:
-    """Logarithmic where the bins are; where there are few whole numbers, each has its place."""
+    """The histogram's axis for sizes from `least` to `most`.
+
+    It is logarithmic if the bins are. If it spans few whole numbers, each has a tick.
+    """
     values: Any = alt.Undefined
     if most > FAR * least:
         scale = alt.Scale(type="log", nice=False)
@@ -68,9 +74,9 @@ def sizes_axis(least: int, most: int) -> alt.X:
 
 
 def held_figure(look: Look, labels: Sequence[str], most: int, spread: bool = False) -> alt.Chart:
-    """A heat map of rows {client, label_name, count}; `most` is the highest count that there is.
+    """A heat map of rows {client, label_name, count}; `most` is the highest count.
 
-    A cell is as dark as its count is high or, where they are `spread`, as the root of its count, to tell few from none.
+    The opacity of a cell grows with its count. With `spread` it grows with the square root: few then differ from none.
     """
     legend = None if look.page else alt.Legend(title="examples")
     scale = alt.Scale(type="sqrt" if spread else "linear", domain=[0, most], range=[0.03, 1])

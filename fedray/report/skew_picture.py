@@ -1,4 +1,4 @@
-"""What feature skew does, to look at: the same few images as some clients see them."""
+"""A picture of feature skew: the same few images as some clients see them."""
 
 import io
 
@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from fedray.data.skew import Skew
 
 IMAGES, CLIENTS = 8, 10
-"""So many columns and, below the row of the images as they are, so many rows at most."""
+"""The most columns, and the most rows below that of the original images."""
 SIDE, GAP, MARGIN = 96, 4, 90
-"""Pixels: of an image's longer side at most, between images, and left of them for the clients' numbers."""
+"""Pixels: the most for an image's longer side, those between images, and those to their left for client numbers."""
 
 
 def draw_skew(skew: Skew, seed: int, clients: int, images: np.ndarray) -> bytes:

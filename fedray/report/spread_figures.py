@@ -1,4 +1,4 @@
-"""How the clients of each configuration differ."""
+"""The spread over the clients of each configuration."""
 
 import dataclasses
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,7 @@ EVERY = "every configuration"
 
 
 def spread_section(study: Study) -> list[Section]:
-    """How clients differ in accuracy, loss, examples and time, the clients of all seeds together."""
+    """The spread of accuracy, loss, examples and time over clients, the clients of all seeds together."""
     found = study.results
     series = dict(zip(found.runs["run"], found.runs["series"], strict=True))
     last = found.evaluations[found.evaluations["round"] == found.evaluations.groupby("run")["round"].transform("max")]
@@ -34,14 +34,14 @@ def spread_section(study: Study) -> list[Section]:
                 "accuracy on its own test images",
                 last["run"],
                 last["test_accuracy"],
-                "When clients were last evaluated.",
+                "At the last evaluation of the clients.",
             ),
             (
                 "client-loss",
                 "Train loss of each client",
                 "train loss",
                 *of_clients(latest["train_loss"].last()),
-                "In the last round that it took part in.",
+                "In the last round that the client took part in.",
             ),
             (
                 "client-examples",
@@ -56,7 +56,7 @@ def spread_section(study: Study) -> list[Section]:
                 "Seconds of each client",
                 "seconds of local training in a round",
                 *of_clients(latest["seconds"].mean()),
-                "Mean over the rounds that it took part in.",
+                "Mean over the rounds that the client took part in.",
             ),
         )
     ]
@@ -66,7 +66,7 @@ def spread_section(study: Study) -> list[Section]:
 
 
 def of_clients(column: "pd.Series[Any]") -> tuple["pd.Series[Any]", "pd.Series[Any]"]:
-    """The run of each row, and its value."""
+    """The run and the value of each row of a column grouped by run and client."""
     frame = column.reset_index()
     return frame["run"], frame[column.name]
 
@@ -80,7 +80,7 @@ def spread_figure(
     values: "pd.Series[Any]",
     note: str,
 ) -> Figure | None:
-    """None where nothing is known, or where all clients are the same."""
+    """A row of quantiles for each configuration; None if no value is finite, or if all are the same."""
     finite = values[np.isfinite(values.astype(float)) & series.notna()].astype(float)
     if finite.empty or finite.min() == finite.max():
         return None
@@ -94,7 +94,7 @@ def spread_figure(
     highest = rows["p90"].median() * 4
     top = 1.5 * rows["p90"].median() if name == "client-loss" and rows["p100"].max() > highest > 0 else None
     same = bool((rows == rows.iloc[0]).all(axis=None)) and len(rows) > 1
-    if same:  # the same partitions everywhere: one row says it all
+    if same:  # all configurations have the same spread, for example the same partitions: one row stands for all
         study = dataclasses.replace(study, configurations=study.configurations.iloc[:1].assign(label=EVERY))
         rows = rows.loc[study.keys]
     format_ = ".0%" if name == "client-accuracy" else ",~f"

@@ -1,4 +1,4 @@
-"""The results seen as a comparison: its configurations, what tells them apart and how good each is."""
+"""The comparison that the report is about: configurations, the settings that tell them apart, and their results."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 ACCURACIES = ("test_accuracy", "client_accuracy")
 AT_ONCE = 10
-"""So many curves are told apart in one chart."""
+"""The number of curves that a reader can tell apart in one chart."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """Results by configuration: the runs that differ in nothing but their seed.
+    """Results by configuration. The runs of a configuration differ in their seed only.
 
-    A configuration's key is `s00` for the best, `s01` for the next ...; `results.runs` has it in a column `series`, and
-    what the run sent in `bytes`.
+    The key of the best configuration is `s00`, of the next `s01`, and so on. `results.runs` has two more columns here:
+    `series`, the key of the run's configuration, and `bytes`, the bytes that the run sent.
     """
 
     name: str
     results: Results
     axes: tuple[str, ...]
-    """The settings that tell configurations apart, without those that others explain (FedProx's one mu)."""
+    """The settings that tell configurations apart, without those that follow from others (FedProx's only mu)."""
     varied: tuple[str, ...]
     """All settings that differ."""
     configurations: "pd.DataFrame"
-    """By key, best first: `label`, the axes, `runs`, `good` (how many came to an end without diverging), `complete`
-    (all did), and mean and std of the totals of the good runs, or, where there is none, of all."""
+    """By key, best first: `label`, the axes, `runs` (their number), `good` (how many ended without diverging),
+    `complete` (whether all did), and mean and std of the TOTALS of the good runs, or of all runs if none is good."""
     measure: str | None
-    """The column of `rounds` by which configurations are compared: the first accuracy that each of them has."""
+    """The column of `rounds` that configurations are compared by: the first accuracy that each of them has."""
     chosen_by: str | None
-    """The column that orders them: the validation accuracy where there is one, otherwise `measure`."""
+    """The column that orders the configurations: the validation accuracy if each has one, otherwise `measure`."""
     target: float | None
-    """Up to where rounds, seconds and bytes are counted."""
+    """The accuracy, a fraction, to which rounds, seconds and bytes are counted."""
 
     @property
     def as_loaded(self) -> Results:
@@ -49,7 +49,7 @@ class Study:
 
     @property
     def counted(self) -> "pd.DataFrame":
-        """The good runs, and those of configurations that have none."""
+        """The runs that figures count: the good ones, and all runs of configurations without a good one."""
         runs = self.results.runs
         return runs[runs["status"].isin(COMPLETE) | (runs["series"].map(self.configurations["good"]) == 0)]
 
@@ -63,7 +63,7 @@ class Study:
 
     @property
     def shown(self) -> list[str]:
-        """The configurations that charts begin with: all, or the best where that would be too many to tell apart."""
+        """The configurations that charts show at first: all, or the best if all are too many to tell apart."""
         return self.keys if len(self.keys) <= AT_ONCE + 2 else self.keys[:AT_ONCE]
 
 
@@ -74,7 +74,7 @@ TOTALS = (
 
 
 def make_study(name: str, results: Results, target: float | None = None) -> Study:
-    """Put the runs into configurations, best first; `target` is a fraction, None for one that suits the results."""
+    """Group the runs into configurations, best first. `target` is a fraction; None for one that suits the results."""
     differing = varied(results)
     axes = telling(results.runs, differing)
     runs = results.runs.assign(
@@ -100,7 +100,7 @@ def make_study(name: str, results: Results, target: float | None = None) -> Stud
 
 
 def telling(runs: "pd.DataFrame", names: list[str]) -> list[str]:
-    """The names without those that only some runs have and whose value follows from the names before."""
+    """The names without those that only some runs have and whose values follow from the settings before them."""
     kept: list[str] = []
     for name in names:
         splits = len(runs[[*kept, name]].drop_duplicates()) > (len(runs[kept].drop_duplicates()) if kept else 1)
@@ -110,7 +110,7 @@ def telling(runs: "pd.DataFrame", names: list[str]) -> list[str]:
 
 
 def numbered(runs: "pd.DataFrame", names: list[str]) -> "pd.Series[int]":
-    """Each run's configuration as a number, in the settings' own order."""
+    """The configuration of each run as a number, ordered by the values of its settings."""
     if not names:
         return runs["seed"] * 0
     order = runs[names].sort_values(names, key=lambda column: column if column.dtype != object else column.map(str))
@@ -118,7 +118,7 @@ def numbered(runs: "pd.DataFrame", names: list[str]) -> "pd.Series[int]":
 
 
 def bytes_of_runs(results: Results) -> "pd.Series[float]":
-    """What a run sent, both ways."""
+    """The bytes that each run sent, both ways, by run."""
     rounds = results.rounds
     return (rounds["bytes_down"] + rounds["bytes_up"]).groupby(rounds["run"]).sum().astype(float)
 
@@ -130,7 +130,7 @@ def common_measure(runs: "pd.DataFrame") -> str | None:
 
 
 def all_have(runs: "pd.DataFrame", name: str, where: str | None = None) -> bool:
-    """Whether each configuration, or each that has `where`, has a final value of `name` in some run."""
+    """Whether each configuration has a final value of `name` in some run; with `where`, each that has one of that."""
     known = runs if where is None else runs[runs[f"final_{where}"].notna()]
     return bool(len(known)) and bool(known[f"final_{name}"].notna().groupby(known["series"]).any().all())
 
@@ -157,7 +157,7 @@ def summed_up(runs: "pd.DataFrame", axes: list[str]) -> "pd.DataFrame":
 
 
 def way_to_target(study: Study) -> "pd.DataFrame":
-    """By key, the columns of `to_target_by` over the good runs, or all where none is; empty without a target."""
+    """The columns of `to_target_by` for each key, over the runs in `Study.counted`; empty without a target."""
     import pandas as pd
 
     if study.target is None or study.measure is None:
@@ -173,7 +173,7 @@ def is_numeric(column: "pd.Series[Any]") -> bool:
 
 
 def ordered(column: "pd.Series[Any]") -> list[Any]:
-    """The distinct values in order, nothing first."""
+    """The distinct values in order. A missing value is None and comes first."""
     known = column.dropna().drop_duplicates()
     known = known.sort_values(key=None if is_numeric(known) else lambda each: each.map(str))
     return ([None] if column.isna().any() else []) + known.tolist()

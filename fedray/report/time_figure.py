@@ -1,4 +1,4 @@
-"""Where the time of each configuration went."""
+"""The parts of the time of each configuration: training, evaluation and overhead."""
 
 import altair as alt
 
@@ -10,7 +10,7 @@ from fedray.report.wording import duration
 
 
 def time_section(study: Study) -> list[Section]:
-    """The parts of a run's seconds."""
+    """The section with a bar for each configuration: its runs' seconds by part."""
     rounds = study.results.rounds
     series = rounds["run"].map(dict(zip(study.results.runs["run"], study.results.runs["series"], strict=True)))
     sums = rounds[[f"seconds_{part}" for part in PARTS]].groupby(series).sum()
@@ -45,5 +45,5 @@ def time_section(study: Study) -> list[Section]:
         )
         return layered(study, look, base, bars)
 
-    note = "Mean over a configuration's runs. A core's second is divided by the cores at work."
+    note = "Mean over a configuration's runs. Time of cores that work in parallel is divided by their number."
     return [Section("Where the time went", (Figure("time", "Seconds by part", lean(records), draw, wide=True),), note)]

@@ -1,4 +1,4 @@
-"""How numbers, settings and data sets are written in a report."""
+"""The wording of numbers and settings in a report."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,10 +7,10 @@ from typing import Any
 from fedray.sweep.summary import written
 
 BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
-"""Settings whose value speaks for itself in a label."""
+"""Settings whose value stands in a label without the setting's name."""
 
 ALL_AT_ZERO = ("data.train_examples", "data.test_examples")
-"""Settings of which 0 means all."""
+"""Settings whose value 0 means all examples."""
 
 MEASURES = {
     "test_accuracy": "test accuracy",
@@ -27,12 +27,12 @@ def short(name: str) -> str:
 
 
 def setting(name: str, given: Any) -> str:
-    """A value of the setting `name`, whose 0 may stand for all."""
+    """A value of the setting `name` in words; `all` if it is 0 and means all examples."""
     return "all" if name in ALL_AT_ZERO and given == 0 else written(given)
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """What tells a configuration apart, without settings that have no value: `fedprox, lr 0.1, mu 0.01`."""
+    """A configuration's name from the settings that tell it apart; missing ones are left out: `fedprox, lr 0.1`."""
     words = [
         written(given) if name in BARE else f"{short(name)} {setting(name, given)}" for name, given in settings.items()
     ]
@@ -49,7 +49,7 @@ def percent(mean: float, std: float = math.nan) -> str:
 
 
 def number(mean: float, std: float = math.nan) -> str:
-    """A mean and its spread with the digits that such a number deserves: `12.3 ± 0.6`, `1,204 ± 31`."""
+    """A mean and its spread with about three digits: `12.3 ± 0.6`, `1,204 ± 31`."""
     if is_missing(mean):
         return ""
     digits = max(0, 2 - math.floor(math.log10(abs(mean)))) if 0 < abs(mean) < 100 else 0
@@ -59,7 +59,7 @@ def number(mean: float, std: float = math.nan) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`0.84 s`, `12.3 s`, `4 min 10 s`, `2 h 5 min`."""
+    """A time in words: `0.84 s`, `12.3 s`, `4 min 10 s`, `2 h 5 min`."""
     if is_missing(seconds):
         return ""
     if seconds < 100:
@@ -79,10 +79,10 @@ def size(count: float) -> str:
 
 
 def enumerate_words(words: Sequence[str]) -> str:
-    """`a`, `a and b`, `a, b and c`."""
+    """A list of words as text: `a`, `a and b`, `a, b and c`."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]])) if words else ""
 
 
 def count(number: int, noun: str) -> str:
-    """`1 run`, `1,200 runs`."""
+    """A number with its noun: `1 run`, `1,200 runs`."""
     return f"{number:,} {noun}{'' if number == 1 else 's'}"

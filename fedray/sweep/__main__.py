@@ -39,9 +39,9 @@ DESCRIPTION = (
 )
 FLAGS = {
     "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
-    "retry-failed": "run those again that failed before",
-    "fresh": "start all runs over, and move what there is of them aside, into a results folder NAME.old-1",
-    "yes": "start more than 10,000 runs",
+    "retry-failed": "run again the runs that failed before",
+    "fresh": "start all runs over; their earlier files move to the results folder NAME.old-1",
+    "yes": "allow more than 10,000 runs",
     **verbosity.FLAGS,
 }
 VALUES = {
@@ -50,13 +50,16 @@ VALUES = {
         "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
     ),
     "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
-    "target": ("ACCURACY", "the table's target, a fraction (default: 90 % of the best, in whole percent)"),
+    "target": (
+        "ACCURACY",
+        "count rounds and seconds to this accuracy, a fraction (default: 90 % of the best, in whole percent)",
+    ),
     **verbosity.VALUES,
 }
 LISTS = {
     "grid": (
         "SETTING=VALUES",
-        "further axes of the grid, or other values of its own: algorithm.lr=0.01,0.1 seed=0..4",
+        "add axes to the grid, or replace the values of its own: algorithm.lr=0.01,0.1 seed=0..4",
     )
 }
 

@@ -173,7 +173,7 @@ def test_an_algorithm_that_exits_when_an_actor_reads_it_is_an_error(request, sid
     population = population_of(request, "packed", dataset, recipe)
     params, _ = initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed))
     assert (params.nbytes > BY_VALUE) == (side == 32)
-    said = "what a client is asked to do could not be read:\n"
+    said = "a client's algorithm and message could not be unpickled:\n"
     assert_blamed(population, recipe, Unreadable(), said, "SystemExit: on the way in")
     population.close()
 

@@ -72,7 +72,7 @@ def test_what_does_not_come_in_time_is_told(tmp_path, address, speaking, capsys,
     monkeypatch.setattr(printed, "WAIT_SECONDS", 3.0)
     monkeypatch.setattr(printed.Printed, "note", lambda self, data: None)
     play(tmp_path, address)
-    assert "what 2 of 2 actors printed last is in their nodes' log files only" in caplog.text
+    assert "the last output of 2 of 2 actors is in their nodes' log files only" in caplog.text
 
 
 def test_the_rest_of_a_log_file_begins_where_what_was_shown_ends(tmp_path):

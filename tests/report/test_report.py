@@ -235,7 +235,7 @@ def test_what_went_wrong_is_named_with_the_reason_and_is_never_best(
     text, winner = text_of(page), before.labels["s00"]
     assert f"diverged {winner} {first} : the loss of round 2 is not a number" in text
     assert f"failed {winner} {second} : client 3: </script><b>boom</b>" in text
-    assert f"{third} : stopped among the worse half after 3 of 3 rounds" in text
+    assert f"{third} : stopped in the worse half after 3 of 3 rounds" in text
     assert "<b>boom" not in page
     assert damaged.name in text and damaged.name in capsys.readouterr().err
     rows = re.findall(r"<tr( class=.*?)?>\s*<td>", page)
