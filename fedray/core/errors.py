@@ -49,7 +49,8 @@ class StorageError(RunError):
 def blamed_on(what: str) -> Iterator[None]:
     """Turn an error of the client's code into a ClientError with `what`, which failed, and the traceback.
 
-    A BadInputError becomes a ClientError with the same sentence and no traceback. SystemExit counts as an error of the code.
+    A BadInputError becomes a ClientError with the same sentence and no traceback. SystemExit counts as an error of
+    the code.
     """
     try:
         yield
