@@ -20,7 +20,10 @@ RAY = (
     "tests/run/test_interrupt.py",
     "tests/run/test_kills.py::test_killed_on_ray_",
     "tests/run/test_two_at_once.py",
-    *(f"tests/sweep/test_sweep.py::test_a{rest}" for rest in ("_sweep_on_ray_", "_sweep_killed_", "n_interrupt_stops_")),
+    *(
+        f"tests/sweep/test_sweep.py::test_a{rest}"
+        for rest in ("_sweep_on_ray_", "_sweep_killed_", "n_interrupt_stops_")
+    ),
 )
 """How the ids begin of tests that start Ray, in their own process or in a program."""
 
