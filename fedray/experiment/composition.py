@@ -47,7 +47,7 @@ def all_settings(tree: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def compose(tree: Mapping[str, Any]) -> Experiment:
-    """The experiment of nested settings; BadInputError with one sentence for each thing that is wrong."""
+    """The experiment of nested settings; BadInputError with one sentence for each mistake."""
     known = dict(all_settings(tree))
     wrong, values = [], {}
     for name, value in tree.items():
@@ -85,7 +85,7 @@ def not_a_truth(name: str, value: Any, known: Mapping[str, Any]) -> list[str]:
 
 
 def sentences(error: ValidationError, prefix: str) -> list[str]:
-    """What pydantic found, as one sentence each that names the dotted setting."""
+    """The errors that pydantic found, each as a sentence that names the dotted setting."""
     found = []
     for detail in error.errors():
         name = prefix + ".".join(str(part) for part in detail["loc"] if isinstance(part, str) and part.isidentifier())
@@ -129,7 +129,7 @@ def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
 def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
     """Put settings by dotted name into nested settings, choices of a class first.
 
-    Another algorithm or partition than the tree's own takes its place whole: settings that only the old one has go.
+    Another algorithm or partition takes the place of the tree's own whole: settings that only the old one has go.
     """
     for name in sorted(changes, key=lambda name: not name.endswith(".name")):
         section = name.removesuffix(".name")
@@ -142,9 +142,9 @@ def override(tree: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """A settings file as nested settings and what it says of a sweep, for grid.py: "grid" and "search", as written.
+    """A settings file as nested settings, and its tables "grid" and "search" as written, for sweep/grid.py.
 
-    "grid" is one table or a list of them, "search" is one; what the file does not have is absent.
+    "grid" is one table or a list of them, and "search" is one table. A table that the file does not have is absent.
     """
     try:
         tree = toml.read(path)
@@ -163,7 +163,7 @@ def read_toml(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def set_default_name(tree: dict[str, Any], name: str) -> None:
-    """Name the results, where the settings don't."""
+    """Give the results this name where the settings give none."""
     output = tree.setdefault("output", {})
     if isinstance(output, dict):
         output.setdefault("name", name)

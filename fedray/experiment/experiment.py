@@ -1,7 +1,8 @@
 """An experiment is all that identifies a run: the sections of the settings, composed.
 
-One typed definition (the sections' own declarations) validates TOML files and command lines and prints the help.
-Everything is hashed into the run id except the sections [cluster] (where it runs) and [output] (what it writes).
+One typed definition, the sections' own declarations, validates TOML files and command lines and prints the help.
+The run id is a hash of all settings but the sections [cluster] (where it runs) and [output] (what it writes), and but
+newer settings that are neutral (core/newer.py).
 """
 
 import dataclasses
@@ -67,7 +68,7 @@ class Evaluation:
     )
 
     def resolved(self, own_models: bool) -> "Evaluation":
-        """With `clients_every` decided, given whether clients have models of their own."""
+        """The same with `clients_every` decided; `own_models`: clients have models of their own."""
         if self.clients_every is not None:
             return self
         return dataclasses.replace(self, clients_every=self.every if own_models else 0)
@@ -159,7 +160,7 @@ class Experiment:
                 raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
 
     def resolved(self) -> "Experiment":
-        """With every "auto" that changes a result replaced by its value; needs the data's folder, not its content."""
+        """The same with a value for every "auto" that changes a result; needs the data's folder, not its content."""
         engine = self.chosen_engine
         return dataclasses.replace(
             self,
@@ -177,7 +178,7 @@ class Experiment:
 
     @property
     def unfit_to_fuse(self) -> str:
-        """What the fused engine cannot do of this, to follow its name in a sentence; empty if it can do all of it."""
+        """The reason that the fused engine cannot play this, to follow its name in a sentence; empty where it can."""
         if self.model.has_batch_norm:
             return (
                 f"trains no BatchNorm, which model.name = {self.model.name} has: its statistics would be those of many "
@@ -199,12 +200,12 @@ class Experiment:
         return without_neutral(self.settings())
 
     def chosen_name(self, section: str) -> str:
-        """The name that a chosen section goes by; for a class that is not enrolled under its name, where it is from."""
+        """The name of a section's class; for a class that is not enrolled under its name, its module and name."""
         kind = type(getattr(self, section))
         return kind.name if CHOSEN[section].get(kind.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
 
     def run_id(self, data_fingerprint: str, model_fingerprint: str = "") -> str:
-        """The name of this run, the same wherever it runs and whatever it writes; for a resolved experiment."""
+        """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes."""
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}

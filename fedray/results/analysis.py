@@ -1,4 +1,4 @@
-"""What people ask of results again and again: curves as mean and interval, and the way to a target.
+"""Common questions to results: curves as mean and interval, and the way to a target.
 
 Every function takes the `Results` that `fedray.results.load` returns and changes nothing. Settings go by the column
 names of `results.runs`: `algorithm`, `lr`, `algorithm.mu`. A run whose row in `runs` could not be read is left out.
@@ -50,7 +50,7 @@ def curves(
 
 
 def to_target(results: "Results", target: float, value: str = "test_accuracy") -> "pd.DataFrame":
-    """How far each run had to go until `value` first reached `target`: a row for each, NaN where it never did.
+    """The rounds, seconds and bytes of each run until `value` first reached `target`, NaN where it never did.
 
     Columns: `run`, the grouping columns, and up to the end of that round `rounds`, `seconds` and `bytes` (both ways).
     """
@@ -64,12 +64,12 @@ def to_target(results: "Results", target: float, value: str = "test_accuracy") -
 def to_target_by(
     results: "Results", target: float, by: str | Sequence[str] = (), value: str = "test_accuracy"
 ) -> "pd.DataFrame":
-    """`to_target` summed up by group: how many `runs`, how many `reached` it, and of these mean and std.
+    """`to_target` by group: the count of `runs`, the count that `reached` the target, and the mean and std of those.
 
     Columns: those of `by`, `runs`, `reached`, `rounds_mean`, `rounds_std`, `seconds_mean`, ... `bytes_std`.
     """
     names = settings_columns(results, by)
-    # Under names of their own, since a setting is called rounds.
+    # The columns get names of their own, since one setting is called rounds.
     settings = results.runs[["run"]].assign(**{f"by {name}": results.runs[name] for name in names})
     rows = groups(to_target(results, target, value).merge(settings, on="run"), [f"by {name}" for name in names])
     counted = {"runs": ("run", "count"), "reached": ("rounds", "count")}
@@ -89,12 +89,12 @@ def spread(frame: "pd.DataFrame", by: Sequence[str], value: str, confidence: flo
 
 
 def groups(frame: "pd.DataFrame", by: Sequence[str]) -> Any:
-    """The frame grouped, null values too; all of it as one group where `by` is empty."""
+    """The frame grouped by columns, in which nulls count as a value. Without columns it is one group."""
     return frame.groupby(list(by) or np.zeros(len(frame), dtype=int), dropna=False)
 
 
 def sign(value: str) -> int:
-    """-1 where less of the column is better."""
+    """The sign of better: -1 for a column of which less is better, otherwise 1."""
     return -1 if value.endswith("loss") else 1
 
 

@@ -1,4 +1,4 @@
-"""Which classes the server's model gets right, and which it takes for which: the table `confusion` made readable."""
+"""The table `confusion` made readable: recall and precision of each class, and which class is taken for which."""
 
 from typing import TYPE_CHECKING
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 def per_class(results: "Results", at: At = "final", split: Split = "test") -> "pd.DataFrame":
-    """How each class of a split is told from the others: a row for each run and class.
+    """Recall and precision of each class of a split: a row for each run and class.
 
-    Of the server's model after the run's last evaluated round, or the best one. `support` is how many images of the
-    class there are, `recall` the share of them that are recognised (the accuracy on the class), `precision` the share
-    of right answers among those that name the class; null where there are none. A run whose server's model was never
-    evaluated has no rows.
+    They are those of the server's model after the run's last evaluated round, or after the best one. `support` counts
+    the images of the class. `recall` is the share of them that the model recognises, which is the accuracy on the
+    class. `precision` is the share of right answers among those that name the class. Both are null where there are
+    none. A run whose server's model was never evaluated has no rows.
 
     Columns: `run`, the grouping columns, `round`, `label`, `label_name`, `support`, `recall`, `precision`.
     """
@@ -48,10 +48,10 @@ def per_class(results: "Results", at: At = "final", split: Split = "test") -> "p
 
 
 def confusion(results: "Results", run: str | None = None, at: At = "final", split: Split = "test") -> "pd.DataFrame":
-    """How many images of each class (rows) were taken for which (columns), classes by name; `run` may be left out of
-    results of one.
+    """The confusion matrix of a run: images of each class (rows) by the class that they were taken for (columns).
 
-    BadInputError where that run's server's model was never evaluated on the split.
+    Classes go by their names. `run` may be left out where there is one run. BadInputError where the server's model of
+    the run was never evaluated on the split.
     """
     counts = _counts(results, at, split)
     if run is None:
@@ -72,8 +72,10 @@ def _counts(results: "Results", at: At, split: Split) -> "pd.DataFrame":
 
 
 def _matrix(results: "Results", run: str, counts: "pd.DataFrame") -> "pd.DataFrame":
-    """A run's counts as a square, with the names of its classes; a class without a name, in a damaged partition, goes
-    by its number."""
+    """A run's counts as a square with the names of its classes.
+
+    A class without a name, whose partition is damaged, goes by its number.
+    """
     import pandas as pd
 
     partition = results.runs.loc[results.runs["run"] == run, "partition_id"]

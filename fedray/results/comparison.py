@@ -1,4 +1,4 @@
-"""Which settings are better: the best configuration of each group, and two settings on the same seeds.
+"""Settings compared: the best configuration of each group, and two settings on the same seeds.
 
 As in analysis.py, settings go by the column names of `results.runs`, and of a column named `..._loss` less is better.
 """
@@ -24,14 +24,14 @@ At = Literal["final", "best"]
 COMPLETE = tuple(status for status in FINAL_STATUSES if status != "diverged")
 
 DECIDED = ("data_format", "blocks", "engine", "model.channels_last", "evaluation.clients_every")
-"""What fedray works out from other settings unless it is told."""
+"""Settings that fedray decides from others unless it is told."""
 
 
 def varied(results: "Results") -> list[str]:
     """The settings, but for the seed, in which the runs differ; one name for each.
 
-    What fedray decides from other settings (`blocks`, `engine`, ...) is not among them where those explain it, nor is
-    where a run ran and what it wrote.
+    Settings that fedray decides from others (`blocks`, `engine`, ...) are left out where the others explain them. So
+    are the sections [cluster] and [output].
     """
     return _varied(results.runs)
 
@@ -44,13 +44,13 @@ def best(
     at: At = "final",
     confidence: float = 0.95,
 ) -> "pd.DataFrame":
-    """For each group the configuration with the best mean of `choose` over its runs, and how it does on `report`.
+    """The configuration of each group with the best mean of `choose` over its runs, and its mean of `report`.
 
     A configuration is a value for each of the `varied` settings that `per` leaves open. `choose` and `report` are
     columns of `rounds`, taken at the same round of a run: its "final" evaluated one, or the "best" by `choose`, never
-    by `report`. `choose` is by default validation_accuracy where all evaluated runs of the group have it, otherwise
-    `report` itself, which makes the number too good: `chosen_by` says which it was. A configuration with a run that
-    failed, diverged, was halved or has not ended is chosen only where no other is left; `complete` is then False.
+    by `report`. `choose` is by default validation_accuracy where all evaluated runs of the group have it. Otherwise it
+    is `report` itself, which makes the number too good; `chosen_by` tells. A configuration with a run that failed,
+    diverged, was halved or has not ended is chosen only where no other is left; `complete` is then False.
 
     Columns: those of `per`, the settings left open, `chosen_by`, `chosen` (its mean), `complete`, and of `report`
     `runs`, `mean`, `std`, `low`, `high`. A group without any value has a row of nulls.
@@ -74,7 +74,7 @@ def best(
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two settings `a` and `b` on the same seeds: how far apart they are, and how sure that is."""
+    """The difference between two settings `a` and `b` on the same seeds, with its interval and p value."""
 
     a: Mapping[str, Any]
     b: Mapping[str, Any]
@@ -85,7 +85,10 @@ class Comparison:
     high: float
     """Student's t interval of `difference`; NaN for one pair."""
     p_value: float
-    """Of the paired t-test, two-sided: how likely so large a difference is where there is none; NaN for one pair."""
+    """The p value of the paired two-sided t-test: the chance of so large a difference where there is none.
+
+    NaN for one pair.
+    """
     pairs: int
     mean_a: float
     mean_b: float
@@ -164,7 +167,7 @@ def _with_aliases(names: Iterable[str]) -> set[str]:
 
 
 def _spread_of(values: "pd.Series[Any]", confidence: float) -> dict[str, Any]:
-    """runs, mean, std, low and high of all values together."""
+    """The columns of SPREAD for all values together."""
     one = values.to_frame("value").assign(group=0)
     rows = spread(one, ["group"], "value", confidence).to_dict("records")
     return {name: rows[0][name] if rows else 0 if name == "runs" else np.nan for name in SPREAD}
@@ -179,7 +182,7 @@ def _p_value(mean: float, std: float, n: int) -> float:
 
 
 def _at(results: "Results", choose: str, report: str, at: At) -> "pd.DataFrame":
-    """Columns run, chosen, reported: both columns of the same round, the last or the best that has both."""
+    """Columns run, chosen, reported: two columns of the same round, the last or the best that has both."""
     check_value(choose)
     check_value(report)
     rounds = results.rounds.sort_values(["run", "round"], ignore_index=True)
@@ -190,7 +193,7 @@ def _at(results: "Results", choose: str, report: str, at: At) -> "pd.DataFrame":
 
 
 def _judge(results: "Results", runs: "pd.DataFrame", report: str) -> str:
-    """validation_accuracy, where all of these runs that were evaluated have it, otherwise `report`."""
+    """The column to choose by: validation_accuracy where all evaluated runs of these have it, otherwise `report`."""
     check_value(report)
     rounds = results.rounds[results.rounds["run"].isin(runs["run"])]
     evaluated = rounds[rounds[report].notna()]
@@ -213,7 +216,7 @@ def _configuration(measured: "pd.DataFrame", free: Sequence[str], better: int) -
 
 
 def _fitting(results: "Results", which: str, settings: Mapping[str, Any]) -> "pd.Series[bool]":
-    """Which of the runs have all these settings."""
+    """The runs that have all these settings, as a mask."""
     fit = results.runs["run"].notna()
     for name in settings_columns(results, tuple(settings)):
         column, wanted = results.runs[name], settings[name]

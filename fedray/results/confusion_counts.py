@@ -1,7 +1,7 @@
-"""Which labels the server's model takes for which: the counts of a round, and those of the best and the final model.
+"""Confusion counts: those of a round, packed for the journal, and those of the best and the final model.
 
-Any round may be the last one that a killed process leaves, so that each has its counts in the journal, packed: as JSON
-they would be a thousand times its other numbers, where there are many classes.
+Any round may be the last one that a killed process leaves. So each round has its counts in the journal. They are
+packed, since with many classes they would as JSON take a thousand times the room of the round's other numbers.
 """
 
 import base64
@@ -32,9 +32,9 @@ def confusion_columns(confusion: Mapping[str, np.ndarray]) -> dict[str, list[Any
 def pack(counts: Columns) -> Columns:
     """The counts of a round as the journal has them: a row for each split, whose `counts` are text.
 
-    The text is 8-byte integers in base64, compressed with all their first bytes in front, then their second ones and so
-    on: how many classes there are, the steps from one count's place in the matrix, row by row, to the next, and the
-    counts.
+    The text is compressed 8-byte integers in base64, all their first bytes in front, then their second ones and so on.
+    The integers are the number of classes, the steps from one count's place in the matrix, row by row, to the next,
+    and the counts.
     """
     splits = list(dict.fromkeys(counts["split"]))
     packed: Columns = {"round": counts["round"][: len(splits)], "split": list(splits), "counts": []}
@@ -70,10 +70,10 @@ def unpack(packed: Columns) -> Columns:
 
 
 class BestAndFinal:
-    """The counts of the best and of the last of the rounds that it is shown, in order; a table of all would be large.
+    """The counts of the best and of the last round, of all that it is shown in order. A table of all would be large.
 
-    The best round is the one that target and patience go by, the first of equals: by the validation split where there
-    is one, otherwise by the test set.
+    The best round is the one that target and patience go by: by the validation split where there is one, otherwise by
+    the test set. Of equals it is the first.
     """
 
     def __init__(self) -> None:
@@ -81,7 +81,7 @@ class BestAndFinal:
         self.highest = -math.inf
 
     def show(self, line: Mapping[str, Columns]) -> None:
-        """A journal line; one of a round that was not evaluated changes nothing."""
+        """Take in a line of the journal. A round that was not evaluated changes nothing."""
         if not line["confusion"]["counts"]:
             return
         (row,) = to_rows(line["rounds"])

@@ -26,7 +26,7 @@ class Results:
 
 
 class DamagedResultsWarning(UserWarning):
-    """A file of the results cannot be read and was left out."""
+    """A file of the results cannot be read, and was left out."""
 
 
 class NewerResultsWarning(UserWarning):

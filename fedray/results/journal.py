@@ -29,7 +29,7 @@ CHECKSUM = b',"crc32":'
 
 
 def encode_line(line: Mapping[str, Any]) -> bytes:
-    """A line of a journal: JSON, with a checksum of all before it, since a flipped digit is JSON too."""
+    """A line of a journal: JSON that ends in a checksum of all before it, since a flipped digit is JSON, too."""
     text = json.dumps(line, separators=(",", ":")).encode().removesuffix(b"}")
     return text + CHECKSUM + str(zlib.crc32(text)).encode() + b"}\n"
 
@@ -60,10 +60,11 @@ HEADER = ("run", "grouping", "runs")
 
 
 def read_journal(path: Path) -> Journal | None:
-    """A journal without what a kill cut short at its end, of a round recorded twice the later one; None if it is gone.
+    """The content of a journal, with its rounds in order; None where there is no such file.
 
-    Its rounds are in order. What an older version did not write is null, or a table without rows. DamagedError where
-    anything but the last line is damaged.
+    A last line that a kill cut short is left out. Of a round that was recorded twice the later line counts. A column
+    that an older version did not write is null, and a table is without rows. DamagedError where anything but the last
+    line is damaged.
     """
     try:
         check_file(path)
@@ -122,11 +123,11 @@ def made_whole(columns: Columns, names: Iterable[str]) -> Columns:
 
 
 UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, pa.ArrowException)
-"""What JSON of another form than a journal's may raise."""
+"""The errors that JSON of another form than a journal's may raise."""
 
 
 def check_line(line: dict[str, Columns]) -> int:
-    """The round that a line of a journal is about; ValueError where its columns do not go together."""
+    """The round of a journal's line; ValueError where its columns do not go together."""
     (t,) = line["rounds"]["round"]
     if type(t) is not int or t < 1:
         raise ValueError(f"it has a round {t!r}")
@@ -139,9 +140,9 @@ def check_line(line: dict[str, Columns]) -> int:
 
 
 def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[str, pa.Table]:
-    """The tables of a run that its journal holds, `row` being what else is known of the run.
+    """The tables of a run by its journal. Of `row`, its row in Parquet, come the columns that no round changes.
 
-    DamagedError where a value is of the wrong type; `path` is the journal's, for its sentence.
+    DamagedError where a value is of the wrong type; its sentence names `path`, the journal.
     """
     header, lines, _ = journal
     try:

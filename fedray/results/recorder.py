@@ -1,11 +1,11 @@
-"""What a run writes: a journal while it goes, Parquet tables for pandas. The only file that writes tables.
+"""The recorder of a run: a journal while it goes, and Parquet tables for pandas. No other file writes tables.
 
-A round goes to the journal first (one line), so what was reported survives `kill -9`; the line is forced to disk once a
-second at most, since that takes a part of a millisecond, so a crash of the machine costs no more than that second.
-Parquet cannot be appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point:
-once it carries a final status the tables are complete and the journal goes; until then the journal is the truth, and
-`load` reads it. The population, which can be large and never changes, is written before the journal, so that where that
-is the other is.
+A round goes to the journal first, as one line. So what was reported survives `kill -9`. The line is forced to disk once
+a second at most, since that takes a part of a millisecond; a crash of the machine costs no more than that second.
+Parquet cannot be appended to, so the tables are rewritten every few seconds. The row in `runs` is the commit point.
+Once it has a final status, the tables are complete and the journal goes. Until then the journal is the truth, and
+`load` reads it. The population can be large and never changes. It is written before the journal, so that it is there
+wherever a journal is.
 """
 
 import os
@@ -50,9 +50,9 @@ SYNC_SECONDS = 1.0
 
 
 class Recorder:
-    """Records one run. `start` once, `round` after every round, `finish` once; each is durable when it returns.
+    """Records one run: `start` once, `round` after every round, `finish` once. Each is durable when it returns.
 
-    `grouping` gives every grouping column, `run_row` what is known of the run's row at its start.
+    `grouping` gives every grouping column, and `run_row` the columns of `runs` that are known at the start.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class Recorder:
         if grouping.keys() != GROUPING.keys():
             raise ValueError(f"the grouping columns differ by {sorted(grouping.keys() ^ GROUPING.keys())}")
         self.rounds: list[dict[str, Any]] = []
-        """The rows of `rounds` so far, kept ones included, the last one whole and of others what JUDGED_BY names.
+        """The rows of `rounds` so far, kept ones included. The last one is whole; others have the columns of JUDGED_BY.
 
         A time is milliseconds since 1970 UTC.
         """
@@ -115,11 +115,11 @@ class Recorder:
         return recorder
 
     def start(self, population: Content, partition: Content, **run_columns: Any) -> None:
-        """Make the folders, the journal and all tables (of a fresh run, without rounds); the run is now `running`.
+        """Make the folders, the journal and all tables, which of a fresh run have no rounds. The run is now `running`.
 
-        Whatever an earlier attempt at this run left is replaced, its rounds by the journal and at once. The partition,
-        without its `partition_id`, is written where no other run has written it; it may be empty when `run_row` names
-        no partition_id. `run_columns` are what only now is known of the run's row.
+        The files of an earlier attempt at this run are replaced, its rounds by the journal and at once. The partition
+        is given without its `partition_id`, and written where no other run has written it. It may be empty when
+        `run_row` names no partition_id. `run_columns` are columns of `runs` that only now are known.
         """
         with writing(self._folder):
             self._start(population, partition, **run_columns)
@@ -180,7 +180,7 @@ class Recorder:
                 self._flush()
 
     def add_events(self, events: Content) -> None:
-        """Record what happened after the last round that was recorded, as part of that one; nothing where none was."""
+        """Record events after the last recorded round as part of that round; without a round nothing is recorded."""
         added = to_columns("events", events)
         if self._last and added["kind"]:
             added["round"] = self._last["rounds"]["round"] * len(added["kind"])
@@ -235,7 +235,7 @@ class Recorder:
         return to_columns("runs", [self._row | summarise(self.rounds)])
 
     def _keep(self, line: dict[str, Columns]) -> None:
-        """The line is in the journal: it is in the tables from their next writing on."""
+        """Have a line that is in the journal be in the tables from their next writing on."""
         self._last = line
         self._new.append(line)  # as Arrow a line takes twenty times the memory
         self._confusion.show(line)
@@ -278,7 +278,7 @@ class Recorder:
 
 
 def _is_whole(path: Path) -> bool:
-    """Whether it is a file of the partitions table that can be read."""
+    """Tell whether this is a file of the partitions table that can be read."""
     try:
         read_parquet(path, "partitions")
     except DamagedError:
@@ -287,15 +287,15 @@ def _is_whole(path: Path) -> bool:
 
 
 def lock_of(folder: Path, run: str) -> AbstractContextManager[None]:
-    """Holds a run of the results `folder` for the length of a `with`; BusyError where somebody else holds it."""
+    """Hold a run of the results `folder` for the length of a `with`; BusyError where somebody else holds it."""
     path = folder / "journal" / f".{run}.lock"
     return hold(path, f"run {run} in {folder} is being recorded by another process")
 
 
 def mark(root: str | Path, name: str, run: str, status: str, error: str, known: Row) -> None:
-    """Give a run that nobody records now another status, and the reason; of one without a row, `known` is the row.
+    """Give a run that nobody records now another status, and the reason.
 
-    `known` has the grouping columns and what the Recorder's `run_row` has.
+    `known` has the grouping columns and those of the Recorder's `run_row`, for a run that has no row yet.
     """
     path = Path(root) / name / "runs" / f"{run}.parquet"
     new = {"started_at": datetime.now(UTC), **known, **summarise([])}
@@ -309,7 +309,7 @@ def mark(root: str | Path, name: str, run: str, status: str, error: str, known: 
 
 
 def keep_file(path: Path, folder: Path) -> None:
-    """Keep a copy of the settings file beside the tables: its header says what was asked."""
+    """Keep a copy of the settings file beside the tables. Its header is the question of the experiment."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         with replacing(folder / "experiment.toml") as temporary:
@@ -342,10 +342,10 @@ def check_writable(path: str | Path) -> None:
 
 
 def _write_parquet(path: Path, table: pa.Table) -> None:
-    """Small files: no statistics and no second copy of the schema, which outweigh the rows of a short run.
+    """Write a small file: without statistics and a second copy of the schema, which outweigh the rows of a short run.
 
-    With zstd a file is 2 to 10 % smaller and takes two to three times as long to write and to read: a context for
-    every column.
+    With zstd, which has a context for every column, a file is 2 to 10 % smaller and takes two to three times as long to
+    write and to read.
     """
     words = [field.name for field in table.schema if not pa.types.is_floating(field.type)]
     with replacing(path) as temporary:

@@ -1,9 +1,11 @@
-"""The tables of the results: their columns, and rows turned into them. recorder.py writes them, stored.py reads them.
+"""The tables of the results: their columns, and rows turned into them. recorder.py writes them, files.py reads them.
 
-results/README.md says what each column means.
+Columns and tables are only added: none is renamed, retyped or removed. In files of older versions a new column is null.
 
-Every per-run table begins with `run` and the grouping columns, the same for every run, so that a folder of runs reads
-as one table and can be grouped by what was varied.
+docs/results.md says what each column means.
+
+Every per-run table begins with `run` and the grouping columns, the same for every run. So a folder of runs reads as one
+table, and can be grouped by the settings that were varied.
 """
 
 import math
@@ -96,7 +98,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
     },
     "partitions": {"partition_id": STRING, "client": INT, "label": INT, "label_name": STRING, "count": LONG},
 }
-"""The columns of each table that are its own: all of them for `partitions`, which runs share."""
+"""The own columns of each table, which are all of them for `partitions`: runs share that one."""
 
 PER_RUN = tuple(table for table in OWN if table != "partitions")
 BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
@@ -126,7 +128,7 @@ Columns = dict[str, list[Any]]
 """A table's own columns as plain Python values, what the journal holds as JSON; a time is in ms since 1970 UTC."""
 
 Content = Iterable[Mapping[str, Any]] | Mapping[str, Sequence[Any] | np.ndarray]
-"""What goes into a table: rows, or columns, which for 100,000 clients are far less work."""
+"""The content of a table: rows, or columns, which for 100,000 clients are far less work."""
 
 
 def plain(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -152,7 +154,7 @@ def in_order(table: str, found: pa.Table) -> pa.Table:
 
 
 def to_columns(table: str, content: Content) -> Columns:
-    """All columns as plain values; what is not given is null, what the table does not have is a ValueError."""
+    """All columns as plain values. A column that is not given is null; one that the table lacks is a ValueError."""
     if isinstance(content, Mapping):
         _check_names(table, content)
         nulls = [None] * len(next(iter(content.values()), ()))
@@ -198,14 +200,14 @@ def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mappin
 
 
 JUDGED_BY = ("round", "seconds", "test_accuracy", "test_loss", "validation_accuracy", "client_accuracy")
-"""The columns of `rounds` that the end of a run and its totals go by, whatever round they are of."""
+"""The columns of `rounds`, of any round, by which a run ends and its totals are made."""
 
 
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the rounds say about their run: how many, how long, the last evaluation, the first round of the best one.
+    """The columns of `runs` that follow from the rounds: count, seconds, the last evaluation, the best round.
 
-    The best round is the one of the best accuracy that the run is judged by (ending.judged_by): on the validation split
-    where there is one, and the clients' where there is no global model to evaluate.
+    The best round is the first one with the highest accuracy that the run is judged by (run/stopping.py): on the
+    validation split where there is one, and the clients' where there is no global model to evaluate.
     """
     evaluated = [row for row in rounds if row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import fedray
 
-EXPERIMENT, SCHEMA, JOB = "experiment/experiment.py", "results/schema.py", "run/prepared.py"
+EXPERIMENT, SCHEMA, JOB = "experiment/experiment.py", "results/schema.py", "run/run_columns.py"
 EDITS = [
     # (file in fedray/, what stands there once, what is put behind it)
     ("core/newer.py", "NEWER: dict[str, Newer] = {", '''
@@ -39,10 +39,10 @@ class Aggregator:
     (SCHEMA, '    "metrics": {"round": INT, "name": STRING, "value": FLOAT},\n', '    "attacks": {"round": INT, "kind": STRING},\n'),
     (SCHEMA, 'BY_ROUND = (', '"attacks", '),
     ("results/frames.py", '    events: "pd.DataFrame"\n', '    attacks: "pd.DataFrame"\n'),
-    (JOB, '"weighting": a.weighting,\n', '            "aggregator": e.aggregator.name,\n'),
-    (JOB, '"rounds_planned": self.experiment.rounds,\n', '            "virtual_seconds": 1.5,\n'),
+    (JOB, '"weighting": a.weighting,\n', '        "aggregator": e.aggregator.name,\n'),
+    (JOB, '"rounds_planned": job.experiment.rounds,\n', '        "virtual_seconds": 1.5,\n'),
     ("run/round_rows.py", '"update_norm": norm(done.mean["params"]),\n', '        "clipped": 3,\n'),
-    ("__init__.py", '__version__ = "', "9."),
+    ("core/version.py", '__version__ = "', "9."),
 ]  # fmt: skip
 
 

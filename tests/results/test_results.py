@@ -495,7 +495,7 @@ def test_a_journal_of_a_newer_version_is_read_without_what_is_new_and_not_writte
             found = load("name", tmp_path)
         assert found.rounds["test_loss"].tolist() == [round_rows(t)[0]["test_loss"] for t in range(1, 4)]
         assert found.rounds["update_norm"].isna().all() == (table == "rounds")
-        sentence = rf"run\.jsonl was written by another version of fedray, its columns with .*{table}\.{then}, and"
+        sentence = rf"run\.jsonl was written by another version of fedray, its columns with .*{table}\.{then}.*, and"
         with pytest.raises(BadInputError, match=sentence):
             Recorder.resume(tmp_path, "name", "run", grouping(), RUN_ROW, keep_rounds=2)
         assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
@@ -506,7 +506,7 @@ ABSENT = {
     "rounds": ["round_lr", "bytes_up", "retries"],
     "clients": ["node", "train_loss"],
     "population": ["pid"],
-    "metrics": ["value"],
+    "metrics": [],
     "confusion": [],
     "partitions": ["label_name"],
 }
@@ -584,7 +584,8 @@ def test_the_journal_of_an_older_version_goes_on_with_its_lines_made_whole(tmp_p
     ended = load("name", tmp_path)
     assert ended.rounds["round_lr"].isna().tolist() == [True] * 4 + [False] * 3
     assert ended.rounds["weighting"].tolist() == ["x"] * 7
-    assert ended.rounds.dtypes.equals(whole.rounds.dtypes)
+    known = [name for name in whole.rounds if name not in ABSENT["rounds"]]
+    assert ended.rounds[known].dtypes.equals(whole.rounds[known].dtypes)
 
 
 def test_a_round_recorded_twice_counts_once(tmp_path: Path) -> None:
