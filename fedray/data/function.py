@@ -1,8 +1,8 @@
-"""A data set that a function of the user's returns, `package.module:function`.
+"""A data set from the user's own function, `package.module:function`.
 
-It is called without arguments, once in a process, and returns (train_images, train_labels, test_images, test_labels)
-or these and train_users, or a mapping with those names, which may also have classes, mean and std. Arrays are NumPy's
-or torch's tensors. Labels are numbers of classes, or text, of which the values are the classes, as in Parquet.
+The function is called without arguments, once in a process. It returns (train_images, train_labels, test_images,
+test_labels), or these and train_users, or a mapping with those names, which may also have classes, mean and std. Arrays
+are NumPy arrays or torch tensors. Labels are numbers of classes, or text whose values are the classes, as in Parquet.
 """
 
 import importlib
@@ -27,7 +27,7 @@ KEYS = (*ARRAYS, "classes", "mean", "std")
 
 
 def read(address: str) -> Dataset:
-    """What the function returned, whole; mean and std are left to the caller where it did not say."""
+    """The whole data set that the function returns. Without mean and std from it, both are empty."""
     return _call(_find(address), address)
 
 
@@ -38,8 +38,8 @@ def _find(address: str) -> Callable[[], Any]:
         module = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # whatever the user's module does
         raise BadInputError(
-            f"{wrong}: {module_name} cannot be imported, {_say(error)}; modules in the current folder can be, with "
-            "python -m fedray"
+            f"{wrong}: {module_name} cannot be imported, {_say(error)}; python -m fedray also finds modules in the "
+            "current folder"
         ) from error
     function = getattr(module, name, None)
     if not callable(function):
@@ -50,7 +50,7 @@ def _find(address: str) -> Callable[[], Any]:
 
 @lru_cache(maxsize=1)
 def _call(function: Callable[[], Any], address: str) -> Dataset:
-    """Called once: its fingerprint is asked for before its arrays are."""
+    """The data set of the function, cached, because its fingerprint is needed before its arrays."""
     wrong = f"data.dataset = {address}"
     try:
         found = function()
@@ -90,7 +90,7 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
 
 
 def _name_parts(wrong: str, found: Any) -> Mapping[str, Any]:
-    """What was returned, by name."""
+    """The parts of the function's result, by name."""
     if isinstance(found, Mapping):
         if unknown := [key for key in found if key not in KEYS]:
             near = nearest(str(unknown[0]), KEYS)
@@ -139,7 +139,7 @@ def _images(wrong: str, name: str, value: Any) -> np.ndarray:
 def _labels(wrong: str, name: str, value: Any) -> np.ndarray:
     """Numbers of classes, int64 [n], or text, object [n]."""
     if isinstance(value, list | tuple) and any(isinstance(label, str) for label in value):
-        value = np.fromiter(value, object, len(value))  # NumPy would make text of numbers among them
+        value = np.fromiter(value, object, len(value))  # np.asarray would turn numbers among text into text
     array = _array(wrong, name, value)
     texts = [isinstance(label, str) for label in array] if array.dtype.kind in "OUT" and array.ndim == 1 else []
     if any(texts):
@@ -160,7 +160,7 @@ def _labels(wrong: str, name: str, value: Any) -> np.ndarray:
 def _number(wrong: str, labels: Mapping[str, np.ndarray], names: Any) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
     """The labels of both splits, int64 [n] in 0..K-1, and the K classes.
 
-    Of text the classes are `names`, or else the values that occur in either split, in sorted order.
+    The classes of text labels are `names`, or else the values in either split, sorted.
     """
     text = [split for split, own in labels.items() if own.dtype.kind == "O"]
     if not text:
@@ -176,13 +176,13 @@ def _number(wrong: str, labels: Mapping[str, np.ndarray], names: Any) -> tuple[d
     if unknown := [name for name in present if name not in number_of]:
         raise BadInputError(f"{wrong}: {unknown[0]!r} is a label, but not in classes{nearest(unknown[0], classes)}")
     if len(number_of) < len(classes):
-        raise BadInputError(f"{wrong}: classes has a name twice, so that labels that are text do not say which")
+        raise BadInputError(f"{wrong}: classes has a name twice, so text labels are ambiguous")
     numbered = {split: np.array([number_of[name] for name in own], np.int64) for split, own in labels.items()}
     return numbered, classes
 
 
 def _users(wrong: str, value: Any, examples: int) -> np.ndarray:
-    """Whose each example is: int64 [n] in 0..U-1, in the sorted order of their names."""
+    """The user of each example, int64 [n] in 0..U-1, in the sorted order of the users' names."""
     array = _array(wrong, "train_users", value)
     if array.dtype.kind == "O" and all(isinstance(name, str) for name in array.ravel()):
         array = array.astype(str)
@@ -215,7 +215,7 @@ def _per_channel(wrong: str, name: str, value: Any, channels: int) -> tuple[floa
 
 
 def _say(error: BaseException) -> str:
-    """An exception and where it was raised, in short."""
+    """An exception and the place where it was raised, in short."""
     last = traceback.extract_tb(error.__traceback__)[-1]
     ours = last.filename.startswith("<") or last.filename in (__file__, importlib.__file__)
     return f"{type(error).__name__}: {error}" + ("" if ours else f" ({Path(last.filename).name}, line {last.lineno})")

@@ -115,7 +115,7 @@ def test_a_client_alone_is_fedavgs_however_many_its_steps(momentum):
 
 
 def test_with_mu_the_clients_are_fedproxs():
-    """What each sends is FedProx's update over its |a_k|_1."""
+    """Each client sends FedProx's update over its |a_k|_1."""
     regression = Regression(SIZES)
     (nova, _), (prox, _) = (regression.play(kind, 1, mu=2.0, **UNEQUAL) for kind in (FedNova, FedProx))
     for one, other in zip(nova[0].updates.reports, prox[0].updates.reports, strict=True):

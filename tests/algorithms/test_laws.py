@@ -42,7 +42,7 @@ def small():
 
 @pytest.fixture(autouse=True)
 def small_network(monkeypatch):
-    """What is called mlp here has BatchNorm and dropout: buffers, layers that a client may keep, and random numbers."""
+    """Put a network with BatchNorm and dropout in mlp's place: with buffers, personal layers, and random numbers."""
     monkeypatch.setitem(networks.BUILDERS, "mlp", with_dropout)
 
 

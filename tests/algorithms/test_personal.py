@@ -45,7 +45,7 @@ def noise():
 
 @pytest.fixture
 def batchnorm(monkeypatch):
-    """What is called mlp has BatchNorm: "1" and "4" are its Linear layers, "2" is the BatchNorm."""
+    """Put a network with BatchNorm in mlp's place: "1" and "4" are its Linear layers, "2" is the BatchNorm."""
     monkeypatch.setitem(networks.BUILDERS, "mlp", smooth)
 
 
@@ -73,7 +73,7 @@ def what_is_told(done):
 
 
 def scores(algorithm, done, population, own_tests=OWN_TESTS):
-    """What all clients get in an evaluation after the last of these rounds."""
+    """The scores of all clients in an evaluation after the last of these rounds."""
     population.tests.rows = own_tests
     last = done[-1]
     return population.evaluate_clients(algorithm, algorithm.broadcast(last.state, last.t), last.t, last.lr)

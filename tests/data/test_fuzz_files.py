@@ -22,7 +22,7 @@ ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
 def load_all(root, seconds=10, **settings):
-    """What is loaded from a folder, or None with a sentence that names a file in it; nothing there changes."""
+    """The data set in a folder, or None where it is refused with a file's name. Nothing in the folder changes."""
     before = on_disk(root)
     settings = {"dataset": "cifar10", **settings}
     try:
@@ -348,7 +348,7 @@ def test_parquet_of_other_columns_and_values(times, tmp_path, write_shards, enco
 
 @FEW_AND_MANY
 def test_a_damaged_cache_only_costs_the_decoding(times, tmp_path, write_shards, monkeypatch):
-    """Whatever lies in its place, and one digit of an image, is as good as none: the examples are those of the files."""
+    """Any other content at a cache file's path, or one changed digit, counts as no cache: the files are read again."""
     monkeypatch.setenv("FEDRAY_CACHE", str(tmp_path / "cache"))
     root = write_shards(tmp_path / "data")
     true = load_all(root)

@@ -1,4 +1,4 @@
-"""What every scheme promises, for any settings, labels and numbers of clients that it is given; schemes join by name."""
+"""The laws of every partition scheme, for any settings, labels and numbers of clients. Schemes join by their names."""
 
 from typing import Literal, get_args, get_origin
 

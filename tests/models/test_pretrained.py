@@ -301,7 +301,7 @@ def test_the_driver_fetches_them_without_torch(made, tmp_path):
     with serve(made[0]) as url:
         code = (
             "import sys\n"
-            "from fedray.models import Model\n"
+            "from fedray.models.model import Model\n"
             "assert len(Model(name='resnet18', pretrained=True).fingerprint()) == 64\n"
             "assert not {'torch', 'torchvision'} & set(sys.modules)\n"
         )
