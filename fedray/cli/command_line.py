@@ -285,7 +285,7 @@ def run_program(main: Callable[[list[str], Interrupt], int]) -> int:
 
 
 def find_modules_here() -> None:
-    """Find the user's modules in the working directory, as `python -m` does, when a console script is what runs."""
+    """Make the working directory importable, as `python -m` does, so that console scripts find the user's modules."""
     with suppress(OSError):  # the working directory may be gone
         here = str(Path.cwd())
         if not sys.flags.safe_path and not {here, ""} & set(sys.path):

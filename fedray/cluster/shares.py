@@ -7,7 +7,7 @@ SMALLEST_SHARE = 0.0001  # the smallest share of a CPU or GPU that Ray counts
 
 
 def room(wholes: Sequence[float], part: float, most: Sequence[int] = ()) -> int:
-    """How many parts fit into the wholes (the CPUs of nodes, or single GPUs). No part spans two wholes.
+    """The number of parts that fit into the wholes (the CPUs of nodes, or single GPUs). No part spans two wholes.
 
     `most` limits the parts in each whole.
     """
@@ -16,7 +16,7 @@ def room(wholes: Sequence[float], part: float, most: Sequence[int] = ()) -> int:
 
 
 def room_on_gpus(gpus: float, share: float) -> int:
-    """How many actors a node's GPUs hold, each with this share of one GPU or with whole ones."""
+    """The number of actors that a node's GPUs hold, each with this share of one GPU or with whole ones."""
     return room(single(gpus), share) if share <= 1 else int(gpus // share)
 
 
