@@ -1,4 +1,4 @@
-"""What this machine, or a cluster, has to give: cores, GPUs, memory. Arithmetic and reading only."""
+"""The cores, GPUs and memory that this machine or a cluster can give. Reading and arithmetic only."""
 
 import shutil
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may tak
 
 @dataclass(frozen=True)
 class Capacity:
-    """What is free to be reserved: the CPUs of each node, GPUs in all, and bytes of memory to spare.
+    """The resources that can be reserved: CPUs of each node, GPUs in all, bytes of free memory.
 
-    `node_gpus` are the GPUs of each node, the last of which may be a part, where there are several nodes. `held_cpus`
-    and `held_gpus` are those that other jobs hold. `gpu_memory` is the bytes of each GPU, where that is known. `limits`
-    says in words what a container leaves of the machine.
+    `node_gpus` are the free GPUs of each node; the last GPU of a node may be a part. They are empty for a single node.
+    Other jobs hold `held_cpus` and `held_gpus`. `gpu_memory` is the bytes of each GPU, None where unknown. `limits` is
+    a sentence on what a container leaves of the machine.
     """
 
     cpus: tuple[float, ...]
@@ -31,16 +31,16 @@ class Capacity:
 
     @property
     def has_gpus(self) -> bool:
-        """Whether there are any, were they all held by other jobs."""
+        """Whether there is any GPU, free or held by other jobs."""
         return self.gpus + self.held_gpus > 0
 
     @property
     def single_gpus(self) -> list[float]:
-        """The free GPUs beside CPUs, one by one, the last of each node perhaps a part."""
+        """The free GPUs of nodes with CPUs, one by one. The last one of a node may be a part."""
         return [part for cpus, gpus in self.nodes if cpus for part in single(gpus)]
 
     def places(self, num_gpus: float) -> list[int]:
-        """How many actors with such a share of GPUs each node has room for."""
+        """The number of actors with this share of GPUs that each node has room for."""
         return [room_on_gpus(gpus, num_gpus) if cpus else 0 for cpus, gpus in self.nodes]
 
     @property
@@ -50,9 +50,9 @@ class Capacity:
 
 
 def capacity_of(nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]], memory: float) -> Capacity:
-    """The capacity of a cluster's nodes, given as what each has and what of it is free, as Ray names resources.
+    """The capacity of a cluster's nodes, each given as all it has and what is free, by Ray's names of resources.
 
-    Nodes without CPUs are left out: every actor reserves a share of one.
+    Nodes without CPUs are left out, since every actor reserves a share of one.
     """
     useful = [(has, free) for has, free in nodes if has.get("CPU")]
     cpus, gpus = ([free.get(kind, 0.0) for _, free in useful] for kind in ("CPU", "GPU"))
@@ -63,9 +63,9 @@ def capacity_of(nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
 
 
 def shared_memory() -> int:
-    """The most that a local Ray's object store may take, in bytes; it takes what is put there, and no more.
+    """The most bytes that a local Ray's object store may take. It takes only as much as is put there.
 
-    40 % of memory, but no more than there is of /dev/shm, beyond which Ray would keep its objects on disk.
+    The limit is 40 % of free memory, or what /dev/shm has if that is less. Beyond /dev/shm Ray keeps objects on disk.
     """
     limit = int(STORE_SHARE * available_memory())
     if Path("/dev/shm").is_dir():

@@ -1,5 +1,6 @@
-"""The memory of GPUs: how much there is, without CUDA, which must not be touched where processes are forked; how much
-an actor needs of it; and a sentence with the arithmetic where that is more than its share has."""
+"""The memory of GPUs: its size, an actor's need of it, and a refusal with the arithmetic where it does not fit.
+
+The size comes from nvidia-smi and not from CUDA, which must not be touched where processes are forked."""
 
 import math
 import os
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 
 MIB = 2**20
 QUERY = ["--query-gpu=index,uuid,memory.total,mig.mode.current", "--format=csv,noheader,nounits"]
-QUERY_SECONDS = 30.0  # for a driver that first has to wake
+QUERY_SECONDS = 30.0  # the GPU's driver may have to wake first
 
 
 def memory_of_each(gpus: float) -> int | None:
     """Bytes of the smallest GPU that a process of this machine sees, by nvidia-smi.
 
-    None where that cannot say it, where a GPU is cut into instances (MIG), or where there are fewer than `gpus`, so
-    that Ray was told of some that do not exist.
+    None where nvidia-smi does not say it, where a GPU is cut into instances (MIG), or where there are fewer than
+    `gpus`: Ray was then told of GPUs that do not exist.
     """
     found = visible(installed())
     if len(found) < gpus or not all(found.values()):
@@ -33,7 +34,7 @@ def memory_of_each(gpus: float) -> int | None:
 
 
 def installed() -> dict[tuple[str, str], int]:
-    """Bytes of memory of each GPU, by its index and its UUID, both as text; 0 where that is not known."""
+    """Bytes of memory of each GPU, by its index and its UUID, both as text; 0 where unknown."""
     program = shutil.which("nvidia-smi")
     if not program:
         return {}
@@ -49,9 +50,9 @@ def installed() -> dict[tuple[str, str], int]:
 
 
 def visible(found: dict[tuple[str, str], int]) -> dict[tuple[str, str], int]:
-    """Of these GPUs those that CUDA_VISIBLE_DEVICES names, or all that it may mean.
+    """The GPUs that CUDA_VISIBLE_DEVICES names, or all that it may mean.
 
-    CUDA counts the fastest first, unless it was told to count as nvidia-smi does.
+    CUDA numbers the fastest GPU first, unless CUDA_DEVICE_ORDER has it number as nvidia-smi does.
     """
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is None:
@@ -69,8 +70,10 @@ def mib(size: float) -> int:
 
 
 def needed_parts(needs: "Needs", packed: bool) -> dict[str, int]:
-    """The bytes that an actor needs of its GPU, by what for; packed it has every client's images there, if they are
-    not so many that they stay on the host."""
+    """The bytes that an actor needs of its GPU, by purpose.
+
+    A packed actor has every client's images there, up to LARGEST_KEPT. Beyond that they stay on the host.
+    """
     at_once = needs.at_once_on_gpu
     count, each = at_once * needs.vectors, needs.model
     shards = min(needs.shards if packed else needs.largest_shard, LARGEST_KEPT)
@@ -91,14 +94,14 @@ def needed(needs: "Needs", packed: bool) -> int:
 
 
 def least_share(memory: int | None, needs: "Needs", packed: bool) -> float:
-    """The smallest share of a GPU of so many bytes that holds an actor, above 1 if none does; 0 where it is unknown."""
+    """The smallest share that holds an actor on a GPU of `memory` bytes; above 1 if none does, 0 where unknown."""
     return round_up(needed(needs, packed) / memory) if memory else 0.0
 
 
 def check_gpu_memory(
     cluster: "Cluster", actors: int, num_gpus: float, memory: int | None, needs: "Needs", packed: bool
 ) -> None:
-    """Refuse, with the arithmetic, actors that would run out of their share of a GPU's memory."""
+    """Refuse actors whose share of a GPU's memory is too small, with the arithmetic."""
     least = least_share(memory, needs, packed)
     if not num_gpus or min(1.0, num_gpus) + 1e-9 >= least:
         return
@@ -118,9 +121,9 @@ def check_gpu_memory(
 
 
 def runs_on_share(memory: int | None, needs: "Needs", packed: bool) -> float:
-    """How many such runs an actor can be part of with so many bytes of a GPU; infinitely many where it is not known.
+    """The number of such runs that an actor can take part in with `memory` bytes of a GPU; infinite where unknown.
 
-    It trains for one of them at a time, but the CUDA graphs of engine = fused keep the room for its batches of images.
+    An actor trains for one run at a time, but the CUDA graphs of engine = fused keep the memory of their batches.
     """
     if memory is None:
         return math.inf

@@ -1,4 +1,4 @@
-"""What a run asks of memory, and what a process of it takes. Arithmetic only."""
+"""The memory that a run and each of its processes take. Arithmetic only."""
 
 import sys
 from dataclasses import dataclass
@@ -8,22 +8,18 @@ from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 
 PLAIN_ACTOR_BYTES = 320 * 2**20  # a process with torch imported, measured
-
-
-FORKED_ACTOR_BYTES = 60 * 2**20  # what such a process has of its own when it was forked, measured after training
-
-
-HOST_CONTEXT_BYTES = 500 * 2**20  # what a CUDA context takes of the machine's memory, in each process
+FORKED_ACTOR_BYTES = 60 * 2**20  # such a process's own memory where it was forked, measured after training
+HOST_CONTEXT_BYTES = 500 * 2**20  # of the machine's memory, for each process with a CUDA context
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What a run asks of memory, in bytes: one model vector, all shards as copied into actors, the object store.
+    """The memory of a run in bytes: `model` for one vector, `shards` for all copies in actors, `object_store`.
 
-    A process that trains holds so many `vectors` as long as the model, for each of as many clients as it trains at once
-    (`at_once`, `at_once_on_gpu`), `frozen` bytes that no vector has, and `activations` for batches of images. On a GPU
-    it has `activations_on_gpu` instead, and images: shards, of which the `largest_shard` has so many bytes, and those
-    that are `evaluated`. `fewer` is what it needs there with one client at a time, where that is left open.
+    A process that trains holds `vectors` vectors for each client that it trains at once (`at_once`, `at_once_on_gpu`),
+    `frozen` bytes that are in no vector, and `activations` for batches of images. On a GPU it holds
+    `activations_on_gpu` instead, and images: shards, the largest of `largest_shard` bytes, and `evaluated` bytes. Where
+    the number of clients at once is open, `fewer` is the need on a GPU with one at a time.
     """
 
     model: int
@@ -39,14 +35,14 @@ class Needs:
     at_once_on_gpu: int = 1
     fewer: "Needs | None" = None
     together: Literal["", "on a GPU", "anywhere"] = ""
-    """Where a block's clients have to train in one process, since alone they would have other bits."""
+    """Where a block's clients must train in one process: apart they would have other bits."""
 
 
-HOST_VECTORS = 4  # as long as the model, of a process whose model is on a GPU: what it sends, and what it is made of
+HOST_VECTORS = 4  # of a process whose model is on a GPU: the initial model, and what it sends
 
 
 def vectors_of(needs: Needs, on_gpu: bool) -> int:
-    """How many vectors as long as the model an actor that has trained holds in the machine's memory."""
+    """The number of vectors of the model's length in the machine's memory, in an actor that has trained."""
     return min(HOST_VECTORS, needs.vectors) if on_gpu else needs.vectors * needs.at_once
 
 
@@ -58,7 +54,7 @@ def process_bytes(cluster: Cluster, needs: Needs, on_gpu: bool) -> int:
 
 
 def will_fork(cluster: Cluster) -> bool:
-    """Whether actors are to be forked; BadInputError where that was asked for and cannot be."""
+    """Whether actors are forked. BadInputError where the settings ask for it and it is impossible."""
     can = sys.platform == "linux" and cluster.address == "local"
     if cluster.forked and not can:
         raise BadInputError("cluster.forked = true works on Linux with cluster.address = local only")
@@ -66,5 +62,5 @@ def will_fork(cluster: Cluster) -> bool:
 
 
 def object_store_bytes(data_bytes: int, model_bytes: int, cohort: int) -> int:
-    """What a run holds in shared memory at most: the data set, three messages and a cohort's updates."""
+    """The most bytes of a run in shared memory: the data set, three messages and a cohort's updates."""
     return data_bytes + (3 + cohort) * model_bytes

@@ -1,4 +1,4 @@
-"""What a population asks of Ray: how many actors, with how much of a CPU and a GPU each. Arithmetic only."""
+"""The reservations of a population: the number of actors, and the CPU and GPU share of each. Arithmetic only."""
 
 import math
 from dataclasses import dataclass, replace
@@ -10,20 +10,17 @@ from fedray.cluster.settings import Cluster
 from fedray.cluster.shares import SMALLEST_SHARE, room, room_on_gpus, round_down, share
 from fedray.core.errors import BadInputError
 
-MOST_AUTOMATIC = 100  # clients that get an actor each unasked: starting one takes 0.4 s
-MOST_ON_A_GPU = (
-    4  # packed actors, unasked: a few processes keep it busy, each costs a context; fused one does by itself
-)
+MOST_AUTOMATIC = 100  # clients that get an actor each by default; starting one takes 0.4 s
+MOST_ON_A_GPU = 4  # packed actors on a GPU by default: each costs a context; with engine = fused there is one
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What will be reserved: `actors` processes of `num_cpus` and `num_gpus` each, serving clients_per_actor or all.
+    """The reservations of a run: `actors` processes with `num_cpus` and `num_gpus` each.
 
-    `room` is how many such actors would fit, for other runs' sake, and `most` how many could be of use, were there
-    room. At most `most_lanes` work at a time: more than there are cores would only be in each other's way. `gpu_bytes`
-    is what an actor's share has of its GPU's memory, where that is known; `why` says what of the GPUs had the settings
-    that are on auto come out otherwise than usual.
+    `room` is the number of such actors that fit, and `most` the number that the run could use. At most `most_lanes`
+    work at a time, so that no more than the cores are busy. `gpu_bytes` is an actor's part of its GPU's memory, None
+    where unknown. `why` is a sentence on how the GPUs changed a setting that is on auto.
     """
 
     actors: int
@@ -38,7 +35,7 @@ class Plan:
 
     @property
     def lanes(self) -> int:
-        """How many of its actors can work at a time."""
+        """The number of its actors that can work at a time."""
         return min(self.actors, self.most_lanes)
 
     @property
@@ -100,7 +97,7 @@ def shares_of_each(cluster: Cluster, clients: int, capacity: Capacity) -> tuple[
 
 
 def against_an_actor_each(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> str | None:
-    """What of the GPUs has clients packed that nobody asked to be; None where nothing has.
+    """The reason why clients on auto are packed; None where each gets an actor.
 
     Empty where that is not for the GPUs: there are too many clients, or the machine has too little memory.
     """
@@ -119,7 +116,7 @@ def against_an_actor_each(cluster: Cluster, clients: int, capacity: Capacity, ne
 
 
 def pack(cluster: Cluster, clients: int, per_actor: int, capacity: Capacity, needs: Needs) -> tuple[int, float, float]:
-    """How many actors serve all clients together, and the CPUs and the share of a GPU of each.
+    """The number of actors that serve all clients together, and the CPUs and the GPU share of each.
 
     A share that nobody asked for holds what a process needs; so does one that was asked for each of clients which are
     packed unasked.
@@ -139,7 +136,7 @@ def pack(cluster: Cluster, clients: int, per_actor: int, capacity: Capacity, nee
             num_gpus = round_down(1 / min(most_on, int(1 / least + 1e-9) if least else most_on))
         able = [cpus for cpus, gpus in capacity.nodes if not num_gpus or room_on_gpus(gpus, num_gpus)]
         num_cpus = cluster.cpus_per_actor or min(1.0, max(able or capacity.cpus))
-        if asked is None and num_gpus:  # what nobody else can use is theirs
+        if asked is None and num_gpus:  # they take what no other actor could use
             fit = max(1, room_for_actors(num_cpus, num_gpus, capacity))
             larger = share(capacity.single_gpus, fit)
             num_gpus = larger if room_for_actors(num_cpus, larger, capacity) >= fit else num_gpus
@@ -151,13 +148,13 @@ def pack(cluster: Cluster, clients: int, per_actor: int, capacity: Capacity, nee
 
 
 def stored_bytes(cluster: Cluster, needs: Needs, capacity: Capacity) -> int:
-    """The memory of a run's object store, which goes to disk beyond the most that it may take."""
+    """The bytes of a run's object store in memory. Beyond its limit the store goes to disk."""
     most = cluster.object_store * 2**20 if cluster.object_store else int(STORE_SHARE * capacity.memory)
     return min(needs.object_store, most)
 
 
 def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capacity: Capacity) -> None:
-    """Refuse, with the arithmetic, what would be killed for want of memory."""
+    """Refuse actors that memory cannot hold, with the arithmetic."""
     each, store = process_bytes(cluster, needs, on_gpu), stored_bytes(cluster, needs, capacity)
     if actors * each + store <= capacity.memory:
         return
@@ -174,29 +171,29 @@ def check_memory(cluster: Cluster, actors: int, on_gpu: bool, needs: Needs, capa
     )
 
 
-RUNS_AT_ONCE = 3  # enough that one has work for every core while another is between rounds
+RUNS_AT_ONCE = 3  # one has work for every core while another is between rounds
 
 
 def runs_at_once(plan: Plan, needs: Needs, capacity: Capacity) -> int:
-    """How many such runs to have in flight on the same actors: what keeps the cores busy, if memory holds them.
+    """The number of such runs to have in flight on the same actors: enough for all cores, if memory holds them.
 
     Each has a trainer in every actor, on its GPU if it has one, a few vectors in the driver, and its share of the
     object store.
     """
     vectors = needs.vectors * needs.at_once * plan.actors + 6
     each = vectors * needs.model + plan.actors * needs.frozen + needs.object_store
-    images = plan.actors * needs.activations  # which an actor has for one of them at a time
+    images = plan.actors * needs.activations  # an actor has them for one run at a time
     fit = int(min(0.5 * (capacity.memory - images) / max(1, each), runs_on_share(plan.gpu_bytes, needs, plan.packed)))
     return max(1, min(RUNS_AT_ONCE * -(-plan.most_lanes // plan.lanes), fit))
 
 
 def room_for_actors(num_cpus: float, num_gpus: float, capacity: Capacity) -> int:
-    """How many actors with such reservations fit, each on one node."""
+    """The number of actors with these reservations that fit. Each fits on one node."""
     return room(capacity.cpus, num_cpus, capacity.places(num_gpus) if num_gpus else ())
 
 
 def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity) -> None:
-    """Refuse, with the arithmetic, what Ray would wait for silently and for ever."""
+    """Refuse actors that the CPUs and GPUs cannot hold, with the arithmetic. Ray would wait for ever in silence."""
     total = sum(capacity.cpus)
     nodes = f" on {len(capacity.cpus)} nodes" if len(capacity.cpus) > 1 else ""
     there = free_of(total, capacity.held_cpus)
@@ -225,5 +222,5 @@ def check_fit(actors: int, num_cpus: float, num_gpus: float, capacity: Capacity)
 
 
 def free_of(free: float, held: float, what: str = "") -> str:
-    """How many there are to be had, in words."""
+    """The number that is free, in words."""
     return f"only {free:g} of {free + held:g}{what} are free" if held else f"there are {free:g}{what}"

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from fedray.results.schema import Columns, to_rows
+from fedray.results.schema import Columns, judging_accuracy, to_rows
 
 COUNTS = ("round", "split", "label", "predicted", "count")
 
@@ -85,7 +85,7 @@ class BestAndFinal:
         if not line["confusion"]["counts"]:
             return
         (row,) = to_rows(line["rounds"])
-        accuracy = row["test_accuracy"] if row["validation_accuracy"] is None else row["validation_accuracy"]
+        accuracy = row[judging_accuracy([row])]
         if accuracy is not None and accuracy > self.highest:
             self.highest, self.counts["best"] = accuracy, line["confusion"]
         self.counts["final"] = line["confusion"]

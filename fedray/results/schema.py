@@ -203,6 +203,12 @@ JUDGED_BY = ("round", "seconds", "test_accuracy", "test_loss", "validation_accur
 """The columns of `rounds`, of any round, by which a run ends and its totals are made."""
 
 
+def judging_accuracy(rounds: Sequence[Mapping[str, Any]]) -> str:
+    """The accuracy that these rounds are judged by, read from the rounds; run/stopping.py has it from the settings."""
+    measures = ("validation_accuracy", "test_accuracy", "client_accuracy")
+    return next((name for name in measures if any(row[name] is not None for row in rounds)), "test_accuracy")
+
+
 def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """The columns of `runs` that follow from the rounds: count, seconds, the last evaluation, the best round.
 
@@ -211,8 +217,7 @@ def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
     """
     evaluated = [row for row in rounds if row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}
-    measures = ("validation_accuracy", "test_accuracy", "client_accuracy")
-    judge = next((name for name in measures if any(row[name] is not None for row in rounds)), "test_accuracy")
+    judge = judging_accuracy(rounds)
     numbers = [row for row in rounds if row[judge] is not None and not math.isnan(row[judge])]
     best = max(numbers, key=lambda row: row[judge], default={})
     clients = [row["client_accuracy"] for row in rounds if row["client_accuracy"] is not None]

@@ -1,4 +1,4 @@
-"""A run goes on where its checkpoint was written: what is saved, given back, and must match.
+"""Saving a checkpoint, reading it back, and checking that it belongs to the run that goes on.
 
 The last two checkpoints are kept, so that one damaged on disk costs some rounds and not the run.
 """
@@ -29,7 +29,7 @@ def save(job: Job, state: Vectors, t: int, clients: Population, device: str) -> 
 
 @dataclass(frozen=True)
 class Past:
-    """What a checkpoint holds: the server's state and the clients' memories after round t, and a sentence about it.
+    """The content of a checkpoint: the server's state and the clients' memories after round t, and a notice about it.
 
     The memories are read from the file as they are asked for, so they can be asked for once. `damaged` is the newer
     checkpoint where that cannot be read.
@@ -44,7 +44,7 @@ class Past:
     """That on which the last rounds were trained; empty where that is not known."""
 
     def on_another(self, device: str) -> str:
-        """What is to be said where the run goes on on another device, to follow the notice."""
+        """The end of the notice where the run goes on on another device; empty where it does not."""
         if self.device in ("", device):
             return ""
         return f"; it was trained on {self.device} and now is on {device}, so the bits differ from an undisturbed run"

@@ -165,7 +165,7 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
             jobs.setdefault(job.run, job)
         except DamagedError as error:
             damaged[job.run] = f"{error}; remove it to have this run recorded again, or start all over with --fresh"
-        labels.setdefault(job.run, " ".join(f"{name}={written(value)}" for name, value in point.items()) or job.run)
+        labels.setdefault(job.run, " ".join(f"{name}={as_word(value)}" for name, value in point.items()) or job.run)
     axes = [name for name in varying([point for point, _ in composed]) if name != "seed"]
     file = line.file or Path()
     if not jobs:
@@ -193,11 +193,11 @@ def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
     there = dict(flatten(experiment.settings()))
     for name, value in {**line.overrides, **point}.items():
         if name in there:
-            words += [f"--{name}", written(value)]
+            words += [f"--{name}", as_word(value)]
     return shlex.join(words)
 
 
-def written(value: Any) -> str:
+def as_word(value: Any) -> str:
     """A setting's value as on the command line."""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

@@ -127,10 +127,12 @@ def outlook(runs: int, left: Sequence[tuple[Settings, int]], known: Sequence[Kno
     seconds = estimate(known, left)
     if seconds is None:
         return f"{counts} left; no run is known yet to estimate their time by"
-    return f"{counts} left, about {duration(sum(seconds))} one after another, by {counted(len(known), 'known run')}"
+    return (
+        f"{counts} left, about {rough_duration(sum(seconds))} one after another, by {counted(len(known), 'known run')}"
+    )
 
 
-def duration(seconds: float) -> str:
+def rough_duration(seconds: float) -> str:
     """A time in days, hours, minutes or seconds, in the largest unit that it has two of: "4 minutes"."""
     units = {"day": 86_400, "hour": 3600, "minute": 60, "second": 1}
     unit = next((unit for unit, length in units.items() if seconds / length >= 2), "second")

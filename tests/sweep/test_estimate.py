@@ -11,7 +11,7 @@ from fedray.core.settings import flatten
 from fedray.experiment.composition import compose
 from fedray.results import load
 from fedray.run import run
-from fedray.sweep.estimate import Known, duration, estimate, known_runs, outlook, work
+from fedray.sweep.estimate import Known, estimate, known_runs, outlook, rough_duration, work
 
 BASE = {"clients": 10, "cohort": 5, "data": {"train_examples": 1000, "test_examples": 300}, "model": {"name": "mlp"}}
 
@@ -116,7 +116,7 @@ def test_the_sentence_says_how_many_are_left_and_how_long_they_take(left, runs, 
 def test_durations_are_in_the_largest_unit_of_which_there_are_two():
     seconds = {0.2: "1 second", 40: "40 seconds", 119: "119 seconds", 125: "2 minutes", 5000: "83 minutes"}
     seconds |= {4 * 3600: "4 hours", 40 * 3600: "40 hours", 10**6: "12 days"}
-    assert {s: duration(s) for s in seconds} == seconds
+    assert {s: rough_duration(s) for s in seconds} == seconds
 
 
 def test_what_a_run_left_on_disk_is_known(tmp_path):
