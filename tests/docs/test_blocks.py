@@ -61,7 +61,7 @@ def a_round() -> dict[str, Any]:
     dataset, algorithm = make_dataset(train=40, test=10, validation=0), FedAvg(lr=0.1)
     shards = [np.arange(10 * k, 10 * k + 10) for k in range(4)]
     population = InProcessPopulation(dataset, shards, make_recipe(dataset, "logistic"), 2)
-    flat = population.trainer.flat
+    flat = population.trainer.network.flat
     state = algorithm.init(flat.params.numpy().copy(), flat.buffers.numpy().copy())
     names = {"algorithm": algorithm, "population": population, "state": state, "cohort": 2, "seed": 5}
     return {**names, "t": 1, "lr": 0.1, "participation": 0.5}

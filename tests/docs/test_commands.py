@@ -14,8 +14,8 @@ from fedray.experiment.composition import compose, set_default_name
 from fedray.report import __main__ as report
 from fedray.sweep import __main__ as sweep
 
-FOREIGN = {"address", "head", "working-dir", "logdir", "help"}
-"""Options of other programs: Ray's, TensorBoard's; and --help."""
+FOREIGN = {"address", "head", "working-dir", "logdir", "help", "version"}
+"""Options of other programs: Ray's, TensorBoard's; and --help and --version."""
 
 
 def commands(page: Page) -> list[str]:

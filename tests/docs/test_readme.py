@@ -30,7 +30,7 @@ def test_the_algorithm_in_twenty_lines_runs_on_ray(tmp_path: Path) -> None:
         env=dict(os.environ),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=220,
     )
     assert done.returncode == 0, done.stderr
     assert "trained by fedcm" in done.stdout

@@ -15,7 +15,7 @@ RAY = (
     "tests/cli/test_main.py",
     "tests/cli/test_verbosity.py::test_on_ray_",
     "tests/cluster/",
-    "tests/docs/",
+    "tests/docs/test_readme.py",
     "tests/experiment/test_every_setting.py::test_a_ray_of_its_own_",
     "tests/run/test_interrupt.py",
     "tests/run/test_kills.py::test_killed_on_ray_",
