@@ -137,7 +137,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         guard.started()
         log.debug("starting or joining Ray took %.2f s", time.perf_counter() - began)
         log.debug("what its processes log stays in %s/logs", context.address_info["session_dir"])
-    except (ConnectionError, ray.exceptions.RayError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises Exception itself where a node does not start in time
         first = str(error).strip().splitlines()[0]
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
         raise BadInputError(f"{what}: {first}") from error

@@ -3,8 +3,9 @@
 A neutral value is left out of a run's id, of its checkpoints and of the column `settings`. So the runs of 0.3.0 keep
 their ids and go on. Whoever reads settings back fills the neutral values in.
 
-A new setting is declared in its section and listed here. A new section is listed by all its settings; it is left out
-while all of them are neutral. Settings that came with a new algorithm or partition are not listed: its name tells.
+A new setting of a section or an algorithm that was there before is declared in its section and listed here. A new
+section is listed by all its settings; it is left out while all of them are neutral. Settings of a new algorithm or
+partition are not listed: its name tells.
 """
 
 from collections.abc import Mapping

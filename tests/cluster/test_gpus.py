@@ -266,7 +266,7 @@ def test_a_jobs_needs_count_the_clients_that_train_at_once(tmp_path):
     data = {"dataset": "synthetic", "train_examples": 800, "test_examples": 30}
     tree = {"data": data, "clients": 100, "cohort": 80, "blocks": 2, "model": {"name": "lenet5"}, "engine": "fused"}
     tree |= {"output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"}}
-    needs = Job(compose(tree)).needs
+    needs = needs_of(Job(compose(tree)))
     assert (needs.at_once, needs.at_once_on_gpu, needs.together) == (40, 40, "anywhere")
     assert needs.fewer.at_once_on_gpu == 1
     assert Job(compose({**tree, "blocks": 1})).needs.at_once == 67

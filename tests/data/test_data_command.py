@@ -75,13 +75,14 @@ def test_images_of_other_channels_than_grey_and_colour_are_not_drawn(here, monke
 def test_it_is_the_partition_of_a_run_with_the_same_settings(here):
     from fedray.experiment import read_experiment
     from fedray.run.prepared import Job
+    from fedray.run.run_columns import run_row
 
     (here / "mine.toml").write_text(
         "clients = 7\n[partition]\nname = 'dirichlet'\nalpha = 0.2\n[grid]\nseed = [1, 2]\n"
     )
     out = said("mine.toml", "--seed", "3")
     settings = {"data.dataset": "synthetic", "data.train_examples": 600, "data.test_examples": 20, "seed": 3}
-    assert f"partition {Job(read_experiment(here / 'mine.toml', settings)).run_row['partition_id']}" in out
+    assert f"partition {run_row(Job(read_experiment(here / 'mine.toml', settings)))['partition_id']}" in out
     assert "only the base settings of mine.toml are drawn" in out
 
 

@@ -153,7 +153,7 @@ def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path, monke
         "data": {"dataset": "synthetic", "train_examples": 20, "test_examples": 10}, "clients": 2, "cohort": 2,
         "model": {"name": "resnet18"}, "output": {"root": str(tmp_path), "name": "mine"}, "cluster": {"backend": "in-process"},
     }  # fmt: skip
-    needs = Job(compose(tree)).needs
+    needs = needs_of(Job(compose(tree)))
     assert (needs.model, needs.vectors) == (4 * (11_181_642 + 9_600), 8)
     assert needs.frozen == 8 * 20  # the counters of BatchNorm layers
     monkeypatch.syspath_prepend(tmp_path)
@@ -161,7 +161,7 @@ def test_needs_count_the_vectors_of_a_process_and_what_is_frozen(tmp_path, monke
         "def net(shape, classes):\n    from torchvision.models import resnet18\n    return resnet18(num_classes=classes)\n"
     )
     tree["model"] = {"name": "own_resnet:net", "freeze": "backbone"}
-    needs = Job(compose(tree)).needs
+    needs = needs_of(Job(compose(tree)))
     assert needs.model == 4 * 5130
     assert needs.frozen == 4 * (11_181_642 - 5130 + 9_600) + 8 * 20
     held = {

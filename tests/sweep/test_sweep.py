@@ -27,6 +27,7 @@ from fedray.experiment.composition import compose
 from fedray.results import DamagedResultsWarning
 from fedray.results.recorder import Recorder
 from fedray.run.prepared import Job
+from fedray.run.run_columns import grouping_columns, run_row
 from fedray.sweep.__main__ import FLAGS, LISTS, VALUES, experiments, main
 from fedray.sweep.view import SweepWatch
 
@@ -245,7 +246,7 @@ def test_a_run_at_work_elsewhere_is_left_to_its_recorder(file, capsys):
     path = file(GRID)
     assert sweep(path, "--dry-run") == 0
     mine = job(*shlex.split(capsys.readouterr().out.splitlines()[0])[3:])
-    recorder = Recorder(mine.folder.parent, mine.folder.name, mine.run, mine.grouping, mine.run_row)
+    recorder = Recorder(mine.folder.parent, mine.folder.name, mine.run, grouping_columns(mine), run_row(mine))
     with recorder.locked():
         assert sweep(path) == 1
         assert "is being recorded by another process" in capsys.readouterr().err
