@@ -138,7 +138,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         log.debug("starting or joining Ray took %.2f s", time.perf_counter() - began)
         log.debug("what its processes log stays in %s/logs", context.address_info["session_dir"])
     except Exception as error:  # Ray raises Exception itself where a node does not start in time
-        first = str(error).strip().splitlines()[0]
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
         what = "no Ray could be started here" if local else f"no Ray cluster could be joined at {address}"
         raise BadInputError(f"{what}: {first}") from error
     except BaseException:
