@@ -27,7 +27,7 @@ class Ditto(FedAvg):
 
     lam: float = setting(0.1, "Pull of the personal models towards the global one; 0 is local training.", ge=0, le=1e6)
     personal_epochs: Maybe[int] = setting(
-        None, "Epochs of the personal model a round; none: as many as of the global one.", ge=1
+        None, "Epochs of the personal model a round; none: as many as of the global model.", ge=1
     )
 
     def init_memory(self, params: Tensor, buffers: Tensor) -> Tensors:

@@ -59,12 +59,12 @@ class FedAvg(LocalTraining):
 
     weighting: Literal["num_examples", "uniform", "sum"] = setting(
         "num_examples",
-        "Weights of the updates: by shard size (the paper), all the same, or their plain sum (the textbook's rule, "
-        "where server_lr is its lambda).",
+        "Weights of the updates: num_examples is by shard size, as in the paper; uniform is all the same; sum is the "
+        "plain sum, the textbook's rule, whose lambda is server_lr.",
     )
     server_lr: float = setting(1.0, "Step of the server along the aggregated update.", gt=0, le=1e6)
     server_optimizer: Literal["sgd", "adagrad", "adam", "yogi"] = setting(
-        "sgd", "What the server does with the aggregated update, its pseudo-gradient (Reddi et al. 2021, Algorithm 2)."
+        "sgd", "Optimizer of the server; the aggregated update is its gradient (Reddi et al. 2021, Algorithm 2)."
     )
     server_momentum: float = setting(0.0, "Momentum of the server's sgd.", ge=0, lt=1)
     server_nesterov: bool = setting(False, "Whether that momentum is Nesterov's.")
@@ -75,8 +75,8 @@ class FedAvg(LocalTraining):
     )
     norms: Literal["averaged", "local"] = setting(
         "averaged",
-        "BatchNorm layers: averaged like the rest, or kept by each client, with their statistics (FedBN's rule for any "
-        "algorithm).",
+        "BatchNorm layers: averaged like all others, or local, which keeps them and their statistics at each client "
+        "(FedBN's rule for any algorithm).",
     )
 
     def __post_init__(self) -> None:

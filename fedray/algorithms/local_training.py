@@ -36,28 +36,30 @@ class LocalTraining:
     )
     optimizer_options: str = setting(
         "",
-        "Options of that optimizer, as Python writes them: betas=(0.9, 0.99), eps=1e-6; for sgd nesterov=True or "
+        "Options of that optimizer, as Python keyword arguments: betas=(0.9, 0.99), eps=1e-6; for sgd nesterov=True or "
         "dampening=0.1.",
     )
     lr: float = setting(0.05, "Learning rate of the clients in the first round.", gt=0, le=1e6)
     lr_schedule: Literal["constant", "cosine", "step", "exponential"] = setting(
         "constant",
-        "How lr changes over the rounds: cosine falls towards 0 at the last round, step multiplies by lr_decay every "
-        "lr_decay_every rounds, exponential does so every round.",
+        "Change of lr over the rounds: cosine falls towards 0 at the last round, step multiplies lr by lr_decay every "
+        "lr_decay_every rounds, exponential multiplies it by lr_decay every round.",
     )
     lr_decay: float = setting(0.99, "Factor of the step and exponential schedules.", gt=0, le=1)
     lr_decay_every: int = setting(10, "Length of a stage of the step schedule.", unit="rounds", ge=1)
     epochs: int = setting(1, "Local epochs a round, E in the paper.", unit="passes over the shard", ge=1)
     epochs_min: Maybe[int] = setting(
         None,
-        "With it the epochs of each client in each round are drawn, uniformly from epochs_min to epochs.",
+        "Least epochs: each client's epochs are drawn anew in each round, uniformly from epochs_min to epochs; none: "
+        "always epochs.",
         unit="passes over the shard",
         ge=1,
     )
     steps: Maybe[int] = setting(None, "Local steps a round, instead of epochs.", unit="steps", ge=1)
     steps_min: Maybe[int] = setting(
         None,
-        "With it the steps of each client in each round are drawn, uniformly from steps_min to steps.",
+        "Least steps: each client's steps are drawn anew in each round, uniformly from steps_min to steps; none: "
+        "always steps.",
         unit="steps",
         ge=1,
     )
@@ -66,22 +68,22 @@ class LocalTraining:
     momentum: float = setting(0.0, "Momentum of the clients' sgd, restarted each round.", ge=0, lt=1)
     weight_decay: float = setting(
         0.0,
-        "L2 penalty of the clients' sgd; another optimizer is given it, instead of its own default, as its "
-        "weight_decay.",
+        "L2 penalty of the clients' sgd; for another optimizer its weight_decay, in place of the optimizer's own "
+        "default.",
         ge=0,
         le=1e6,
     )
     clip_norm: Maybe[float] = setting(
         None,
-        "Longest gradient of a batch, as its Euclidean norm over all parameters; a longer one is shortened to it, "
-        "before the algorithm corrects it.",
+        "Largest Euclidean norm of a batch's gradient over all parameters; a longer gradient is scaled down to it, "
+        "before the algorithm corrects it; none: no clipping.",
         gt=0,
         le=1e6,
     )
     label_smoothing: float = setting(
         0.0,
-        "Share of an example's weight in the training loss that is spread evenly over all classes; evaluation has "
-        "none.",
+        "Share of an example's weight in the training loss that is spread evenly over all classes; evaluation uses no "
+        "smoothing.",
         ge=0,
         lt=1,
     )

@@ -36,7 +36,7 @@ class Scaffold(FedAvg):
     needs_sgd: ClassVar[bool] = True
 
     option: Literal["I", "II"] = setting(
-        "II", "How a client renews its control variate: I by a pass over its shard, II from the steps it made anyway."
+        "II", "Rule for a client's new control variate: I takes a pass over its shard, II uses its local steps."
     )
     weighting: Literal["num_examples", "uniform"] = mean_weighting()
     norms: Literal["averaged"] = averaged_norms()

@@ -33,48 +33,51 @@ class Data:
     dataset: str = setting(
         "auto",
         f"Data set: {', '.join(NAMES[1:])} (any folder of images in Parquet), or package.module:function that returns "
-        "train_images, train_labels, test_images, test_labels, the images as uint8; auto takes cifar10 where it is on "
-        "disk and synthetic, images that are generated, elsewhere.",
+        "train_images, train_labels, test_images, test_labels, the images as uint8; auto is cifar10 where that is on "
+        "disk, and otherwise synthetic, which is generated.",
     )
-    root: str = setting("", "Folder with the data; empty takes the environment variable FEDRAY_DATA, or else data/.")
+    root: str = setting("", "Folder of the data; empty: the environment variable FEDRAY_DATA, or else data/.")
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
         "none",
-        "How training images are varied: crop-flip pads by 4 pixels, crops at random and mirrors half of them; cutout "
-        "blanks a square at a random place to the mean colour that images are normalised by; crop-flip-cutout does one "
-        "after the other.",
+        "Augmentation of training images: crop-flip pads by 4 pixels, crops at random and mirrors half of the images; "
+        "cutout blanks a square at a random place to the mean colour of normalisation; crop-flip-cutout does both in "
+        "this order.",
     )
     cutout: int = setting(
         CUTOUT, "Side of the square that cutout blanks; it may lie partly outside the image.", unit="pixels", ge=1
     )
-    train_examples: int = setting(0, "Train on the first so many examples only; 0 takes all.", unit="examples", ge=0)
-    test_examples: int = setting(0, "Evaluate on the first so many examples only; 0 takes all.", unit="examples", ge=0)
+    train_examples: int = setting(
+        0, "Number of training examples to use, the first ones; 0: all.", unit="examples", ge=0
+    )
+    test_examples: int = setting(0, "Number of test examples to use, the first ones; 0: all.", unit="examples", ge=0)
     validation_examples: int = setting(
         0,
-        "Hold so many of the training examples out, the same for every seed, to choose settings by; 0 holds out none.",
+        "Number of training examples to hold out for choosing settings, the same for every seed; 0: none.",
         unit="examples",
         ge=0,
     )
     holdout_examples: int = setting(
         0,
-        "Parquet: where there are training files only, so many of their examples, drawn at random, the same for every "
-        "seed, are the test set; with data.user_column, those of a user may be in both.",
+        "Parquet without test files: number of training examples to hold out as the test set, drawn at random, the "
+        "same for every seed; with data.user_column a user may have examples in both sets.",
         unit="examples",
         ge=0,
     )
     image_column: Auto[str] = setting(
-        None, "Parquet: the column of encoded images; auto: the only one with a struct of bytes, or with bytes."
+        None, "Parquet: the column of encoded images; auto: the only column of bytes, or of structs with bytes."
     )
     label_column: Auto[str] = setting(
         None,
-        "Parquet: the column of labels, integers or text; auto: label, labels, fine_label or else the only integers.",
+        "Parquet: the column of labels, integers or text; auto: label, labels, fine_label, or else the only column of "
+        "integers.",
     )
     user_column: str = setting(
-        "", "Parquet: the column that says whose a training example is, integers or text; empty: there is none."
+        "", "Parquet: the column with the user of each training example, integers or text; empty: no column."
     )
     image_size: Auto[int] = setting(
         None,
-        "Parquet: side of a square to which images are resized when they are decoded, bilinearly; auto: as they are, "
-        "all of one size.",
+        "Parquet: side of the square to which images are resized, bilinearly, when they are decoded; auto: no "
+        "resizing, and all images must have one size.",
         unit="pixels",
         ge=1,
         le=4096,

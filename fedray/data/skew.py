@@ -32,15 +32,16 @@ class Skew:
     )
     rotation: float = setting(
         0.0,
-        "Each client's images are turned by an angle drawn evenly from minus this to this; what comes from outside is "
-        "black.",
+        "Largest angle: each client's images are turned by an angle drawn evenly from minus this to this; pixels from "
+        "outside the image are black.",
         unit="degrees",
         ge=0,
         le=180,
     )
     colour: float = setting(
         0.0,
-        "Each client's red, green and blue are each scaled by a factor drawn evenly from 1 minus this to 1 plus this.",
+        "Largest change of colour: each client's red, green and blue are each scaled by a factor drawn evenly from 1 "
+        "minus this to 1 plus this.",
         ge=0,
         le=1,
     )

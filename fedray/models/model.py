@@ -79,50 +79,51 @@ class Model:
 
     name: str = setting(
         "lenet5",
-        f"The network: {names_help()}; or one of your own, package.module:function, called as function(shape, "
-        "classes) with the shape (channels, height, width) of an image, which gives a torch.nn.Module.",
+        f"The network: {names_help()}; or your own, package.module:function, called as function(shape, classes) with "
+        "the shape (channels, height, width) of an image; it returns a torch.nn.Module.",
     )
     pretrained: bool = setting(
         False,
-        "Whether to start from torchvision's weights of ImageNet (IMAGENET1K_V1), but for the last layer and auxiliary "
-        "classifiers, which start fresh; images are normalised as theirs were. FEDRAY_WEIGHTS_URL names a mirror.",
+        "Whether to start from torchvision's weights for ImageNet (IMAGENET1K_V1); the last layer and auxiliary "
+        "classifiers start from random weights; images are normalised as those weights need it. FEDRAY_WEIGHTS_URL "
+        "names a mirror.",
     )
     freeze: Literal["none", "backbone"] = setting(
         "none",
-        "What is not trained, and so neither sent nor changed: backbone is all but the last Linear layer, or its "
-        "projection head; it is for pretrained weights, or those that a function of your own loads.",
+        "Layers that are not trained, not changed and not sent: backbone is all layers before the last Linear layer, "
+        "or before its projection head; it is for pretrained weights, or weights that your own function loads.",
     )
     norm: Literal["own", "group"] = setting(
-        "own", "Normalisation layers: the network's own, or GroupNorm in the place of every BatchNorm."
+        "own", "Normalisation layers: the network's own, or group, which is GroupNorm in place of every BatchNorm."
     )
     groups: int = setting(GROUPS, "Groups of channels of those GroupNorm layers; 2 as in Reddi et al. 2021.", ge=1)
     stem: Literal["own", "cifar"] = setting(
         "own",
-        "How torchvision's resnets begin: as for ImageNet, or with a 3 x 3 convolution of stride 1 and no max-pooling, "
-        "for small images.",
+        "First layers of torchvision's resnets: own as for ImageNet, or cifar for small images, which is a 3 x 3 "
+        "convolution of stride 1 without max-pooling.",
     )
     resize: int = setting(
         0,
-        "Side to which images are resized inside the network, bilinearly, antialiased where they shrink; 0: they are "
-        "not, but for those smaller than "
-        f"what it takes at least ({', '.join(f'{name} {f.least}' for name, f in KNOWN.items() if f.least > 16)}).",
+        "Side to which images are resized inside the network, bilinearly, with antialiasing where they shrink; 0: only "
+        "images smaller than the network's least size are resized "
+        f"({', '.join(f'{name} {f.least}' for name, f in KNOWN.items() if f.least > 16)}).",
         unit="pixels",
         ge=0,
         le=4096,
     )
     aux_weight: float = setting(
         0.0,
-        "Weight of the loss of each auxiliary classifier of googlenet and inception_v3 in training; 0: they are left "
-        "out; GoogLeNet's paper has 0.3, PyTorch's tutorial on fine-tuning 0.4 for inception_v3.",
+        "Weight in training of each auxiliary classifier's loss in googlenet and inception_v3; 0: no auxiliary "
+        "classifiers; GoogLeNet's paper has 0.3, PyTorch's tutorial on fine-tuning 0.4 for inception_v3.",
         ge=0,
         le=1e6,
     )
     precision: Literal["float32", "tf32", "bfloat16"] = setting(
         "float32",
-        "Arithmetic of the forward and backward pass. tf32 is TensorFloat-32 for matrix products and convolutions on "
-        "GPUs that have it, and float32 elsewhere; float32 uses it for neither, as torch does for convolutions unless "
-        "told not to. bfloat16 is autocast: parameters and updates stay float32; it is faster for large convolutions "
-        "where the processor has it (AVX512-BF16, AMX).",
+        "Arithmetic of the forward and backward pass. float32 never uses TensorFloat-32, which torch by default uses "
+        "for convolutions. tf32 is TensorFloat-32 for matrix products and convolutions on GPUs that have it, and "
+        "float32 elsewhere. bfloat16 is autocast: parameters and updates stay float32; it is faster for large "
+        "convolutions where the processor has it (AVX512-BF16, AMX).",
     )
     channels_last: Auto[bool] = setting(
         None,
@@ -130,7 +131,7 @@ class Model:
         f"{', '.join(name for name, facts in KNOWN.items() if facts.channels_last)}, where it is faster.",
     )
     projection: int = setting(
-        0, "Width of a projection head in front of the last layer, which MOON's models have (256); 0: none.", ge=0
+        0, "Width of a projection head before the last layer, as in MOON's models (256); 0: no head.", ge=0
     )
 
     def __post_init__(self) -> None:

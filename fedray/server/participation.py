@@ -20,7 +20,7 @@ class Faults:
     """Clients that do not answer: simulated, by chance, or real, because of an error."""
 
     dropout: float = setting(
-        0.0, "Probability that a client which was asked does not answer, each round anew (simulated).", ge=0, le=1
+        0.0, "Probability that a client asked does not answer, drawn anew each round (simulated).", ge=0, le=1
     )
     over_selection: int = setting(
         0,
@@ -31,19 +31,19 @@ class Faults:
     )
     lost: Literal["retry", "drop"] = setting(
         "retry",
-        "When a process is lost while it trains clients: they train again elsewhere, to the same bits, or they are "
-        "left out of the round, and the others weigh the more.",
+        "Clients whose process is lost while it trains them: retry trains them again elsewhere, to the same bits; "
+        "drop leaves them out of the round, and the others weigh more.",
     )
     min_survivors: int = setting(
         1,
-        "With lost = drop: with fewer updates than this the round is repeated, and if that does not help the run "
-        "stops. With non_finite = reject: it ends as diverged.",
+        "Least number of updates in a round. With fewer, under lost = drop, the round is played once more, and then "
+        "the run stops. Under non_finite = reject the run ends as diverged.",
         unit="clients",
         ge=1,
     )
     non_finite: Literal["stop", "reject"] = setting(
         "stop",
-        "When a client's update or loss is not finite: the run ends as diverged, or only that update is left out.",
+        "A client's update or loss that is not finite: stop ends the run as diverged, reject leaves out that update.",
     )
 
 

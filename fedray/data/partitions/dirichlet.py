@@ -33,7 +33,7 @@ class Dirichlet:
         0.5, "Concentration of the clients' shares of each class; small is skewed, large is even.", gt=0
     )
     min_size: int = setting(1, "Least number of examples that a client holds.", unit="examples", ge=1)
-    balanced: bool = setting(False, "Whether each client draws its mix of classes itself, and all hold equally many.")
+    balanced: bool = setting(False, "Whether each client draws its own mix of classes, and all shards have equal size.")
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
         """One array of sorted int64 rows of `labels` [n] per client; BadInputError when n < clients * min_size."""

@@ -23,10 +23,10 @@ class QuantitySkew:
     name: ClassVar[str] = "quantity_skew"
     distribution: Literal["lognormal", "power_law"] = setting(
         "lognormal",
-        "How sizes are spread: by a log-normal distribution, or so that the r-th largest goes as r^-exponent.",
+        "Distribution of the sizes: log-normal, or a power law, where the r-th largest goes as r^-exponent.",
     )
     sigma: float = setting(1.0, "Lognormal: standard deviation of the logarithm of a client's weight.", ge=0, le=1000)
-    exponent: float = setting(1.0, "Power law: how fast weights fall with the rank; 1 is Zipf's law.", ge=0, le=1000)
+    exponent: float = setting(1.0, "Power law: exponent of the weights' fall by rank; 1 is Zipf's law.", ge=0, le=1000)
     min_size: int = setting(1, "Least number of examples that a client holds.", unit="examples", ge=1)
 
     def split(self, labels: np.ndarray, clients: int, seed: int) -> Shards:
