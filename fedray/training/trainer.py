@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedray.core.mkl import steady_products
 from fedray.core.randomness import torch_seed
 from fedray.core.updates import Report, Vectors, num_bytes
 from fedray.models.build import names_of
@@ -31,6 +32,7 @@ def settle_in() -> None:
     By default glibc gives each tensor of some megabytes back to the kernel. Clearing its pages anew takes a tenth of a
     step's time and almost half of an evaluation's.
     """
+    steady_products()  # a forked worker has the environment of its Ray
     torch.set_num_threads(1)
     if sys.platform == "linux":
         with suppress(AttributeError, OSError):  # another C library may not have it

@@ -109,7 +109,8 @@ CUTS = {
 @pytest.mark.parametrize("cut", CUTS)
 @pytest.mark.parametrize("model", WRITTEN_OUT)
 def test_it_trains_as_the_plain_engine_does(dataset, model, cut):
-    assert_agree(FedAvg(lr=0.005, momentum=0.8, weight_decay=0.1, **CUTS[cut]), dataset, model=model)
+    lr = 0.005 if cut in ("whole shards", "batches larger than shards") else 0.002  # so that all move about as far
+    assert_agree(FedAvg(lr=lr, momentum=0.8, weight_decay=0.1, **CUTS[cut]), dataset, model=model)
 
 
 @pytest.mark.parametrize("augment", ["crop-flip", "cutout", "crop-flip-cutout"])
