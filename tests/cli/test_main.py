@@ -129,7 +129,7 @@ def test_an_error_in_client_code_shows_once_with_client_and_round(tmp_path):
     script = tmp_path / "mine.py"
     script.write_text(
         "import sys\n"
-        "from fedray import algorithms, __main__, command_line\n"
+        "from fedray import algorithms, __main__\nfrom fedray.cli import command_line\n"
         "from fedray.algorithms.fedavg import FedAvg\n"
         "class Broken(FedAvg):\n"
         "    name = 'broken'\n"

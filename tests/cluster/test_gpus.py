@@ -269,8 +269,8 @@ def test_a_jobs_needs_count_the_clients_that_train_at_once(tmp_path):
     needs = needs_of(Job(compose(tree)))
     assert (needs.at_once, needs.at_once_on_gpu, needs.together) == (40, 40, "anywhere")
     assert needs.fewer.at_once_on_gpu == 1
-    assert Job(compose({**tree, "blocks": 1})).needs.at_once == 67
-    some = Job(compose({**tree, "chunk_size": 7})).needs
+    assert needs_of(Job(compose({**tree, "blocks": 1}))).at_once == 67
+    some = needs_of(Job(compose({**tree, "chunk_size": 7})))
     assert (some.at_once, some.at_once_on_gpu, some.fewer) == (7, 7, None)
-    assert Job(compose({**tree, "engine": "plain"})).needs.together == ""
-    assert Job(compose({**tree, "model": {"name": "mlp"}})).needs.together == "on a GPU"
+    assert needs_of(Job(compose({**tree, "engine": "plain"}))).together == ""
+    assert needs_of(Job(compose({**tree, "model": {"name": "mlp"}}))).together == "on a GPU"

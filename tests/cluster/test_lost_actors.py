@@ -300,7 +300,7 @@ def test_an_actor_that_ray_ends_for_want_of_memory_is_replaced(hoarder):
     program = (
         "import json, dataclasses, sys\n"
         "from hoarding import Hoarding\n"
-        "from fedray.experiment import compose\n"
+        "from fedray.experiment.composition import compose\n"
         "from fedray.run import run\n"
         "from fedray.console import ConsoleWatch\n"
         "tree = json.loads(sys.argv[1])\n"

@@ -25,6 +25,7 @@ from fedray.run import run
 from fedray.run.checks import check_layers, check_shards
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch
+from fedray.training.batches import draw_batches
 from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.trainer import Trainer
@@ -262,12 +263,12 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
     }
     algorithm, data = FedAvg(batch_size=0), (dataset.train_images, dataset.train_labels)
     update, _, report = trainer.train(algorithm, 0, *data, state, {}, 1, 0.1)
-    other.flat.train()
-    ((inputs, targets),) = other.batches(algorithm, 0, *data, 1)
-    main, *others = (F.cross_entropy(output, targets) for output in other.flat.module(inputs))
+    other.network.flat.train()
+    ((inputs, targets),) = draw_batches(other.network, algorithm, 0, *data, 1)
+    main, *others = (F.cross_entropy(output, targets) for output in other.network.flat.module(inputs))
     assert len(others) == heads
     of_main, of_others = (
-        torch.cat([g.flatten() for g in torch.autograd.grad(loss, other.flat.trainable, retain_graph=True, allow_unused=True, materialize_grads=True)])
+        torch.cat([g.flatten() for g in torch.autograd.grad(loss, other.network.flat.trainable, retain_graph=True, allow_unused=True, materialize_grads=True)])
         for loss in (main, sum(others))
     )  # fmt: skip
     wanted = -0.1 * (of_main + 0.25 * of_others).numpy()
@@ -276,7 +277,7 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
     assert report.train_loss == pytest.approx(main.item(), rel=1e-6)
     (loss,) = evaluate(trainer, state, *data).losses
     with torch.no_grad():
-        output = other.flat.module.eval()(inputs)  # the main one alone
+        output = other.network.flat.module.eval()(inputs)  # the main one alone
     assert np.isfinite(loss)
     assert output.shape == (2, 10)
 

@@ -149,7 +149,8 @@ def test_nothing_is_left_of_ray_whatever_ends_a_run(tmp_path, how):
 
 FAILING = """
 import sys
-from fedray import algorithms, __main__, command_line
+from fedray import algorithms, __main__
+from fedray.cli import command_line
 from fedray.algorithms.fedavg import FedAvg
 class Failing(FedAvg):
     name = 'failing'
@@ -211,7 +212,7 @@ def test_a_signal_before_the_first_round_stops_at_once_and_leaves_nothing(tmp_pa
 
 INTERRUPTED_IMPORT = """
 import sys
-from fedray import command_line
+from fedray.cli import command_line
 def main(words, interrupt):
     exec("raise KeyboardInterrupt")  # as dataclasses do while a module is imported
 sys.exit(command_line.run_program(main))
