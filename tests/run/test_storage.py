@@ -199,7 +199,7 @@ def test_half_a_line_of_the_journal_is_taken_back(tmp_path, monkeypatch):
     with pytest.raises(StorageError, match="File too large"):
         run(job.experiment, stopping)
     assert sizes and sizes[0][0] == sizes[0][1]
-    _, lines = read_journal(job.folder / "journal" / f"{job.run}.jsonl")
+    lines = read_journal(job.folder / "journal" / f"{job.run}.jsonl").lines
     assert list(lines) == [1, 2, 3]
 
 
