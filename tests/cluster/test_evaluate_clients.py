@@ -31,7 +31,7 @@ def evaluated_here(name, model):
 def test_what_is_sent_in_many_calls_is_copied_to_a_device_once(session):
     """A message in the object store is known again by its place, one without buffers too; the device is the CPU."""
 
-    @ray.remote(num_cpus=0.1)
+    @ray.remote(num_cpus=0)  # the actors of files before this one, which share its Ray, may have all CPUs
     class Receiver:
         def __init__(self, recipe):
             self.trainer = Trainer(recipe, "cpu:0")
