@@ -78,6 +78,24 @@ def own_ray():
 shared_ray = SharedRay(own_ray)
 
 
+@pytest.fixture(autouse=True)
+def nobody_waits_for_what_a_failed_test_left(request):
+    """A population that a test did not close would keep the actors, for which the next test would wait for ever."""
+    yield
+    if shares_ray(request.node.nodeid) and shared_ray.session:
+        abandon(shared_ray.session.pool)
+
+
+def abandon(pool):
+    """Give up the actors that runs still use."""
+    with pool.dispatcher.lock:
+        used = [slot for slot in pool.slots if slot.uses]
+        for slot in used:
+            slot.uses.clear()
+        pool.dispatcher.queue.clear()
+        pool.give_up(used)
+
+
 @pytest.fixture(scope="module")
 def session(request):
     """A connection to such a Ray for one file, or for all that share one."""

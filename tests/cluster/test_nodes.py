@@ -43,6 +43,7 @@ def joined(nodes):
 ROUNDS = 8
 PACKED = {"clients": 6, "clients_per_actor": 2}
 SINGLE = {"clients": 3, "clients_per_actor": 1}
+HOMES = [pytest.param(PACKED, id="packed"), pytest.param(SINGLE, marks=pytest.mark.slow, id="one per client")]
 
 
 def experiment(root, cluster=None, algorithm="fedavg", clients=6, clients_per_actor=None):
@@ -92,7 +93,7 @@ class Looking(Watch):
         self.holders = sorted(ray.experimental.get_object_locations([ref])[ref]["node_ids"])
 
 
-@pytest.mark.parametrize("packing", [PACKED, SINGLE], ids=["packed", "one per client"])
+@pytest.mark.parametrize("packing", HOMES)
 def test_actors_on_three_nodes_give_the_bits_of_one_process(nodes, joined, tmp_path, expected, packing):
     """Each node gets the data once, for all of its actors."""
     watch = Looking(joined)
@@ -126,7 +127,7 @@ class Shaken(Watch):
             ray.wait(coming or [ray.put(None)], num_returns=max(1, len(coming)), timeout=60)
 
 
-@pytest.mark.parametrize("packing", [PACKED, SINGLE], ids=["packed", "one per client"])
+@pytest.mark.parametrize("packing", HOMES)
 def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, packing):
     watch = Shaken(fill(nodes), joined)
     tables = run(experiment(tmp_path, nodes, **packing), watch, joined)
@@ -162,7 +163,7 @@ class Bereaving(Shaken):
             self.kill()
 
 
-@pytest.mark.parametrize("packing", [PACKED, SINGLE], ids=["packed", "one per client"])
+@pytest.mark.parametrize("packing", HOMES)
 def test_memories_lost_with_their_node_are_made_anew(nodes, joined, tmp_path, expected, packing):
     tables = run(experiment(tmp_path, fill(nodes), "scaffold", **packing), Bereaving(nodes, joined), joined)
     assert bits(tables) == expected("scaffold", packing["clients"])

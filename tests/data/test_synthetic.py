@@ -75,6 +75,7 @@ def test_a_linear_model_learns_something_but_stays_far_behind(tensors):
     assert 0.2 < accuracy(model, *tensors["test"]) < 0.6
 
 
+@pytest.mark.slow
 def test_a_small_convolution_passes_85_percent_but_is_not_perfect(tensors):
     model = nn.Sequential(
         *(nn.Conv2d(3, 6, 5), nn.ReLU(), nn.MaxPool2d(2)),

@@ -10,10 +10,12 @@ from fedray.models.build import build
 from fedray.models.flat import FlatModel
 from fedray.models.model import KNOWN, Model
 
-VGG19 = pytest.param("vgg19", marks=pytest.mark.slow)  # vgg16 with three layers more, and as large
+LARGE = ("vgg16", "vgg19", "alexnet")  # half a gigabyte of classifier each, and layers that others have
 
 
-@pytest.mark.parametrize("name", [VGG19 if name == "vgg19" else name for name in KNOWN])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in KNOWN]
+)
 def test_every_model_round_trips_and_a_step_changes_it(name):
     """Its vectors, put into another instance, make that the same model to the bit; a step makes it another one."""
     one, other = (FlatModel(build(Model(name=name), (3, 32, 32), 10, seed)) for seed in (0, 1))

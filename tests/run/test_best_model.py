@@ -170,9 +170,9 @@ SETTINGS += ["--output.checkpoint_every=1", "--output.save_best=true"]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("under", "step"), [("models", 4), pytest.param("", 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("under", "step"), [("models", 7), pytest.param("", 1, marks=pytest.mark.slow)])
 def test_killed_before_any_file_operation_a_run_ends_with_the_same_models(tmp_path, under, step):
-    """Each fourth operation on models, or every one on all that there is of the run."""
+    """Each seventh operation on models, or every one on all that there is of the run."""
 
     def models(root):
         return {path.name: bits(path) for path in sorted((root / "small/models").iterdir())}

@@ -58,7 +58,7 @@ def assert_gone(family, process, seconds=30):
     assert not folders_of(process)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
     settings = [*IN_PROCESS, "--output.root", tmp_path]
     with start(*settings, "--rounds", "3000") as process:
@@ -118,7 +118,7 @@ def test_a_resume_after_signals_ends_in_the_same_tables(tmp_path):
     assert_same_tables(*(results.load("unnamed", tmp_path / name) for name in "ab"))
 
 
-@pytest.mark.parametrize("how", ["group", "once", "at once", "full", "failing"])
+@pytest.mark.parametrize("how", ["group", pytest.param("once", marks=pytest.mark.slow), "at once", "full", "failing"])
 def test_nothing_is_left_of_ray_whatever_ends_a_run(tmp_path, how):
     """A terminal's Ctrl-C, which all of Ray's processes get; SIGTERM once and twice; a disk that is full; bad code."""
     settings = [*SMALL, "--rounds", "3000", "--output.root", tmp_path / "results"]
