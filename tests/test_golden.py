@@ -88,15 +88,16 @@ def test_each_setting_that_0_3_0_lacks_is_declared_as_newer(name):
         assert now == set(with_neutral(then))
 
 
-def test_the_id_of_an_own_class_is_that_of_0_3_0(tmp_path):
-    """The one exception: once the content of the class is in the id, as `golden` says it is not, it is another."""
+def test_the_id_of_an_own_class_is_not_that_of_0_3_0(tmp_path):
+    """The one exception: the content of the class is in the id now, as `golden` says it was not. A result of 0.3.0 may
+    be another class's, so it is not taken for this one's."""
     (golden,) = [each for each in IDS if "own_class" in each]
     assert golden["content_of_the_class_is_in_the_id"] is False
     module, _, kind = golden["own_class"].partition(":")
     own = {name.partition(".")[2]: value for name, value in golden["settings"].items() if name.startswith("algorithm.")}
     others = {name: value for name, value in golden["settings"].items() if not name.startswith("algorithm.")}
     algorithm = getattr(importlib.import_module(module), kind)(**own)
-    assert id_of(dataclasses.replace(read(tmp_path, others), algorithm=algorithm)) == golden["id"]
+    assert id_of(dataclasses.replace(read(tmp_path, others), algorithm=algorithm)) != golden["id"]
 
 
 @pytest.mark.parametrize(("name", "table"), EACH_TABLE, ids=map("-".join, EACH_TABLE))

@@ -60,8 +60,8 @@ def test_a_newer_setting_enters_the_id_and_the_settings_column_only_where_it_is_
     assert stored == {}
     assert {name: stored for name, (_, stored) in found.items() if name != "seed"} == {
         "evaluation.bins": {"bins": 11},
-        "aggregator.name": {"aggregator": {"name": "median"}},
-        "aggregator.trim": {"aggregator": {"trim": 0.1}},
+        "protocol.name": {"protocol": {"name": "gossip"}},
+        "protocol.period": {"protocol": {"period": 0.1}},
         "algorithm.warm_up": {"warm_up": 2},
         "cluster.zone": {"zone": "b"},
     }
@@ -76,11 +76,11 @@ def test_a_run_that_0_3_0_left_goes_on_with_its_lines_made_whole(facts, algorith
     assert [notice[:20] for notice in found["notices"]] == ["continuing run " + algorithm[:5]]
     assert found["status"] == ["finished"] and found["rounds"] == list(range(1, 10))
     assert found["clipped"] == [-1] * 4 + [3] * 5  # null where 0.3.0 played the round
-    assert found["aggregator"] == ["mean"] * 9 and found["virtual_seconds"] == [1.5]
+    assert found["protocol"] == ["rounds"] * 9 and found["virtual_seconds"] == [1.5]
 
 
 def test_a_checkpoint_of_0_3_0_is_not_taken_for_that_of_another_value(facts):
-    assert "of another experiment (aggregator.name 'mean' there, 'median' here)" in facts["refused"]
+    assert "of another experiment (protocol.name 'rounds' there, 'gossip' here)" in facts["refused"]
 
 
 def test_results_of_0_3_0_have_nulls_and_neutral_values(facts):
@@ -89,17 +89,17 @@ def test_results_of_0_3_0_have_nulls_and_neutral_values(facts):
     assert len(mixed["runs"]) == 5 and mixed["attacks"] == 0
     for row in mixed["runs"]:
         is_other = row["run"] == mixed["other"]
-        assert row["aggregator"] == row["aggregator.name"] == ("median" if is_other else "mean")
-        assert (row["aggregator.trim"], row["evaluation.bins"]) == (0.0, 10)
+        assert row["protocol"] == row["protocol.name"] == ("gossip" if is_other else "rounds")
+        assert (row["protocol.period"], row["evaluation.bins"]) == (0.0, 10)
         assert row["algorithm.warm_up"] == (0 if row["algorithm"] == "fedprox" else None)
-        assert mixed["rounds"][row["run"]] == [row["aggregator"]]
+        assert mixed["rounds"][row["run"]] == [row["protocol"]]
         assert set(mixed["clipped"][row["run"]]) == {3 if row["run"] in (mixed["neutral"], mixed["other"]) else -1}
 
 
 def test_a_neutral_value_that_is_filled_in_tells_no_runs_apart(facts):
-    assert "aggregator" not in facts["loaded"]["varied"] and "evaluation.bins" not in facts["loaded"]["varied"]
-    assert facts["mixed"]["varied_beside"] == ["aggregator"]
-    assert "aggregator" in facts["mixed"]["axes"]
+    assert "protocol" not in facts["loaded"]["varied"] and "evaluation.bins" not in facts["loaded"]["varied"]
+    assert facts["mixed"]["varied_beside"] == ["protocol"]
+    assert "protocol" in facts["mixed"]["axes"]
     assert facts["mixed"]["pairs"] == 1
 
 
@@ -112,7 +112,7 @@ def test_a_mixed_folder_is_read_by_pandas_duckdb_and_polars(place, table):
     assert len({len(schema) for schema in schemas}) == 2
     rows = sum(pq.read_metadata(path).num_rows for path in files)
     schema = pa.unify_schemas(schemas)
-    new = {"runs": "virtual_seconds", "rounds": "clipped"}.get(table, "aggregator")
+    new = {"runs": "virtual_seconds", "rounds": "clipped"}.get(table, "protocol")
     known = sum(pq.read_metadata(path).num_rows for path in files if new in pq.read_schema(path).names)
     with_pandas = pd.read_parquet(folder, schema=schema)
     with_duckdb = duckdb.sql(f"from read_parquet('{folder}/*.parquet', union_by_name = true)")
@@ -127,7 +127,7 @@ def test_this_version_reads_the_results_of_a_later_one_without_what_it_does_not_
     with pytest.warns(NewerResultsWarning, match=rf"/study has columns that this fedray, {__version__}, does not know"):
         found = load("study", place / "results")
     assert len(found.runs) == 5 and found.runs["rounds_done"].tolist() == [6, 6, 6, 6, 4]
-    assert "clipped" not in found.rounds and "aggregator" not in found.rounds
+    assert "clipped" not in found.rounds and "protocol" not in found.rounds
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert len(load("single", place / "results").runs) == 1

@@ -14,6 +14,7 @@ import torch
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.models.model import Model
+from fedray.server.task import Task
 from fedray.training.spec import Recipe
 from fedray.training.trainer import Trainer, settle_in
 
@@ -35,7 +36,7 @@ def main() -> None:
     for _ in range(TIMES):
         for precision, trainer in trainers.items():
             began = time.perf_counter()
-            trainer.train(algorithm, 0, images, labels, message, {}, 1, 0.1)
+            trainer.train(Task(algorithm, message, 1, 0.1), 0, images, labels, {})
             seconds[precision].append((time.perf_counter() - began) / 5)
     float32, bfloat16 = (np.array(seconds[precision][3:]) for precision in trainers)
     print(

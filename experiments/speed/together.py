@@ -19,6 +19,7 @@ import numpy as np
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.models.model import KNOWN, Model
+from fedray.server.task import Task
 from fedray.training.block import train_block
 from fedray.training.fused import stacked
 from fedray.training.fused.layers import AsProducts, AsTorchDoes
@@ -52,7 +53,7 @@ def main() -> None:
         for _ in range(TIMES):
             for way, trainer in trainers.items():
                 began = time.perf_counter()
-                train_block(trainer, algorithm, range(CLIENTS), shard, message, [{}] * CLIENTS, 1, 0.1, True)
+                train_block(trainer, Task(algorithm, message, 1, 0.1), range(CLIENTS), shard, [{}] * CLIENTS, True)
                 seconds[way].append(time.perf_counter() - began)
         of_plain = {
             way: median(a / b for a, b in zip(found, seconds["plain"], strict=True)) for way, found in seconds.items()

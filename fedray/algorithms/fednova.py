@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from fedray.algorithms.effective_steps import effective_steps
 from fedray.algorithms.fedavg import Both, FedAvg, Steps, Tensors, mean_weighting
 from fedray.core.settings import section, setting
@@ -40,11 +42,10 @@ class FedNova(FedAvg):
         slowed = effective_steps(steps, self.momentum, lr * self.mu) if self.mu else far
         return {"params": (end - start) / slowed, "tau": far + end.new_zeros(*end.shape[:-1], 1)}, memory
 
-    def aggregate(self, updates: Updates) -> Vectors:
-        mean = super().aggregate(updates)
-        mean["params"] *= mean["tau"]
-        return mean
+    def delta(self, mean: Vectors) -> np.ndarray:
+        """tau_eff times the mean of the normalised updates."""
+        return mean["params"] * mean["tau"]
 
-    def metrics(self, state: Vectors, updates: Updates) -> dict[str, float]:
+    def metrics(self, state: Vectors, mean: Vectors, updates: Updates) -> dict[str, float]:
         """tau_eff, in steps."""
-        return {"tau_eff": float(updates.sum.vectors["tau"][0])}
+        return {"tau_eff": float(mean["tau"][0])}

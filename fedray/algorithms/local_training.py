@@ -28,8 +28,7 @@ class LocalTraining:
     """The settings of a client's training in a round that all algorithms have."""
 
     name: ClassVar[str] = ""
-    needs_sgd: ClassVar[bool] = False
-    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps."""
+    needs_sgd: ClassVar[bool] = False  # as in capabilities.py
 
     optimizer: Annotated[str, AsLowerCase] = setting(
         "sgd", "Optimizer of the clients, restarted each round: the name of any in torch.optim, for example adam."
@@ -146,14 +145,17 @@ class LocalTraining:
             return float(self.lr * self.lr_decay ** (t - 1))
         return self.lr
 
-    def local_steps(self, seed: int, t: int, client: int, per_epoch: int) -> int:
+    def local_steps(self, seed: int, t: int, client: int, per_epoch: int, attempt: int = 0) -> int:
         """The number of a client's steps in round t, where an epoch has `per_epoch` steps.
 
-        It depends on the arguments alone, so every process computes the same number.
+        It depends on the arguments alone, so every process computes the same number. `attempt` is as in
+        core.randomness.
         """
         least, most = (self.steps_min, self.steps) if self.steps else (self.epochs_min, self.epochs)
-        drawn = int(generator(seed, "local-work", t=t, client=client).integers(least, most + 1)) if least else most
-        return drawn if self.steps else drawn * per_epoch
+        if least:
+            rng = generator(seed, "local-work", t=t, client=client, attempt=attempt)
+            most = int(rng.integers(least, most + 1))
+        return most if self.steps else most * per_epoch
 
     def clip(self, grad: Tensor) -> Tensor:
         """Each client's gradient [..., P], scaled in place to a norm of at most clip_norm."""

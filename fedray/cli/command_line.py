@@ -8,7 +8,7 @@ import argparse
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from fedray.core.errors import BadInputError, RunError
 from fedray.core.interrupt import Interrupt, Stdout
+from fedray.core.own_code import is_address
 from fedray.core.version import __version__
 from fedray.experiment.composition import all_settings, override, read_toml, unknown
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
@@ -70,6 +71,7 @@ def read_command_line(
     or more words and may be repeated. BadInputError for an unknown option or a second settings file.
     """
     flags, values, lists = flags or {}, values or {}, lists or {}
+    OWN_ALGORITHMS[:] = own_algorithms(argv)
     parser = build_parser(program, description, flags, values, lists)
     known, extra = parser.parse_known_args(argv)
     given = vars(known)
@@ -94,11 +96,38 @@ def is_file(word: str) -> bool:
     return word.endswith(".toml") and "=" not in word
 
 
+OWN_ALGORITHMS: list[str] = []
+"""The user's own algorithms that the last command line names: their settings are options, too."""
+
+
+def own_algorithms(argv: Sequence[str]) -> list[str]:
+    """The addresses that a command line, or the settings file in it, has for algorithm.name, in a grid too."""
+    words = "\n".join(argv).replace("--algorithm.name\n", "algorithm.name=").split("\n")
+    named = [each for word in words if "algorithm.name=" in word for each in word.partition("=")[2].split(",")]
+    for path in [Path(word) for word in argv if is_file(word)]:
+        if path.is_file():
+            tree, sweep = read_toml(path)
+            named += [str(value) for name, value in leaves([tree, sweep]) if name.endswith("algorithm.name")]
+    return [name for name in dict.fromkeys(named) if is_address(name)]
+
+
+def leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of nested tables and lists."""
+    if isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from leaves(value, f"{prefix}.{key}")
+    elif isinstance(tree, list):
+        for value in tree:
+            yield from leaves(value, prefix)
+    else:
+        yield prefix, tree
+
+
 def options() -> dict[str, tuple[str, Any]]:
     """Every setting by its dotted name: its group in --help, and its pydantic field."""
     found: dict[str, tuple[str, Any]] = {}
     for name in CHOSEN:
-        for choice in CHOSEN[name]:
+        for choice in [*CHOSEN[name], *(OWN_ALGORITHMS if name == "algorithm" else ())]:
             for dotted, field in all_settings({name: {"name": choice}}):
                 section = dotted.partition(".")[0] if "." in dotted else "experiment"
                 own = section == name and choice != DEFAULT_NAMES[name] and field is not None
@@ -171,7 +200,7 @@ def variants(dotted: str, field: Any) -> list[str]:
 
 
 def group_order(title: str) -> tuple[int, str]:
-    sections = ["experiment", "data", "partition", "skew", "model", "algorithm", "evaluation", "faults"]
+    sections = ["experiment", "data", "partition", "skew", "model", "algorithm", "aggregator", "evaluation", "faults"]
     sections += ["cluster", "output"]
     return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
 
@@ -187,7 +216,8 @@ def kind(field: Any) -> str:
 
 def choices(section: str) -> str:
     """The sentence on the name that chooses the class of a section."""
-    return f"Which {section}: {', '.join(CHOSEN[section])}."
+    own = ", or your own as package.module:Class" if section == "algorithm" else ""
+    return f"Which {section}: {', '.join(CHOSEN[section])}{own}."
 
 
 def explain(field: Any) -> str:

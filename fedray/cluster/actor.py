@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import ray
 
+from fedray.cluster.recall import heeding
 from fedray.cluster.versions import differences, software
 from fedray.core.errors import ClientError, blamed_on
+from fedray.core.own_code import load_all
 from fedray.core.scores import Measured
 from fedray.core.updates import Scores, Trained, Vectors
 from fedray.data.skew import TEST
 from fedray.training.spec import Recipe
 
 if TYPE_CHECKING:
+    from fedray.server.task import Task
     from fedray.training.transfer import Examples
 
 
@@ -61,7 +64,7 @@ def join_rows(parts: list[np.ndarray]) -> Rows:
 
 
 Orders = bytes | tuple[bytes, Vectors]
-"""The algorithm and the message, pickled together; if the message is large, the algorithm is pickled alone."""
+"""The task and its message, pickled together; if the message is large, the task is pickled alone."""
 
 
 def unpickled(orders: bytes) -> Any:
@@ -80,12 +83,13 @@ class Enrolment:
         from fedray.training.shards import Shards
         from fedray.training.trainer import Trainer
 
+        load_all(recipe.own_algorithm, "algorithm.name")
         self.trainer, self.data = Trainer(recipe, device), data
         self.shards = Shards(recipe, device, data.train_images, data.train_labels, shards)
         self.tests = Shards(recipe, device, data.test_images, data.test_labels, own_tests, TEST)
         self.shards.keep()
         self.splits: dict[str, Examples] = {}
-        self.last_orders: tuple[bytes, tuple[Any, Vectors]] | None = None
+        self.last_orders: tuple[bytes, Task] | None = None
 
     def adopt(self, client: int, rows: np.ndarray, own_test: np.ndarray | None) -> None:
         """Add a client, and copy its shard."""
@@ -105,18 +109,18 @@ class Enrolment:
             self.splits[split] = place(*found, self.trainer.network.device)
         return self.splits[split]
 
-    def read(self, orders: Orders) -> tuple[Any, Vectors]:
-        """The algorithm and the message. On a GPU equal bytes give the same objects, so they are copied there once."""
+    def read(self, orders: Orders) -> "Task":
+        """The task. On a GPU equal bytes give the same message, so it is copied there once."""
         if not isinstance(orders, bytes):
-            return unpickled(orders[0]), orders[1]
+            return replace(unpickled(orders[0]), message=orders[1])
         if not self.trainer.on_device:
-            algorithm, message = unpickled(orders)
-            return algorithm, message
+            task, message = unpickled(orders)
+            return replace(task, message=message)
         if self.last_orders is None or self.last_orders[0] != orders:
-            algorithm, message = unpickled(orders)
+            task, message = unpickled(orders)
             for vector in message.values():
-                vector.flags.writeable = False  # so that Trainer.received knows them again
-            self.last_orders = orders, (algorithm, message)
+                vector.flags.writeable = False  # so that Trainer.on_its_place knows them again
+            self.last_orders = orders, replace(task, message=message)
         return self.last_orders[1]
 
 
@@ -201,37 +205,46 @@ class ClientActor:
         orders: Orders,
         clients: list[int],
         summed: bool,
-        t: int,
-        lr: float,
-        *memories: Vectors,
+        errand: str,
+        weights: list[float] | None,
+        inputs: int,
+        *vectors: Vectors,
     ) -> tuple[Any, ...]:
-        """Train clients by `orders`.
+        """Train clients by `orders`. `vectors` are first the task's `inputs`, then the clients' memories.
+
+        The driver may stop all calls of an `errand` (recall.py).
 
         Returns first, pickled, their reports, the vectors if they are small, and the call's seconds; then the vectors
-        if they are large, and the new memories. These are separate objects. The first is small and shows that the call
-        succeeded. Large vectors stay in the object store until their turn. Memories never pass through the driver.
+        if they are large, in one object or, where updates stay apart, in one for each client; then the new memories.
+        These are separate objects. The first is small and shows that the call succeeded. Large vectors stay in the
+        object store until their turn. Memories never pass through the driver.
         """
         from fedray.training.block import train_block
 
         began = time.perf_counter()
         enrolment = self.enrolment(run)
-        algorithm, message = enrolment.read(orders)
-        trained, new = train_block(
-            enrolment.trainer,
-            algorithm,
-            clients,
-            enrolment.shards.of,
-            message,
-            memories or [{}] * len(clients),
-            t,
-            lr,
-            summed,
-        )
+        task = enrolment.read(orders)
+        enrolment.trainer.heed_by(heeding(errand))
+        if inputs or weights is not None:
+            of_each = dict(zip(clients, weights, strict=True)) if weights is not None else None
+            task = replace(task, inputs=vectors[:inputs], weights=of_each)
+        memories = vectors[inputs:]
+        shards = enrolment.shards.of
+        try:
+            trained, new = train_block(
+                enrolment.trainer, task, clients, shards, memories or [{}] * len(clients), summed
+            )
+        except BaseException:
+            enrolment.last_orders = enrolment.trainer.last_received = None  # a call that was stopped frees all it held
+            raise
         reports = [replace(report, **self.place) for report in trained.reports]
-        vectors = Trained([], trained.sum, trained.each)
-        small = trained.num_bytes <= BY_VALUE
-        first = pickle.dumps((reports, vectors if small else None, time.perf_counter() - began), protocol=5)
-        return first, None if small else vectors, *(new if memories else ())
+        made, small = Trained([], trained.sum, trained.each), trained.num_bytes <= BY_VALUE
+        first = pickle.dumps((reports, made if small else None, time.perf_counter() - began), protocol=5)
+        apart: list[Any] = [None if small else made]
+        if not task.aggregator.linear:
+            each = iter(trained.each)
+            apart = [next(each) if report.status == "ok" and not small else None for report in reports]
+        return first, *apart, *(new if memories else ())
 
     def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
         """Evaluate the state's model on the images [first, last) of the test or the validation split."""
@@ -241,14 +254,12 @@ class ClientActor:
         images, labels = enrolment.examples(split)
         return evaluate(enrolment.trainer, state, images[first:last], labels[first:last], top_k)
 
-    def evaluate_clients(
-        self, run: str, orders: Orders, clients: list[int], t: int, lr: float, *memories: Vectors
-    ) -> list[Scores]:
+    def evaluate_clients(self, run: str, orders: Orders, clients: list[int], *memories: Vectors) -> list[Scores]:
         """Evaluate the model that each client would use on test images of its own. `orders` are as in `train`."""
         from fedray.training.block import evaluate_block
 
         enrolment = self.enrolment(run)
-        algorithm, message = enrolment.read(orders)
+        enrolment.trainer.heed_by(lambda: None)
         known: Sequence[Vectors] = memories or [{}] * len(clients)
         shard, test = enrolment.shards.of, enrolment.tests.of
-        return evaluate_block(enrolment.trainer, algorithm, clients, shard, test, message, known, t, lr)
+        return evaluate_block(enrolment.trainer, enrolment.read(orders), clients, shard, test, known)

@@ -20,7 +20,8 @@ from typing import Any
 import ray
 from ray.exceptions import ObjectLostError, OutOfMemoryError, RayError, RayTaskError
 
-from fedray.cluster.tickets import Slot, Ticket, Traffic, note
+from fedray.cluster.recall import ask_to_stop, forget
+from fedray.cluster.tickets import Errand, Slot, Ticket, Traffic, note
 from fedray.core.errors import ClientError, LostActorError, LostStateError
 from fedray.core.updates import Event
 
@@ -84,8 +85,11 @@ class Dispatcher:
     def forget(self, slots: Sequence[Slot]) -> None:
         """Drop all calls in flight on these slots, which are about to be given up."""
         with self.lock:
+            over = {ticket.errand for slot in slots for ticket in slot.tickets if ticket.errand.over}
             for slot in slots:
                 slot.tickets, slot.starting = [], None
+            for errand in over:
+                self.forget_stopped(errand)
             self.slots = [slot for slot in self.slots if slot not in slots]
             self.hand_out()  # other runs' calls may have room now
 
@@ -94,6 +98,25 @@ class Dispatcher:
         with self.lock:
             traffic.over = True
             self.queue = [ticket for ticket in self.queue if ticket.traffic is not traffic]
+
+    def cancel(self, errand: Errand) -> None:
+        """Drop an errand's calls: those that are queued are never made, and those at an actor end at their next step.
+
+        What they held is freed. The actors are free for other calls when the cancelled ones have ended.
+        """
+        with self.lock:
+            errand.over = True
+            self.queue = [ticket for ticket in self.queue if ticket.errand is not errand]
+            flying = [ticket for slot in self.slots for ticket in slot.tickets if ticket.errand is errand]
+            for ticket in flying:
+                ticket.let_go()
+            if flying:
+                ask_to_stop(errand.name)
+
+    def forget_stopped(self, errand: Errand) -> None:
+        """Forget that an errand's calls were asked to stop, once none of them runs."""
+        if errand.over and not any(ticket.errand is errand for slot in self.slots for ticket in slot.tickets):
+            forget(errand.name)
 
     def hand_out(self) -> None:
         """Start queued calls wherever there is room, each on the least loaded of the slots that it may run on."""
@@ -118,13 +141,13 @@ class Dispatcher:
         slot.busy_since = slot.busy_since if slot.tickets else time.monotonic()
         slot.tickets.append(ticket)
         self.watch(slot)
-        self.note(ticket.traffic)
+        self.note(ticket.errand)
 
-    def note(self, *traffics: Traffic) -> None:
-        """Tell each of these runs how many of its calls are running; the first call of a slot is the running one."""
-        first = [slot.tickets[0].traffic for slot in self.slots if slot.tickets]
-        for traffic in traffics:
-            traffic.occupancy.note(sum(each is traffic for each in first))
+    def note(self, *errands: Errand) -> None:
+        """Tell each of these how many of its calls are running; the first call of a slot is the running one."""
+        first = [slot.tickets[0].errand for slot in self.slots if slot.tickets]
+        for errand in errands:
+            errand.occupancy.note(sum(each is errand for each in first))
 
     def watch(self, slot: Slot) -> None:
         """Let the next turns wait for this slot's calls, or for its actor to come up."""
@@ -169,9 +192,15 @@ class Dispatcher:
     def settle_call(self, ticket: Ticket, slot: Slot, ref: Any) -> None:
         if ticket not in slot.tickets or ticket.refs[0] is not ref:
             return  # another thread settled it, or it was lost with another call of its actor
-        before = [each.traffic for each in slot.tickets]
+        before = [each.errand for each in slot.tickets]
         result, error = look(ticket.refs[0])
         cause = error.cause if isinstance(error, RayTaskError) else error
+        if ticket.errand.over and (error is None or isinstance(error, RayTaskError)):
+            ticket.done, ticket.refs = True, []
+            self.free(slot, ticket)
+            self.note(*before)
+            self.forget_stopped(ticket.errand)
+            return
         if isinstance(cause, ObjectLostError):
             self.miss(ticket, slot, cause)
             return
@@ -200,7 +229,7 @@ class Dispatcher:
 
         A second try helps if the result was lost. It fails again if an argument was lost, which is a LostStateError.
         """
-        before = [each.traffic for each in slot.tickets]
+        before = [each.errand for each in slot.tickets]
         self.free(slot, ticket)
         self.note(*before)
         note(Event("object_lost", first_line(error), clients=tuple(ticket.clients)), ticket.traffic)
@@ -213,9 +242,9 @@ class Dispatcher:
     def lose(self, slot: Slot, error: Exception) -> None:
         """Settle the loss of a slot's actor: note it, start a new one there, and make its calls again or drop them."""
         lost, slot.tickets = slot.tickets, []
-        traffics = [ticket.traffic for ticket in lost]
-        self.note(*traffics)
+        self.note(*(ticket.errand for ticket in lost))
         at_work = tuple(lost[0].clients) if lost else ()
+        traffics = [ticket.traffic for ticket in lost]
         note(Event(kind_of(error, slot), first_line(error), **slot.known, clients=at_work), *traffics)
         slot.lost, slot.where = True, {}
         slot.respawn(slot)
@@ -226,7 +255,7 @@ class Dispatcher:
 
     def see_call(self, ticket: Ticket, slot: Slot) -> None:
         """Kill the actor of a call that is over its deadline; note a slow call that has none yet."""
-        patience, allowed = ticket.traffic.patience, ticket.traffic.time_for(ticket)
+        patience, allowed = ticket.traffic.patience, ticket.errand.time_for(ticket)
         passed = time.monotonic() - slot.busy_since
         limited = ticket.within or (ticket.cost and patience.factor)
         if not limited or passed <= (patience.seconds if allowed is None else allowed):
@@ -269,7 +298,8 @@ class Dispatcher:
     def again(self, ticket: Ticket, error: Exception, running: bool = True) -> None:
         """Queue a call again, before all others, unless it is to be dropped or has had all its tries."""
         ticket.done, ticket.result = False, None
-        if ticket.traffic.over:
+        if not ticket.is_wanted:
+            self.forget_stopped(ticket.errand)
             return
         if ticket.drop and running:
             ticket.done, ticket.error = True, LostActorError(first_line(error))
@@ -277,7 +307,7 @@ class Dispatcher:
             why = f"a call lost its actor {ticket.tries} times: {first_line(error)}"
             ticket.done, ticket.error = True, LostActorError(why)
         else:
-            ticket.traffic.retries += 1
+            ticket.errand.retries += 1
             self.queue.insert(0, ticket)
 
 

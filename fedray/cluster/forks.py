@@ -4,6 +4,7 @@ A process has one fork server at most. It is started on first use and ends with 
 """
 
 import atexit
+import errno
 import os
 import pickle
 import shlex
@@ -88,12 +89,24 @@ class ForkServer:
 def called_by_name(server: ForkServer | None, name: str, *args: Any) -> Callable[[], Any]:
     """Call "module:function" in a process that has torch imported. The returned function waits for the result.
 
-    The driver calls functions in this way that it never imports. Without a server the function is called in this
-    process, when the result is asked for.
+    The driver calls functions in this way that it never imports. Without a server, or with arguments that are too long
+    for it, the function is called in this process, when the result is asked for. The server itself unpickles the
+    arguments, so that they must not be of the user's classes; `packed` makes bytes of those.
     """
-    if server is None:
-        return lambda: forkserver.named(name)(*args)
-    return server.ask(name, *args).result
+    if server:
+        try:
+            return server.ask(name, *args).result
+        except OSError as error:
+            if error.errno != errno.EMSGSIZE:
+                raise
+    return lambda: forkserver.named(name)(*args)
+
+
+def packed(*objects: Any) -> bytes:
+    """Objects of the user's classes as bytes for pickle.loads, also of classes that no module has."""
+    from ray import cloudpickle
+
+    return bytes(cloudpickle.dumps(objects, protocol=5))
 
 
 class Nursery:

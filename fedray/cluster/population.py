@@ -2,10 +2,9 @@
 
 import itertools
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from fedray.cluster.actor import BY_VALUE, join_rows
 from fedray.cluster.dispatch import first_line, look
 from fedray.cluster.plan import Plan
 from fedray.cluster.pool import Pool
-from fedray.cluster.tickets import Occupancy, Patience, Slot, Ticket, Traffic, Use
+from fedray.cluster.tickets import Errand, Occupancy, Patience, Slot, Ticket, Traffic, Use
 from fedray.core.errors import LostActorError, LostStateError
 from fedray.core.scores import Performance, performance
 from fedray.core.updates import (
@@ -27,12 +26,14 @@ from fedray.core.updates import (
     Updates,
     Vectors,
     cut,
-    gather,
     num_bytes,
-    remembered,
 )
 from fedray.data.dataset import Dataset, Split
+from fedray.server.gathering import gather, remembered
+from fedray.server.memories import Memories
 from fedray.server.participation import absentee
+from fedray.server.population import Where, check_where
+from fedray.server.task import Handle, Task
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, Recipe
 
 EVALUATION_CALL, EVALUATION_CALL_ON_GPU = 4 * EVALUATION_BATCH, 4 * EVALUATION_BATCH_ON_GPU
@@ -67,8 +68,8 @@ class RayPopulation:
         self.labels = {"test": dataset.test_labels, "validation": dataset.validation_labels}
         self.shards, self.own_tests = shards, own_tests
         self.told = 0  # how many of the traffic's events were reported
-        self.memory_refs: dict[int, Any] = {}
-        self.learned: tuple[int, dict[int, Any]] = (0, {})  # the last round, and the references that it changed
+        self.memory: Memories[Any] = Memories()  # references
+        self.handles: list[RayHandle] = []  # those that are out, the oldest first
         self.sizes: np.ndarray = np.array([len(shard) for shard in shards])
         self.slots, self.data = pool.claim(self.run, self.traffic, plan, dataset)
         try:
@@ -79,7 +80,6 @@ class RayPopulation:
         except BaseException:
             self.close()
             raise
-        self.retried = self.traffic.retries
         if len(self.devices) > 1:
             notice("torch finds a GPU for some actors only, so clients train on GPUs and on CPUs, to different bits")
 
@@ -97,9 +97,9 @@ class RayPopulation:
 
     def enrol(self) -> None:
         """Enrol every actor in the run, and let the dispatcher enrol those that replace lost ones."""
-        uses = [self.use(slot) for slot in self.slots]
+        uses, errand = [self.use(slot) for slot in self.slots], Errand(self.traffic)
         tickets = [
-            Ticket(use.enrol, [slot], self.traffic, kind="enrol", within=self.pool.start_timeout)
+            Ticket(use.enrol, [slot], errand, kind="enrol", within=self.pool.start_timeout)
             for slot, use in zip(self.slots, uses, strict=True)
             if not slot.gone
         ]
@@ -163,77 +163,129 @@ class RayPopulation:
             self.slots.append(slot)
             self.use(slot).enrol(slot.handle)
 
-    def train(
-        self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
-    ) -> Updates:
+    def submit(self, task: Task, clients: Sequence[int]) -> "RayHandle":
         began = time.perf_counter()
-        self.refill()
-        occupancy = self.traffic.occupancy = Occupancy(self.plan.lanes)
-        if self.learned[0] != t:
-            self.memory_refs.update(self.learned[1])
-        sent = as_sent(algorithm, message)
-        summed, remembers = self.plan.packed and algorithm.linear, algorithm.remembers
-        hands = cut(cohort, self.blocks)
-        calls = [[block] if self.plan.packed else [[client] for client in block] for block in hands]
-        tickets = [
-            [self.ticket(clients, sent, t, lr, summed, remembers, drop) for clients in block_calls]
-            for block_calls in calls
-        ]
-        self.dispatcher.submit([ticket for block_tickets in tickets for ticket in block_tickets])
-        updates = gather(algorithm, ([self.trained(ticket) for ticket in block] for block in tickets))
-        learned: dict[int, Any] = {}
-        if remembers:
-            for block_calls, block_tickets in zip(calls, tickets, strict=True):
-                for clients, ticket in zip(block_calls, block_tickets, strict=True):
-                    if not ticket.error:
-                        learned.update(remembered(clients, ticket.result[0], ticket.refs[2:]))
-        self.learned = (t, learned)
-        self.traffic.learn()
-        before, self.retried = self.retried, self.traffic.retries
-        called = sum(ticket.result[2] for block_tickets in tickets for ticket in block_tickets if not ticket.error)
-        trained = sum(r.seconds or 0.0 for r in (*updates.reports, *updates.missing))
-        seconds = split(time.perf_counter() - began, occupancy, trained, called)
-        return replace(updates, retries=self.retried - before, seconds=seconds)
+        handle = RayHandle(task, list(clients), began=began)
+        self.memory.hand_out(handle)
+        try:
+            self.refill()
+            handle.errand, handle.orders = Errand(self.traffic, self.plan.lanes), self.orders_for(task)
+            handle.tickets = [
+                [self.ticket(handle, part) for part in ([block] if self.plan.packed else [[each] for each in block])]
+                for block in cut(handle.clients, self.blocks)
+            ]
+        except BaseException:
+            self.memory.discard(handle)
+            raise
+        self.handles.append(handle)
+        self.dispatcher.submit([ticket for block in handle.tickets for ticket in block])
+        return handle
 
-    def ticket(
-        self, clients: list[int], orders: Any, t: int, lr: float, summed: bool, remembers: bool, drop: bool
-    ) -> Ticket:
-        memories = [self.memory_refs.get(client, {}) for client in clients] if remembers else []
+    def take(self, handle: Handle, where: Where = "driver") -> Updates:
+        assert isinstance(handle, RayHandle)
+        check_where(handle.task, where)
+        self.memory.take(handle)
+        updates = gather(
+            handle.task, ([self.trained(ticket, handle.task, where) for ticket in block] for block in handle.tickets)
+        )
+        tickets = [ticket for block in handle.tickets for ticket in block]
+        handle.tickets = []
+        answered = [ticket for ticket in tickets if not ticket.error]
+        learned: dict[int, Any] = {}
+        for ticket in answered:
+            first = 1 + vectors_apart(handle.task, ticket.clients)
+            learned.update(remembered(handle.task, ticket.clients, ticket.result[0], ticket.refs[first:]))
+        self.memory.learn(handle, learned)
+        self.traffic.learn()
+        called = sum(ticket.result[2] for ticket in answered)
+        trained = sum(r.seconds or 0.0 for r in (*updates.reports, *updates.missing))
+        seconds = split(time.perf_counter() - handle.began, handle.errand.occupancy, trained, called)
+        return replace(updates, retries=handle.errand.retries, seconds=seconds)
+
+    def keep(self, handle: Handle, t: int | None = None) -> None:
+        self.memory.keep(handle, t)
+        self.close_handle(handle)
+
+    def discard(self, handle: Handle) -> None:
+        self.memory.discard(handle)
+        self.close_handle(handle)
+
+    def close_handle(self, handle: Handle) -> None:
+        """Cancel what of a handle was not taken, and let go of all that it held."""
+        assert isinstance(handle, RayHandle)
+        if handle in self.handles:
+            self.handles.remove(handle)
+            if handle.tickets:
+                self.dispatcher.cancel(handle.errand)
+            handle.tickets, handle.orders = [], None
+
+    def orders_for(self, task: Task) -> Any:
+        """The orders of a call, made once for handles in flight with the same message."""
+        for other in self.handles[-1:]:
+            mine, theirs = (replace(each, inputs=(), weights=None) for each in (task, other.task))
+            if all(getattr(mine, field.name) is getattr(theirs, field.name) for field in fields(Task)):
+                return other.orders
+        return as_sent(task)
+
+    def ticket(self, handle: "RayHandle", clients: list[int]) -> Ticket:
+        """The call that trains these clients."""
+        task, orders, summed = handle.task, handle.orders, self.plan.packed and handle.task.aggregator.linear
+        memories = [self.memory.of(client) or {} for client in clients] if task.remembers else []
+        weights = [task.weights[client] for client in clients] if task.weights is not None else None
+        count, errand = 1 + vectors_apart(task, clients) + len(memories), handle.errand.name
 
         def call(actor: Any) -> list[Any]:
             self.prepare(actor, clients)
-            train = actor.train.options(num_returns=2 + len(memories))
-            return list(train.remote(self.run, orders, clients, summed, t, lr, *memories))
+            train = actor.train.options(num_returns=count)
+            return list(
+                train.remote(
+                    self.run, orders, clients, summed, errand, weights, len(task.inputs), *task.inputs, *memories
+                )
+            )
 
-        return self.ticket_for("train", clients, call, drop)
+        return self.ticket_for("train", clients, call, handle.errand, task.drop)
 
-    def ticket_for(self, kind: str, clients: list[int], call: Callable[[Any], list[Any]], drop: bool = False) -> Ticket:
+    def ticket_for(
+        self, kind: str, clients: list[int], call: Callable[[Any], list[Any]], errand: Errand, drop: bool = False
+    ) -> Ticket:
         """A ticket for a call with these clients, on an actor that serves them, or on any other once that is gone."""
         cost = float(self.sizes[clients].sum())
         slots = self.slots_for(clients)
-        ticket = Ticket(call, slots, self.traffic, kind, cost, clients=clients, drop=drop)
+        ticket = Ticket(call, slots, errand, kind, cost, clients=clients, drop=drop)
         ticket.elsewhere = lambda: self.slots
         return ticket
 
-    def trained(self, ticket: Ticket) -> Trained:
+    def trained(self, ticket: Ticket, task: Task, where: Where) -> Trained:
+        """The result of a call. Its vectors are read one call at a time, so that the object store can free them."""
         try:
             reports, vectors, _ = self.wait(ticket)
-            vectors = vectors or self.dispatcher.fetch(ticket, 1)
+            counted = [i for i, report in enumerate(reports) if report.status == "ok"]
+            if task.aggregator.linear:
+                vectors = vectors or self.dispatcher.fetch(ticket, 1)
+                sums, each = vectors.sum, vectors.each
+            elif where == "actors":
+                sums, each = (
+                    None,
+                    [ray.put(v) for v in vectors.each] if vectors else [ticket.refs[1 + i] for i in counted],
+                )
+            else:
+                sums, each = None, vectors.each if vectors else [self.dispatcher.fetch(ticket, 1 + i) for i in counted]
         except LostActorError:
             if not ticket.drop:
                 raise
             return Trained([absentee(client, int(self.sizes[client]), "lost") for client in ticket.clients])
-        ticket.refs[:2] = [None, None]  # so that the object store can free them
-        return Trained(reports, vectors.sum, vectors.each)
+        held = 1 + vectors_apart(task, ticket.clients)
+        ticket.refs[:held] = [None] * held  # so that the object store can free them
+        return Trained(reports, sums, each)
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
-        sent, labels = ray.put(state), self.labels[split]
+        sent, labels, errand = ray.put(state), self.labels[split], Errand(self.traffic, self.plan.lanes)
         size = EVALUATION_CALL_ON_GPU if self.plan.num_gpus else EVALUATION_CALL
 
         def ticket(first: int) -> Ticket:
             last = min(first + size, len(labels))
             call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last, top_k)]  # noqa: E731
-            return Ticket(call, self.slots, self.traffic, "evaluate", float(last - first))
+            return Ticket(call, self.slots, errand, "evaluate", float(last - first))
 
         tickets = [ticket(first) for first in range(0, len(labels), size)]
         self.dispatcher.submit(tickets)
@@ -241,18 +293,17 @@ class RayPopulation:
         self.traffic.learn()
         return performance(parts, labels, self.recipe.classes)
 
-    def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
-        sent, remembers = as_sent(algorithm, message), algorithm.remembers
-        known = {**self.memory_refs, **self.learned[1]}
+    def evaluate_clients(self, task: Task) -> list[Scores]:
+        orders, errand = as_sent(task), Errand(self.traffic, self.plan.lanes)
 
         def ticket(clients: list[int]) -> Ticket:
-            memories = [known.get(client, {}) for client in clients] if remembers else []
+            memories = [self.memory.of(client) or {} for client in clients] if task.remembers else []
 
             def call(actor: Any) -> list[Any]:
                 self.prepare(actor, clients)
-                return [actor.evaluate_clients.remote(self.run, sent, clients, t, lr, *memories)]
+                return [actor.evaluate_clients.remote(self.run, orders, clients, *memories)]
 
-            return self.ticket_for("evaluate_clients", clients, call)
+            return self.ticket_for("evaluate_clients", clients, call, errand)
 
         calls = 4 * len(self.slots) if self.plan.packed else len(self)
         tickets = [ticket(clients) for clients in cut(list(range(len(self))), calls)]
@@ -279,8 +330,7 @@ class RayPopulation:
         }
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        last, learned = self.learned
-        for client, ref in sorted({**self.memory_refs, **(learned if last <= t else {})}.items(), key=itemgetter(0)):
+        for client, ref in self.memory.after(t):
             memory, error = look(ref)
             if error is not None:
                 raise LostStateError(f"the state of client {client} is lost: {first_line(error)}")
@@ -288,10 +338,11 @@ class RayPopulation:
             del memory  # freed before the next one is read
 
     def remember(self, client: int, memory: Vectors) -> None:
-        self.memory_refs[client] = ray.put(memory)
+        self.memory.remember(client, ray.put(memory))
 
     def close(self) -> None:
-        self.memory_refs, self.learned = {}, (0, {})
+        self.handles = []
+        self.memory.clear()
         self.dispatcher.withdraw(self.traffic)
         self.pool.leave(self.run, self.slots)
         self.data = self.rows_of_all = None
@@ -305,15 +356,31 @@ def describe(event: Event) -> str:
     return f"{HAPPENED[event.kind]}{f' (process {event.pid})' if event.pid else ''}{at_work}{detail}"
 
 
-def as_sent(algorithm: Any, message: Vectors) -> Any:
-    """The Orders of a call: the algorithm and the message pickled if they are small, otherwise a reference to them.
+@dataclass(eq=False)
+class RayHandle(Handle):
+    """A task in the hands of actors: its calls, by block, and what they were sent."""
+
+    began: float = 0.0
+    errand: Errand = field(init=False)
+    orders: Any = None
+    tickets: list[list[Ticket]] = field(default_factory=list)
+
+
+def vectors_apart(task: Task, clients: Sequence[int]) -> int:
+    """The number of objects in which a call returns its vectors: one, or one for each client that is not summed."""
+    return 1 if task.aggregator.linear else len(clients)
+
+
+def as_sent(task: Task) -> Any:
+    """The Orders of a call: the task and its message pickled if they are small, otherwise a reference to them.
 
     The algorithm is always pickled here, so that its code is not unpickled by Ray but by `unpickled`, which reports
     errors as the client's.
     """
-    if num_bytes(message) <= BY_VALUE:
-        return ray.cloudpickle.dumps((algorithm, message), protocol=5)
-    return ray.put((ray.cloudpickle.dumps(algorithm, protocol=5), message))
+    bare = replace(task, message={}, inputs=(), weights=None)
+    if num_bytes(task.message) <= BY_VALUE:
+        return ray.cloudpickle.dumps((bare, task.message), protocol=5)
+    return ray.put((ray.cloudpickle.dumps(bare, protocol=5), task.message))
 
 
 def split(elapsed: float, occupancy: Occupancy, trained: float, called: float) -> Seconds:

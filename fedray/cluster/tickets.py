@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import uuid4
 
 from fedray.core.updates import Event
 
@@ -92,32 +93,52 @@ class Patience:
 
 @dataclass(eq=False)
 class Traffic:
-    """All calls of one run. Calls of a lower rank are handed out first; `retries` counts the calls made again.
+    """What all calls of one run share. Calls of a lower rank are handed out first.
 
     `events` are those of actors that work for this run. `measured` has, for each kind of call, the most seconds that a
-    call took for a unit of its cost. `slowest` is its state after the last round or evaluation, and sets deadlines.
+    call took for a unit of its cost, and `slowest` its state after the last round or evaluation.
     """
 
     rank: int
     patience: Patience = Patience()
-    occupancy: Occupancy = field(default_factory=Occupancy)
-    retries: int = 0
     events: list[Event] = field(default_factory=list)
     slowest: dict[str, float] = field(default_factory=dict)
     measured: dict[str, float] = field(default_factory=dict)
     over: bool = False  # nobody waits for its calls any more
 
     def learn(self) -> None:
-        """Take over the measured times at the end of a round or an evaluation; they set deadlines from now on."""
+        """Take over the measured times at the end of a round or an evaluation; later errands go by them."""
         self.slowest = dict(self.measured)
+
+
+@dataclass(eq=False)
+class Errand:
+    """The calls of one handle, of one evaluation, or of one enrolment: their occupancy, retries and deadlines.
+
+    `retries` counts the calls made again. `slowest` are the paces known when it began, and set its deadlines; of a kind
+    that was unknown then, what is learned later does.
+    """
+
+    traffic: Traffic
+    lanes: int = 1
+    name: str = field(default_factory=lambda: uuid4().hex)
+    """By which its calls are asked to stop, among those of all drivers."""
+    retries: int = 0
+    over: bool = False  # nobody waits for its calls any more
+    occupancy: "Occupancy" = field(init=False)
+    slowest: dict[str, float] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.occupancy, self.slowest = Occupancy(self.lanes), self.traffic.slowest
 
     def time_for(self, ticket: "Ticket") -> float | None:
         """The seconds that a call may take; None while nothing of its kind has been measured."""
-        pace = self.slowest.get(ticket.kind)
+        known, patience = {**self.traffic.slowest, **self.slowest}, self.traffic.patience
+        pace = known.get(ticket.kind)
         if ticket.within or pace is None:
             return ticket.within or None
         # A machine may have become slower, so each try may take twice as long as the one before.
-        return max(self.patience.seconds, self.patience.factor * pace * ticket.cost) * 2.0 ** (ticket.tries - 1)
+        return max(patience.seconds, patience.factor * pace * ticket.cost) * 2.0 ** (ticket.tries - 1)
 
 
 @dataclass(eq=False)
@@ -131,7 +152,7 @@ class Ticket:
 
     call: Callable[[Any], list[Any]]
     slots: Sequence[Slot]
-    traffic: Traffic
+    errand: Errand
     kind: str = ""
     cost: float = 0.0
     within: float = 0.0
@@ -145,6 +166,25 @@ class Ticket:
     result: Any = None  # the object of the first reference
     done: bool = False
     error: Exception | None = None
+
+    @property
+    def traffic(self) -> Traffic:
+        return self.errand.traffic
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether anybody waits for it."""
+        return not (self.errand.over or self.errand.traffic.over)
+
+    def let_go(self) -> None:
+        """Free what it holds, but for the reference that tells when its actor is free again."""
+        self.call, self.elsewhere, self.result = no_call, tuple, None
+        del self.refs[1:]
+
+
+def no_call(actor: Any) -> list[Any]:
+    """The call of a ticket that nobody wants any more."""
+    raise AssertionError("a call that was cancelled is not made")
 
 
 def note(event: Event, *traffics: Traffic) -> None:

@@ -23,7 +23,7 @@ class Newer:
     """The names in its section (`fedprox`) that have the setting; empty where all have it."""
 
 
-NEWER: dict[str, Newer] = {}
+NEWER: dict[str, Newer] = {"aggregator.name": Newer("mean")}
 """By dotted name."""
 
 

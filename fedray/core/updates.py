@@ -7,14 +7,13 @@ operations in the same order, so the bits are the same.
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any, Protocol
 
 import numpy as np
 
 Vectors = dict[str, np.ndarray]
-M = TypeVar("M")
 Scores = tuple[int, float, float]  # a client's own test examples, their mean cross-entropy and accuracy
 
 
@@ -75,27 +74,56 @@ HAPPENED = {
 """Each kind of Event in words, except "actor_started", which is not reported."""
 
 
+class Sum(Protocol):
+    """A sum of updates, as an aggregator that is linear wants it. Actors and the driver add by the same operations."""
+
+    vectors: Vectors
+    """The sum. Its arrays are written by `add` and `add_update`; on a device they are tensors."""
+    weight: float
+    """The sum of the weights."""
+
+    def add_update(self, update: Mapping[str, Any], weight: float) -> None:
+        """Add one client's update, arrays or tensors, which is not changed."""
+
+    def add(self, other: Any) -> None:
+        """Add a sum of the same kind. The vectors of the first one are taken over; read-only vectors are copied."""
+
+    @property
+    def num_bytes(self) -> int:
+        """The bytes of its vectors when they are sent."""
+
+
 @dataclass
-class Sum:
-    """The weighted sum of updates, and the sum of their weights."""
+class WeightedSum:
+    """The float32 sum of updates, each times its weight, and the sum of the weights."""
 
     vectors: Vectors = field(default_factory=dict)
     weight: float = 0.0
 
-    def add_update(self, update: Vectors, weight: float) -> None:
-        """Add one client's update. `update` itself is not changed."""
+    def add_update(self, update: Mapping[str, Any], weight: float) -> None:
+        """Add one client's update. The product is rounded before the sum, on the host and on a device."""
         if weight != 1 or not self.vectors:
-            update = {name: vector * np.float32(weight) for name, vector in update.items()}
-        self.add(Sum(update, weight))
+            scale = float(np.float32(weight))
+            update = {name: vector * scale for name, vector in update.items()}
+        self.add(WeightedSum(dict(update), weight))
 
-    def add(self, other: "Sum") -> None:
-        """Add a sum. The vectors of the first one are taken over; read-only vectors are copied."""
+    def add(self, other: "WeightedSum") -> None:
+        """Add a sum. The vectors of the first one are taken over; read-only arrays are copied."""
         if not self.vectors:
-            self.vectors = {name: v if v.flags.writeable else v.copy() for name, v in other.vectors.items()}
+            self.vectors = {name: v.copy() if is_read_only(v) else v for name, v in other.vectors.items()}
         else:
             for name, vector in other.vectors.items():
-                np.add(self.vectors[name], vector, out=self.vectors[name])
+                self.vectors[name] += vector
         self.weight += other.weight
+
+    @property
+    def num_bytes(self) -> int:
+        return num_bytes(self.vectors)
+
+
+def is_read_only(vector: Any) -> bool:
+    """Whether it is an array that must not be written to. Tensors are none."""
+    return isinstance(vector, np.ndarray) and not vector.flags.writeable
 
 
 @dataclass(frozen=True)
@@ -112,7 +140,7 @@ class Trained:
     @property
     def num_bytes(self) -> int:
         """The bytes of all its vectors."""
-        return sum(num_bytes(vectors) for vectors in ([self.sum.vectors] if self.sum else self.each))
+        return self.sum.num_bytes if self.sum else sum(map(num_bytes, self.each))
 
 
 @dataclass(frozen=True)
@@ -134,49 +162,20 @@ class Seconds:
 
 @dataclass(frozen=True)
 class Updates:
-    """A cohort's updates: their weighted sum, or, for a non-linear aggregation, each client's own vectors.
+    """A cohort's updates: their weighted sum, or, for an aggregator that is not linear, each client's own vectors.
 
-    `reports` and `each` are in cohort order; `each` is empty where the algorithm is linear. The vectors of the sum are
-    large, and the aggregation overwrites them with the mean. `missing` are the reports of clients whose update was not
-    finite or was lost. `retries` counts the calls that were repeated because an actor was lost.
+    `reports`, `each` and `weights` are in cohort order, of the clients whose update counts. `each` is empty where the
+    aggregator is linear; left at the actors, it has references to vectors. `missing` are the reports of clients whose
+    update was not finite or was lost. `retries` counts the calls that were repeated because an actor was lost.
     """
 
     sum: Sum
     reports: list[Report]
-    each: list[Vectors] = field(default_factory=list)
+    each: list[Any] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
     missing: list[Report] = field(default_factory=list)
     retries: int = 0
     seconds: Seconds = Seconds()
-
-
-def gather(algorithm: Any, blocks_trained: Iterable[list[Trained]]) -> Updates:
-    """The cohort's updates from its blocks in order. A block is the result of one call, or of one call per client."""
-    total, reports, each = Sum(), list[Report](), list[Vectors]()
-    for block in blocks_trained:
-        reports += [report for trained in block for report in trained.reports]
-        if len(block) == 1 and block[0].sum is not None:  # the block's sum needs no copy
-            total.add(block[0].sum)
-            continue
-        subtotal = Sum()
-        for trained in block:
-            if trained.sum is not None:
-                subtotal.add(trained.sum)
-                continue
-            counted = [report for report in trained.reports if report.status == "ok"]
-            if algorithm.linear:
-                for vectors, report in zip(trained.each, counted, strict=True):
-                    subtotal.add_update(vectors, algorithm.weight(report.num_examples))
-            else:
-                each += trained.each
-        if algorithm.linear:
-            total.add(subtotal)
-    counted = [report for report in reports if report.status == "ok"]
-    return Updates(total, counted, each, [report for report in reports if report.status != "ok"])
-
-
-def remembered(clients: Sequence[int], reports: Sequence[Report], memories: Sequence[M]) -> dict[int, M]:
-    """The new memories of those of these clients whose update counts. The others keep their old memory."""
-    return {c: memory for c, report, memory in zip(clients, reports, memories, strict=True) if report.status == "ok"}
 
 
 def cut(cohort: list[int], blocks: int) -> list[list[int]]:

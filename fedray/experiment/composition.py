@@ -7,7 +7,9 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
+from fedray.algorithms.own import find
 from fedray.core.errors import BadInputError
+from fedray.core.own_code import is_address
 from fedray.core.settings import nearest
 from fedray.experiment import toml
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES, Experiment
@@ -20,6 +22,8 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
     if name in CHOSEN:
         given = tree.get(name, {})
         chosen = given.get("name", DEFAULT_NAMES[name]) if isinstance(given, Mapping) else DEFAULT_NAMES[name]
+        if name == "algorithm" and isinstance(chosen, str) and is_address(chosen):
+            return find(chosen)
         if not isinstance(chosen, str) or chosen not in CHOSEN[name]:
             raise BadInputError(
                 f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(str(chosen), CHOSEN[name])}"

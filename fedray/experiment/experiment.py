@@ -16,7 +16,9 @@ from pydantic import InstanceOf
 
 from fedray import data
 from fedray.algorithms import ALGORITHMS
+from fedray.algorithms.capabilities import refuse_former_hooks
 from fedray.algorithms.fedavg import FedAvg
+from fedray.algorithms.own import address_of
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.core.newer import without_neutral
@@ -29,6 +31,7 @@ from fedray.data.partitions.scheme import Partition
 from fedray.data.skew import Skew
 from fedray.models.model import Model
 from fedray.results.output import Output
+from fedray.server.aggregators import AGGREGATORS, Aggregator, Mean
 from fedray.server.participation import Faults
 
 
@@ -113,12 +116,14 @@ class Experiment:
     skew: Skew = Skew()
     model: Model = Model()
     algorithm: InstanceOf[FedAvg] = FedAvg()
+    aggregator: InstanceOf[Aggregator] = Mean()
     evaluation: Evaluation = Evaluation()
     faults: Faults = Faults()
     cluster: Cluster = Cluster()
     output: Output = Output()
 
     def __post_init__(self) -> None:
+        refuse_former_hooks(type(self.algorithm))  # its own __post_init__ may have hidden FedAvg's
         if self.cohort > self.clients:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
         if self.cohort + self.faults.over_selection > self.clients:
@@ -200,21 +205,34 @@ class Experiment:
         return without_neutral(self.settings())
 
     def chosen_name(self, section: str) -> str:
-        """The name of a section's class; for a class that is not enrolled under its name, its module and name."""
+        """The name of a section's class; for a class that is not enrolled under its name, its address."""
         kind = type(getattr(self, section))
-        return kind.name if CHOSEN[section].get(kind.name) is kind else f"{kind.__module__}.{kind.__qualname__}"
+        return kind.name if CHOSEN[section].get(kind.name) is kind else address_of(kind)
 
-    def run_id(self, data_fingerprint: str, model_fingerprint: str = "") -> str:
+    @property
+    def own_algorithm(self) -> type[FedAvg] | None:
+        """The class of the algorithm where that is the user's own."""
+        kind = type(self.algorithm)
+        return None if ALGORITHMS.get(kind.name) is kind else kind
+
+    def run_id(self, data_fingerprint: str, model_fingerprint: str = "", algorithm_fingerprint: str = "") -> str:
         """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes."""
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
+        if algorithm_fingerprint:
+            tree["algorithm"] = {**tree["algorithm"], "fingerprint": algorithm_fingerprint}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
-        return re.sub(r"[^A-Za-z0-9_.-]", "", f"{self.chosen_name('algorithm')}-seed{self.seed}-{digest}")
+        named = self.chosen_name("algorithm").replace(":", ".")
+        return re.sub(r"[^A-Za-z0-9_.-]", "", f"{named}-seed{self.seed}-{digest}")
 
 
 LARGEST_COUNT = 2**31 - 1  # what the tables hold
 
 # Sections of which one of several classes is chosen by the key `name`.
-CHOSEN: dict[str, Mapping[str, type]] = {"algorithm": ALGORITHMS, "partition": PARTITIONS}
-DEFAULT_NAMES = {"algorithm": FedAvg.name, "partition": Iid.name}
+CHOSEN: dict[str, Mapping[str, type]] = {
+    "algorithm": ALGORITHMS,
+    "aggregator": AGGREGATORS,
+    "partition": PARTITIONS,
+}
+DEFAULT_NAMES = {"algorithm": FedAvg.name, "aggregator": Mean.name, "partition": Iid.name}

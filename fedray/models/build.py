@@ -2,14 +2,17 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from fedray.core.errors import BadInputError
+from fedray.core.own_code import describe, load
 from fedray.core.randomness import torch_seed
-from fedray.models import imagenet, own_models
+from fedray.core.settings import nearest
+from fedray.models import imagenet
 from fedray.models.dropout import use_keyed_dropout
 from fedray.models.flat import FlatModel
 from fedray.models.model import Model, Shape
@@ -62,7 +65,7 @@ def make(model: Model, shape: Shape, classes: int, fingerprint: str = "") -> nn.
         return imagenet.make(model, classes, fingerprint)
     if model.is_known:
         return BUILDERS[model.name](shape, classes)
-    made = own_models.call(model.name, shape, classes, fingerprint)
+    made = call(model.name, shape, classes, fingerprint)
     if not isinstance(made, nn.Module):
         raise BadInputError(f"model.name = {model.name} gives a {type(made).__name__}, not a torch.nn.Module")
     tensors = [*made.named_parameters(), *made.named_buffers()]
@@ -86,3 +89,16 @@ def names_of(flat: FlatModel) -> tuple[list[str], list[str]]:
     names = [name for name in flat.module.state_dict() if name in own]
     norms = [name for name, m in flat.module.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     return names, [name for name in names if name.rpartition(".")[0] in norms]
+
+
+def call(name: str, shape: Shape, classes: int, wanted: str = "") -> Any:
+    """The value that the user's function returns; BadInputError where the call fails. `wanted` is as in `load`."""
+    (module, _, function), found = name.partition(":"), load(name, "model.name", wanted)
+    build = getattr(found, function, None)
+    if not callable(build):
+        near = nearest(function, [key for key, value in vars(found).items() if callable(value)])
+        raise BadInputError(f"model.name = {name}: {module} has no function {function}{near}")
+    try:
+        return build(shape, classes)
+    except (Exception, SystemExit) as error:
+        raise BadInputError(f"model.name = {name} failed for images {shape} ({describe(error)})") from error

@@ -2,8 +2,8 @@
 
 import torch
 
+from fedray.core import own_code
 from fedray.core.errors import BadInputError
-from fedray.models import own_models
 from fedray.models.activations import measure_activations
 from fedray.models.blueprint import Blueprint, Torch
 from fedray.models.build import build, names_of
@@ -20,7 +20,7 @@ def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
     try:
         return described(model, shape, classes, seed, fingerprint)
     except SystemExit as error:
-        why = f"failed for images {shape} ({own_models.describe(error)})"
+        why = f"failed for images {shape} ({own_code.describe(error)})"
         raise BadInputError(f"model.name = {model.name} {why}") from error
 
 

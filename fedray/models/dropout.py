@@ -119,15 +119,18 @@ def dropout_layers(module: nn.Module) -> dict[str, KeyedDropout]:
     return {name: layer for name, layer in module.named_modules() if isinstance(layer, KeyedDropout)}
 
 
-def dropout_keys(seed: int, t: int, client: int, steps: int, layers: int, call: int = 0) -> np.ndarray:
+def dropout_keys(
+    seed: int, t: int, client: int, steps: int, layers: int, call: int = 0, attempt: int = 0
+) -> np.ndarray:
     """The keys of a client's steps in round t, int32 [steps, layers, 2].
 
     `call` is 0 for its local steps, and differs for anything else that it trains or differentiates in the round.
+    `attempt` is as in core.randomness.
     """
     if not layers:
         return np.empty((steps, 0, 2), np.int32)
     # Epoch 0 of this purpose is torch_seed's.
-    rng = generator(seed, "dropout", t=t, client=client, epoch=call + 1)
+    rng = generator(seed, "dropout", t=t, client=client, epoch=call + 1, attempt=attempt)
     keys = rng.integers(0, 2**32, (steps, layers, 2), np.uint32).view(np.int32)
     keys[..., 0] |= 1
     return keys

@@ -5,9 +5,10 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from fedray.core import own_code
 from fedray.core.errors import BadInputError
 from fedray.core.settings import Auto, nearest, section, setting
-from fedray.models import own_models, weights
+from fedray.models import weights
 
 Shape = tuple[int, int, int]
 
@@ -135,7 +136,7 @@ class Model:
     )
 
     def __post_init__(self) -> None:
-        if self.name not in KNOWN and not own_models.is_name(self.name):
+        if self.name not in KNOWN and not own_code.is_address(self.name):
             raise BadInputError(
                 f"model.name = {self.name!r} is neither one of {', '.join(KNOWN)} nor "
                 f"package.module:function{nearest(self.name, KNOWN)}"
@@ -229,7 +230,7 @@ class Model:
         BadInputError where there is no such file. Weights that are not on this machine are fetched.
         """
         if not self.is_known:
-            return own_models.fingerprint(self.name)
+            return own_code.fingerprint(self.name, "model.name")
         return weights.fingerprint(weights.locate(self.name, KNOWN[self.name].weights)) if self.pretrained else ""
 
 

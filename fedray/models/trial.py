@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 
+from fedray.core import own_code
 from fedray.core.errors import BadInputError
-from fedray.models import own_models
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.models.model import Model, Shape
@@ -83,7 +83,7 @@ def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
             for second in (other, 1 - other)
         )
     except (Exception, SystemExit) as error:
-        return own_models.describe(error)
+        return own_code.describe(error)
     if not all(torch.equal(buffer, before) for buffer, before in buffers):
         return "it changes its buffers in training"
     # Batches are padded, and the padding must not change the output for the examples.
@@ -112,7 +112,7 @@ def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, 
         with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16"):
             output = module(images)
     except (Exception, SystemExit) as error:
-        failed = f"fails for images {tuple(images.shape[1:])} {mode} ({own_models.describe(error)})"
+        failed = f"fails for images {tuple(images.shape[1:])} {mode} ({own_code.describe(error)})"
         raise BadInputError(f"model.name = {model.name} {failed}") from error
     found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if found != (2, classes):
@@ -128,5 +128,5 @@ def unused(flat: FlatModel, model: Model, output: torch.Tensor) -> tuple[str, ..
         loss = F.cross_entropy(output.float(), torch.zeros(2, dtype=torch.int64))
         gradients = torch.autograd.grad(loss, flat.trainable, allow_unused=True)
     except (Exception, SystemExit) as error:
-        raise BadInputError(f"model.name = {model.name} has no gradient ({own_models.describe(error)})") from error
+        raise BadInputError(f"model.name = {model.name} has no gradient ({own_code.describe(error)})") from error
     return tuple(name for name, grad in zip(flat.layout.names, gradients, strict=True) if grad is None)

@@ -40,7 +40,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         "seconds": FLOAT,
         **dict.fromkeys(("num_params", "num_buffers"), LONG),
         "actors": INT,
-        **dict.fromkeys(("partition_id", "data_fingerprint", "model_source_fingerprint"), STRING),
+        **dict.fromkeys(
+            ("partition_id", "data_fingerprint", "model_source_fingerprint", "algorithm_source_fingerprint"), STRING
+        ),
         "model_fingerprint": STRING,
         **dict.fromkeys(("started_at", "finished_at"), TIME),
         **dict.fromkeys(("fedray_version", "python_version", "torch_version", "ray_version", "numpy_version"), STRING),

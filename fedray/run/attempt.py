@@ -94,7 +94,7 @@ class Attempt:
         status = self.outcome()
         left = range(self.t + 1, min(e.rounds, until or e.rounds) + 1) if status is None and not interrupt.asked else ()
         interrupt.rounds[run] = self.t + 1
-        names = ("rounds", "cohort", "seed", "faults", "sampling")
+        names = ("rounds", "cohort", "seed", "faults", "sampling", "aggregator")
         settings: dict[str, Any] = {name: getattr(e, name) for name in names}
         self.began = time.perf_counter()
         for done in play_rounds(e.algorithm, self.clients, self.state, ts=left, **settings):
@@ -126,7 +126,7 @@ class Attempt:
         row["seconds"] = time.perf_counter() - self.began
         row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
         self.began = time.perf_counter()
-        metrics = metric_rows(e.algorithm.metrics(done.state, done.updates) if done.updates.reports else {})
+        metrics = metric_rows(e.algorithm.metrics(done.state, done.mean, done.updates) if done.updates.reports else {})
         self.events += fewer_at_once(done.updates.reports, self.squeezed, self.watch)
         happened = event_rows([*self.events, *self.clients.events()])
         self.recorder.round(row, client_columns(done), metrics, **tables, events=happened)

@@ -1,12 +1,14 @@
 """Checks of a prepared experiment against its data and its model, made before anything is on disk."""
 
+import dataclasses
 from functools import lru_cache
-from typing import Any
 
 from fedray.algorithms.local_optimizer import LocalOptimizer
-from fedray.cluster.forks import ForkServer, called_by_name
+from fedray.cluster.forks import ForkServer, called_by_name, packed
+from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
 from fedray.run.prepared import Job
+from fedray.training.spec import Recipe
 
 
 def check_split(job: Job) -> None:
@@ -36,6 +38,7 @@ def check_shards(job: Job) -> None:
     check_batches(job.experiment.algorithm, sizes, bool(job.blueprint.norms))
     check_layers(job)
     check_optimizer(job)
+    try_own_algorithm(job)
 
 
 def check_layers(job: Job) -> None:
@@ -70,7 +73,25 @@ def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tup
     called_by_name(server, "fedray.algorithms.local_optimizer:check", wanted, shapes)()
 
 
-def check_batches(algorithm: Any, sizes: list[int], normalises: bool) -> None:
+def try_own_algorithm(job: Job) -> None:
+    """Try the user's own algorithm where torch is, on a few images; BadInputError where it fails."""
+    e = job.experiment
+    if e.own_algorithm:
+        recipe = dataclasses.replace(job.recipe, seed=0)
+        mine = packed(e.algorithm, e.aggregator)
+        rehearse(job.fork_server(), recipe, e.chosen_name("algorithm"), job.algorithm_source, mine, e.rounds)
+
+
+@lru_cache
+def rehearse(server: ForkServer | None, recipe: Recipe, name: str, source: str, mine: bytes, rounds: int) -> None:
+    """Rehearse an algorithm, once for all runs of a sweep that differ in nothing that matters to it.
+
+    `source` is the fingerprint of its content, and `mine` the algorithm with its settings, and the aggregator.
+    """
+    called_by_name(server, "fedray.training.rehearsal:rehearse", recipe, name, mine, rounds)()
+
+
+def check_batches(algorithm: Algorithm, sizes: list[int], normalises: bool) -> None:
     """Refuse a batch size that leaves some client without a step, or BatchNorm with a batch of one image."""
     for client, n in enumerate(sizes):
         size = algorithm.batch_size or n

@@ -1,9 +1,9 @@
 """The memory that a run needs. Arithmetic only."""
 
 import dataclasses
-from typing import Any
 
 from fedray.cluster.needs import Needs, object_store_bytes
+from fedray.core.algorithm import Algorithm
 from fedray.models.model import Model
 from fedray.run.prepared import Job
 from fedray.training.chunks import VECTORS, bytes_of_client, most_at_once
@@ -55,7 +55,7 @@ def needs_of(job: Job) -> Needs:
     return many if e.chunk_size else dataclasses.replace(many, fewer=one)
 
 
-def vectors_held(algorithm: Any) -> int:
+def vectors_held(algorithm: Algorithm) -> int:
     """The number of vectors of the model's length that a process holds while it trains, measured with alexnet on a CPU.
 
     Every process holds its parameters, their gradients by layer and as one vector, the update, its weighted copy, the
@@ -67,7 +67,7 @@ def vectors_held(algorithm: Any) -> int:
     return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
 
 
-def copies_held(algorithm: Any, model: Model) -> int:
+def copies_held(algorithm: Algorithm, model: Model) -> int:
     """The number of copies of the frozen parameters that a process holds at most.
 
     One is its own. Where clients remember, a second model is built before its frozen part is shared. Weights that

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedray import data, results
 from fedray.algorithms.local_optimizer import PRELOADED
+from fedray.algorithms.own import content, files_of
 from fedray.cluster.forks import ForkServer, called_by_name, fork_server
 from fedray.cluster.needs import will_fork
 from fedray.core.atomic import remove_stale
@@ -44,7 +45,9 @@ class Job:
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.model_source = experiment.model.fingerprint()
-        self.run = experiment.run_id(self.fingerprint, self.model_source)
+        own = experiment.own_algorithm
+        self.algorithm_source = content(own) if own else ""
+        self.run = experiment.run_id(self.fingerprint, self.model_source, self.algorithm_source)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -159,6 +162,7 @@ class Job:
             skew=e.skew,
             clients=e.clients,
             fingerprint=self.model_source,
+            own_algorithm=files_of(e.own_algorithm) if e.own_algorithm else (),
         )
 
     def tidy(self) -> None:

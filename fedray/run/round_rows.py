@@ -17,6 +17,7 @@ from fedray.results.confusion_counts import confusion_columns
 from fedray.results.schema import OWN
 from fedray.server.population import Population
 from fedray.server.rounds import Round
+from fedray.server.task import Task
 
 EVALUATED = (
     "test_loss",
@@ -53,8 +54,8 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
             row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
         tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
     if due(evaluation.clients_every or 0):
-        message = e.algorithm.broadcast(done.state, done.t)
-        counts, losses, accuracies = zip(*clients.evaluate_clients(e.algorithm, message, done.t, done.lr), strict=True)
+        task = Task(e.algorithm, e.algorithm.broadcast(done.state, done.t), done.t, done.lr)
+        counts, losses, accuracies = zip(*clients.evaluate_clients(task), strict=True)
         row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
         row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
         tables["evaluations"] = {
@@ -89,7 +90,7 @@ def round_row(done: Round) -> dict[str, Any]:
         "num_examples": sum(report.num_examples for report in reports),
         "images": sum(report.images for report in reports),
         "padding": sum(report.padding for report in reports),
-        "update_norm": norm(done.mean["params"]),
+        "update_norm": norm(done.delta),
         "bytes_down": sent * len(done.cohort),
         "bytes_up": sum(report.bytes_up for report in everyone),
         "retries": done.updates.retries,

@@ -47,6 +47,7 @@ def run_row(job: Job) -> dict[str, Any]:
         "partition_id": partition_id(job.shards),
         "data_fingerprint": job.fingerprint,
         "model_source_fingerprint": job.model_source or None,
+        "algorithm_source_fingerprint": job.algorithm_source or None,
         "cpu_capability": job.blueprint.torch.cpu_capability,
         **versions(job),
     }

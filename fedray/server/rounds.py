@@ -8,20 +8,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
 
 import numpy as np
 
+from fedray.core.algorithm import Algorithm, Transform
 from fedray.core.errors import TooFewSurvivorsError
 from fedray.core.randomness import generator
 from fedray.core.updates import Report, Seconds, Updates, Vectors
+from fedray.server.aggregators import Aggregator, Mean
 from fedray.server.participation import Faults, absentee, answering
 from fedray.server.population import Population
+from fedray.server.task import Handle, Task
 
 
 @dataclass(frozen=True)
 class Round:
-    """The result of one round: `mean` is the aggregated update, and `state` the server's state after it.
+    """The result of one round. Every protocol yields it, and whoever consumes rounds does not know which one did.
+
+    `mean` is the aggregated update, `delta` what of it moves the params [P], and `state` the server's state after it.
 
     `cohort` are all clients asked. `updates.reports` are the reports of those whose update counts, and `absent` those
     of all others. Seconds are wall-clock.
@@ -33,6 +37,7 @@ class Round:
     updates: Updates
     absent: list[Report]
     mean: Vectors
+    delta: np.ndarray
     state: Vectors
     seconds: Seconds
 
@@ -55,7 +60,7 @@ def sample_cohort(seed: int, t: int, population: int, size: int, weights: np.nda
 
 
 def play_rounds(
-    algorithm: Any,
+    algorithm: Algorithm,
     population: Population,
     state: Vectors,
     *,
@@ -65,28 +70,32 @@ def play_rounds(
     seed: int,
     faults: Faults | None = None,
     sampling: str = "uniform",
+    aggregator: Aggregator | None = None,
+    chain: tuple[Transform, ...] = (),
 ) -> Iterator[Round]:
     """Yield the rounds `ts`, consecutive numbers of 1..rounds, starting from `state`. A resumed run has a part of them.
 
     A round without any update leaves the state as it was. TooFewSurvivorsError where a round has fewer updates than
-    faults.min_survivors, as in `train_enough`.
+    faults.min_survivors, as in `take_enough`.
     """
-    faults, sizes = faults or Faults(), population.sizes
+    faults, sizes, aggregator = faults or Faults(), population.sizes, aggregator or Mean()
     likely = sizes if sampling == "size" else None
     all_weights = math.fsum(algorithm.weight(n) for n in sizes.tolist())
     for t in ts:
         asked = sample_cohort(seed, t, len(population), cohort + faults.over_selection, likely)
         members, reasons = answering(faults, seed, t, asked, cohort)
-        lr = algorithm.learning_rate(t, rounds)
-        message = algorithm.broadcast(state, t)
-        updates = train_enough(algorithm, population, members, message, t, lr, faults)
-        trained = time.perf_counter()
+        message, lr = algorithm.broadcast(state, t), algorithm.learning_rate(t, rounds)
+        task = Task(algorithm, message, t, lr, chain, aggregator, drop=faults.lost == "drop")
+        handle, updates = take_enough(population, task, members, faults)
+        taken = time.perf_counter()
         if updates.reports:
-            mean = algorithm.aggregate(updates)
-            participation = math.fsum(algorithm.weight(report.num_examples) for report in updates.reports) / all_weights
-            state = algorithm.server_update(state, mean, participation)
+            mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
+            delta = algorithm.delta(mean)
+            state = algorithm.server_update(state, mean, math.fsum(updates.weights) / all_weights)
         else:
             mean = {name: np.zeros_like(state[name]) for name in ("params", "buffers")}
+            delta = mean["params"]
+        population.keep(handle)
         absent = [absentee(client, int(sizes[client]), status) for client, status in reasons.items()]
         yield Round(
             t=t,
@@ -95,25 +104,27 @@ def play_rounds(
             updates=updates,
             absent=sorted([*updates.missing, *absent], key=attrgetter("client")),
             mean=mean,
+            delta=delta,
             state=state,
-            seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - trained),
+            seconds=replace(updates.seconds, aggregate=updates.seconds.aggregate + time.perf_counter() - taken),
         )
-        del message, updates, mean  # frees several vectors before the next round
+        del task, message, handle, updates, mean, delta  # frees several vectors before the next round
 
 
-def train_enough(
-    algorithm: Any, population: Population, members: list[int], message: Vectors, t: int, lr: float, faults: Faults
-) -> Updates:
-    """A round's updates. Where too many clients are lost the round is played again once; then TooFewSurvivorsError."""
+def take_enough(population: Population, task: Task, members: list[int], faults: Faults) -> tuple[Handle, Updates]:
+    """A round's handle, and its updates. Where too many clients are lost the round is played again once; then
+    TooFewSurvivorsError."""
     needed, retries = min(faults.min_survivors, len(members)), 0
     for _ in range(2):
-        updates = population.train(algorithm, members, message, t, lr, drop=faults.lost == "drop")
+        handle = population.submit(task, members)
+        updates = population.take(handle)
         updates = replace(updates, retries=updates.retries + retries)
         retries = updates.retries
         lost = sum(report.status == "lost" for report in updates.missing)
         if not lost or len(updates.reports) >= needed:
-            return updates
+            return handle, updates
+        population.discard(handle)
     raise TooFewSurvivorsError(
-        f"round {t} was played twice, and {lost} of {len(members)} clients were lost with their processes: "
+        f"round {task.t} was played twice, and {lost} of {len(members)} clients were lost with their processes: "
         f"{len(updates.reports)} updates were left, fewer than faults.min_survivors = {faults.min_survivors}"
     )

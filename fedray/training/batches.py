@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fedray.core.algorithm import Algorithm
 from fedray.core.randomness import generator
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
 from fedray.models.flat import Array, tensor_of
@@ -26,7 +27,7 @@ class Epoch(NamedTuple):
         return -(-self.used // self.size)
 
 
-def cut_epoch(algorithm: Any, n: int) -> Epoch:
+def cut_epoch(algorithm: Algorithm, n: int) -> Epoch:
     """Cut an epoch over n examples into batches of the algorithm's batch_size."""
     size = algorithm.batch_size or n
     return Epoch(size, n - n % size if algorithm.drop_last else n)
@@ -34,28 +35,31 @@ def cut_epoch(algorithm: Any, n: int) -> Epoch:
 
 def draw_batches(
     network: Network,
-    algorithm: Any,
+    algorithm: Algorithm,
     client: int,
     images: Array,
     labels: Array,
     t: int,
     first_epoch: int = 0,
     steps: int | None = None,
+    attempt: int = 0,
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """The batches of a client in round t, normalised. Each epoch is shuffled and augmented anew.
 
-    There are `steps` batches, or, without `steps`, as many as the algorithm's settings say.
+    There are `steps` batches, or, without `steps`, as many as the algorithm's settings say. `attempt` is as in
+    core.randomness.
     """
     recipe, n = network.recipe, len(labels)
     seed, epoch, cut = recipe.seed, first_epoch, cut_epoch(algorithm, n)
-    remaining = steps or algorithm.local_steps(seed, t, client, cut.steps)
+    remaining = steps or algorithm.local_steps(seed, t, client, cut.steps, attempt)
+    at = {"t": t, "client": client, "attempt": attempt}
     while remaining:
         drawn: dict[str, Any] = {}
-        drawn["order"] = generator(seed, "shuffle", t=t, client=client, epoch=epoch).permutation(n)
+        drawn["order"] = generator(seed, "shuffle", **at, epoch=epoch).permutation(n)
         if "crop-flip" in recipe.augment:
-            drawn["crops"] = draw_crop_flip(generator(seed, "augment", t=t, client=client, epoch=epoch), n)
+            drawn["crops"] = draw_crop_flip(generator(seed, "augment", **at, epoch=epoch), n)
         if "cutout" in recipe.augment:
-            holes = generator(seed, "cutout", t=t, client=client, epoch=epoch)
+            holes = generator(seed, "cutout", **at, epoch=epoch)
             drawn["holes"] = draw_cutout(holes, images.shape)
         if isinstance(images, torch.Tensor):
             drawn = dict(zip(drawn, numbers_to(network.device, *drawn.values()), strict=True))

@@ -6,12 +6,13 @@ an address (seed, round, client), so the same client in the same round gives the
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 
 from fedray.models.dropout import dropout_keys, keyed
 from fedray.models.flat import Array, Tensors, tensor_of
+from fedray.server.task import Task
 from fedray.training.batches import cut_epoch, draw_batches
 from fedray.training.network import Network
 
@@ -28,18 +29,18 @@ class Client:
     def __init__(
         self,
         network: Network,
-        algorithm: Any,
+        task: Task,
         number: int,
         images: Array,
         labels: Array,
         message: Tensors,
         memory: Tensors,
-        t: int,
-        lr: float,
         first_epoch: int = 0,
     ):
-        self.network, self.algorithm, self.number = network, algorithm, number
-        self.images, self.labels, self.message, self.memory, self.t, self.lr = images, labels, message, memory, t, lr
+        """`message` is the task's, on the device, with the client's own part in it."""
+        self.network, self.algorithm, self.number = network, task.algorithm, number
+        self.images, self.labels, self.message, self.memory = images, labels, message, memory
+        self.t, self.lr, self.attempt = task.t, task.lr, task.attempt
         self.epoch = self.call = first_epoch  # numbers of the next pass over the shard, and of the next descent
         self.steps = 0
         self.train_loss: torch.Tensor | float = math.nan
@@ -69,6 +70,7 @@ class Client:
         plainly = not (correct or optimizer or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum)
         references = network.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
         for inputs, targets in self.batches(epochs):
+            network.heed()
             if algorithm.compares:
                 outputs, features = network.outputs_and_features(flat.module, inputs)
             else:
@@ -114,11 +116,12 @@ class Client:
     def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """The batches of one `descend`. The next `descend` draws its batches and its dropout masks anew."""
         seed, first, per_epoch = self.network.recipe.seed, self.epoch, cut_epoch(self.algorithm, len(self.labels)).steps
-        drawn = self.algorithm.local_steps(seed, self.t, self.number, per_epoch)
+        drawn = self.algorithm.local_steps(seed, self.t, self.number, per_epoch, self.attempt)
         steps = epochs * per_epoch if epochs else drawn
         self.epoch += -(-steps // per_epoch)
         shard = self.number, self.images, self.labels
-        return self.masked(draw_batches(self.network, self.algorithm, *shard, self.t, first, steps), steps)
+        drawn_batches = draw_batches(self.network, self.algorithm, *shard, self.t, first, steps, self.attempt)
+        return self.masked(drawn_batches, steps)
 
     def masked(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """The same items. While an item is in use, the dropout layers have the masks of its step."""
@@ -126,7 +129,7 @@ class Client:
         self.call += 1
         if not layers:
             return iter(items)
-        keys = dropout_keys(network.recipe.seed, self.t, self.number, steps, len(layers), call)
+        keys = dropout_keys(network.recipe.seed, self.t, self.number, steps, len(layers), call, self.attempt)
         return keyed(items, layers, torch.from_numpy(keys).to(network.device))
 
     def gradient(self, at: Tensors) -> torch.Tensor:

@@ -1,7 +1,6 @@
 """Evaluation of a model in a process: the server's, or the one that a client would use."""
 
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +15,7 @@ from fedray.training.network import Network
 from fedray.training.shards import place
 from fedray.training.spec import evaluation_batch
 from fedray.training.trainer import Trainer
-from fedray.training.transfer import Examples, to_host
+from fedray.training.transfer import Examples, Received, to_host
 
 FINE_TUNING = 2**32  # the first epoch of training that is part of an evaluation; no round has that many epochs
 
@@ -24,32 +23,24 @@ FINE_TUNING = 2**32  # the first epoch of training that is part of an evaluation
 def evaluate(trainer: Trainer, message: Vectors, images: Array, labels: Array, top_k: int | None = None) -> Measured:
     """Measure the message's model on images, in batches of spec.evaluation_batch."""
     with blamed_on("evaluation failed"), trainer.network.arithmetic():
-        model = trainer.received({name: message[name] for name in ("params", "buffers")})
+        model = trainer.on_its_place({name: message[name] for name in ("params", "buffers")})
         return measure(trainer.network, model, images, labels, top_k)
 
 
 def evaluate_client(
-    trainer: Trainer,
-    algorithm: Any,
-    client: int,
-    shard: Examples,
-    test: Examples,
-    message: Vectors | Tensors,
-    memory: Vectors,
-    t: int,
-    lr: float,
+    trainer: Trainer, received: Received, client: int, shard: Examples, test: Examples, memory: Vectors
 ) -> Scores:
     """Measure the model that a client would use on the client's own test images.
 
-    `message` is the broadcast of the state after round t.
+    The task's message is the broadcast of the state after its round.
     """
-    network = trainer.network
-    received, remembered, _ = trainer.receive(algorithm, message, memory)
+    network, task = trainer.network, received.task
+    message, remembered, _ = trainer.receive(task.algorithm, received.message, memory)
     shard = place(*shard, network.device)
-    here = Client(network, algorithm, client, *shard, received, remembered, t, lr, first_epoch=FINE_TUNING)
+    here = Client(network, task, client, *shard, message, remembered, first_epoch=FINE_TUNING)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=t, client=client))
-        model = algorithm.own_model(here, received, remembered, lr)
+        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=task.t, client=client))
+        model = task.algorithm.own_model(here, message, remembered, task.lr)
     found, count = measure(network, model, *test), len(test[1])
     labels = test[1].cpu().numpy() if isinstance(test[1], torch.Tensor) else test[1]
     return count, math.fsum(found.losses) / count, int((found.predicted == labels).sum()) / count

@@ -3,16 +3,20 @@
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from fedray.core.scores import Performance, performance
-from fedray.core.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut, gather, remembered
+from fedray.core.updates import Event, Scores, Seconds, Trained, Updates, Vectors, cut
 from fedray.data.dataset import Dataset, Split
 from fedray.data.skew import TEST
+from fedray.server.gathering import gather, remembered
+from fedray.server.memories import Memories
+from fedray.server.population import Where, check_where
+from fedray.server.task import Handle, Task
 from fedray.training.block import evaluate_block, train_block
 from fedray.training.evaluate import evaluate
 from fedray.training.shards import Shards, place
@@ -41,35 +45,43 @@ class InProcessPopulation:
         self.shards = Shards(recipe, device, dataset.train_images, dataset.train_labels, shards)
         self.tests = Shards(recipe, device, dataset.test_images, dataset.test_labels, own_tests or [], TEST)
         self.splits: dict[Split, Examples] = {}
-        self.remembered: dict[int, Vectors] = {}
-        self.learned: tuple[int, dict[int, Vectors]] = (0, {})  # the last round, and the memories that it changed
+        self.memory: Memories[Vectors] = Memories()
         self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}
 
     def __len__(self) -> int:
         return len(self.sizes)
 
-    def train(
-        self, algorithm: Any, cohort: list[int], message: Vectors, t: int, lr: float, drop: bool = False
-    ) -> Updates:
-        began = time.perf_counter()
-        if self.learned[0] != t:
-            self.remembered.update(self.learned[1])
+    def submit(self, task: Task, clients: Sequence[int]) -> Handle:
+        """Hand out a task. Its clients are trained when it is taken."""
+        handle = Handle(task, list(clients))
+        self.memory.hand_out(handle)
+        return handle
+
+    def take(self, handle: Handle, where: Where = "driver") -> Updates:
+        check_where(handle.task, where)
+        self.memory.take(handle)
+        began, task = time.perf_counter(), handle.task
         learned: dict[int, Vectors] = {}
 
         def trained() -> Iterator[list[Trained]]:
-            for block in cut(cohort, self.blocks):
-                memories = [self.remembered.get(client, {}) for client in block]
+            for block in cut(handle.clients, self.blocks):
+                memories = [self.memory.of(client) or {} for client in block]
                 part, new = train_block(
-                    self.trainer, algorithm, block, self.shards.of, message, memories, t, lr, summed=algorithm.linear
+                    self.trainer, task, block, self.shards.of, memories, summed=task.aggregator.linear
                 )
-                if algorithm.remembers:
-                    learned.update(remembered(block, part.reports, new))
+                learned.update(remembered(task, block, part.reports, new))
                 yield [replace(part, reports=[replace(report, **self.place) for report in part.reports])]
 
-        updates = gather(algorithm, trained())
-        self.learned = (t, learned)
+        updates = gather(task, trained())
+        self.memory.learn(handle, learned)
         train = sum(report.seconds or 0.0 for report in (*updates.reports, *updates.missing))
         return replace(updates, seconds=Seconds(train=train, aggregate=time.perf_counter() - began - train))
+
+    def keep(self, handle: Handle, t: int | None = None) -> None:
+        self.memory.keep(handle, t)
+
+    def discard(self, handle: Handle) -> None:
+        self.memory.discard(handle)
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
         if split not in self.splits:
@@ -77,19 +89,10 @@ class InProcessPopulation:
         measured = evaluate(self.trainer, state, *self.splits[split], top_k)
         return performance([measured], self.dataset.examples(split)[1], self.trainer.recipe.classes)
 
-    def evaluate_clients(self, algorithm: Any, message: Vectors, t: int, lr: float) -> list[Scores]:
-        memories = dict(self.memories(t))
-        return evaluate_block(
-            self.trainer,
-            algorithm,
-            range(len(self)),
-            self.shards.of,
-            self.tests.of,
-            message,
-            [memories.get(client, {}) for client in range(len(self))],
-            t,
-            lr,
-        )
+    def evaluate_clients(self, task: Task) -> list[Scores]:
+        everyone = range(len(self))
+        memories = [self.memory.of(client) or {} for client in everyone]
+        return evaluate_block(self.trainer, task, everyone, self.shards.of, self.tests.of, memories)
 
     def rows(self) -> dict[str, Any]:
         n = len(self)
@@ -100,11 +103,10 @@ class InProcessPopulation:
         return []
 
     def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        last, learned = self.learned
-        return iter(sorted({**self.remembered, **(learned if last <= t else {})}.items()))
+        return iter(self.memory.after(t))
 
     def remember(self, client: int, memory: Vectors) -> None:
-        self.remembered[client] = memory
+        self.memory.remember(client, memory)
 
     def close(self) -> None:
-        self.remembered.clear()
+        self.memory.clear()

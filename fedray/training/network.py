@@ -1,6 +1,6 @@
 """The model of a process, bound to flat vectors, and its forward passes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any
@@ -25,6 +25,7 @@ class Network:
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
         self.rivals: dict[str, FlatModel] = {}
+        self.heed: Callable[[], None] = lambda: None
 
     def build(self) -> FlatModel:
         """The recipe's model at its initial parameters."""

@@ -3,7 +3,7 @@
 import ctypes
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 import torch
 
+from fedray.core.algorithm import Algorithm
 from fedray.core.mkl import steady_products
 from fedray.core.randomness import torch_seed
 from fedray.core.updates import Report, Vectors, num_bytes
 from fedray.models.build import names_of
 from fedray.models.flat import Array, Tensors
+from fedray.server.task import Task
 from fedray.training.client import Client
 from fedray.training.fused.together import Together
 from fedray.training.network import Network
 from fedray.training.personal import OwnPart
 from fedray.training.shards import place
 from fedray.training.spec import Recipe
-from fedray.training.transfer import Done, to_host
+from fedray.training.transfer import Done, Received, to_host
 
 
 def settle_in() -> None:
@@ -54,48 +56,37 @@ class Trainer:
         self.own_parts: dict[Any, OwnPart] = {}
         self.together = Together(recipe, self.network.flat, device)
 
+    def heed_by(self, heed: Callable[[], None]) -> None:
+        """Call `heed` before each local step from now on. What it raises ends the client's round."""
+        self.network.heed = self.together.heed = heed
+
     def train(
-        self,
-        algorithm: Any,
-        client: int,
-        images: Array,
-        labels: Array,
-        message: Vectors,
-        memory: Vectors,
-        t: int,
-        lr: float,
+        self, task: Task, client: int, images: Array, labels: Array, memory: Vectors
     ) -> tuple[Vectors, Vectors, Report]:
-        """One client's round t from the message: its update, its new memory and its report.
+        """One client's work on a task: its update before the chain, its new memory and its report.
 
         `images` is uint8 [n, c, h, w], `labels` is int64 [n]. No argument is changed.
         """
         with self.network.arithmetic():
-            return self.read(self.work(algorithm, client, images, labels, message, memory, t, lr))
+            return self.read(self.work(self.received(task), client, images, labels, memory))
 
-    def work(
-        self,
-        algorithm: Any,
-        client: int,
-        images: Array,
-        labels: Array,
-        message: Vectors | Tensors,
-        memory: Vectors,
-        t: int,
-        lr: float,
-    ) -> Done:
+    def work(self, received: Received, client: int, images: Array, labels: Array, memory: Vectors) -> Done:
         """One client's round, as `train` plays it, with its results left on the device.
 
         The next client's round overwrites them.
         """
-        began = time.perf_counter()
+        began, task = time.perf_counter(), received.task
+        algorithm, t = task.algorithm, task.t
         images, labels = place(images, labels, self.network.device)
-        received, remembered, own = self.receive(algorithm, message, memory)
-        here = Client(self.network, algorithm, client, images, labels, received, remembered, t, lr)
+        message, remembered, own = self.receive(algorithm, received.message, memory)
+        for layer in self.network.dropouts:
+            layer.key = None  # that of a call that was stopped
+        here = Client(self.network, task, client, images, labels, message, remembered)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client))
-            update, remembered = algorithm.local_round(here, received, remembered, lr)
+            torch.manual_seed(torch_seed(self.recipe.seed, "dropout", t=t, client=client, attempt=task.attempt))
+            update, remembered = algorithm.local_round(here, message, remembered, task.lr)
         if own:
-            update, kept = own.split(received, update)
+            update, kept = own.split(message, update)
             remembered = {**remembered, **kept}
         new_memory = self.arrays(remembered)
         found, wanted = tuple(update["params"].shape), tuple(message["params"].shape)
@@ -113,7 +104,7 @@ class Trainer:
             train_loss=loss if isinstance(loss, float) else None,
             update_norm=norm if isinstance(norm, float) else None,
             seconds=time.perf_counter() - began,
-            bytes_down=num_bytes(message) - unsent,
+            bytes_down=received.bytes_down - unsent,
             bytes_up=num_bytes(update) - unsent,
             images=here.seen,
         )
@@ -130,7 +121,14 @@ class Trainer:
         report = replace(done.report, train_loss=loss, update_norm=norm, seconds=seconds)
         return dict(zip(done.update, vectors, strict=True)), done.memory, report
 
-    def received(self, message: Vectors) -> Tensors:
+    def received(self, task: Task) -> Received:
+        """A task as clients here get it: its message on the device, with its inputs in it."""
+        message = self.on_its_place(task.message)
+        if task.inputs:
+            message = task.algorithm.receive(message, [self.tensors(vectors) for vectors in task.inputs])
+        return Received(task, message, num_bytes(task.message) + sum(map(num_bytes, task.inputs)))
+
+    def on_its_place(self, message: Vectors) -> Tensors:
         """Copy a message to the device, once per message.
 
         Read-only arrays at the same address are the same message, because this object keeps the last one alive. Arrays
@@ -146,17 +144,16 @@ class Trainer:
         return self.last_received[2]
 
     def receive(
-        self, algorithm: Any, message: Vectors | Tensors, memory: Vectors
+        self, algorithm: Algorithm, message: Tensors, memory: Vectors
     ) -> tuple[Tensors, Tensors, OwnPart | None]:
         """A message and a memory as tensors. The client's own part is in place. A missing memory is made."""
-        received, remembered = self.tensors(message), self.tensors(memory)
-        own = self.own_part(algorithm)
+        remembered, own = self.tensors(memory), self.own_part(algorithm)
         if algorithm.remembers and not remembered:
             remembered = algorithm.init_memory(self.network.initial["params"], self.network.initial["buffers"])
             remembered = {**remembered, **(own.of(self.network.initial) if own else {})}
-        return own.join(received, remembered) if own else received, remembered, own
+        return own.join(message, remembered) if own else message, remembered, own
 
-    def own_part(self, algorithm: Any) -> OwnPart | None:
+    def own_part(self, algorithm: Algorithm) -> OwnPart | None:
         """The part of the model that stays at the clients; None where the algorithm has none."""
         if not algorithm.personalises:
             return None

@@ -1,20 +1,19 @@
 """Copies between the host's memory and a device's, as few as possible.
 
 A device works on its own. It computes some time after it was told to, and the host waits for each number that it reads.
-So the results of a client's round stay on the device (Done), the updates of a block are added up there (SumThere), and
-the host reads everything that it needs in one copy.
+So the results of a client's round stay on the device (Done), the updates of a block are added up there (outgoing.py),
+and the host reads everything that it needs in one copy.
 """
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from fedray.core.updates import Report, Sum, Vectors
+from fedray.core.updates import Report, Vectors
 from fedray.models.flat import Array, Tensors
+from fedray.server.task import Task
 
 Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
 
@@ -34,10 +33,26 @@ def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
         return []
     # The largest numbers first, so that each array begins where its numbers may.
     order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
-    pieces = [tensors[i].detach().reshape(-1).contiguous().view(torch.uint8) for i in order]
+    pieces = [as_bytes(tensors[i].detach().reshape(-1)) for i in order]
     copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
     found = {i: copy.view(tensors[i].dtype).view(tensors[i].shape) for i, copy in zip(order, copies, strict=True)}
     return [found[i].numpy() for i in range(len(tensors))]
+
+
+def as_bytes(vector: torch.Tensor) -> torch.Tensor:
+    """The bytes of a vector. Only one whose numbers lie side by side can be looked at as bytes; a row of an expanded
+    tensor with a number or none is contiguous to torch, and still is none of those."""
+    aside = vector.contiguous() if vector.numel() > 1 else vector.clone(memory_format=torch.contiguous_format)
+    return aside.view(torch.uint8)
+
+
+class Received(NamedTuple):
+    """A task whose message is where clients train."""
+
+    task: Task
+    message: Tensors
+    bytes_down: int
+    """The length of the message and of the task's inputs as they were sent."""
 
 
 class Done(NamedTuple):
@@ -61,61 +76,3 @@ class Done(NamedTuple):
             number if isinstance(number, torch.Tensor) else torch.tensor(number, dtype=torch.float64, device=device)
             for number in (self.train_loss, self.update_norm)
         ]
-
-
-class SumThere:
-    """The weighted sum of a block's updates, made where they are and read once. It equals updates.Sum to the bit.
-
-    An update that is not finite, or whose loss is not, counts as minus zeros. They change no sum, nor the sign of a
-    zero in it.
-    """
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.vectors: Tensors = {}
-        self.reports: list[Report] = []
-        self.weights: list[float] = []
-        self.losses: list[torch.Tensor] = []
-        self.norms: list[torch.Tensor] = []
-        self.counts: list[torch.Tensor] = []
-
-    def add(self, done: Done, weight: float) -> None:
-        loss, norm = done.numbers
-        counts = done.counts
-        if counts is None:
-            counts = torch.isfinite(loss)
-            for vector in done.update.values():
-                counts = counts & torch.isfinite(vector).all()
-        leave_out = ~counts
-        for name, vector in done.update.items():
-            # Two operations, because NumPy rounds twice. One that multiplies and adds would round once.
-            part = (vector * float(np.float32(weight))).masked_fill_(leave_out, -0.0)
-            self.vectors[name] = self.vectors[name].add_(part) if name in self.vectors else part
-        self.reports.append(done.report)
-        self.weights.append(weight)
-        self.losses.append(loss)
-        self.norms.append(norm)
-        self.counts.append(counts)
-
-    def read(self) -> tuple[Sum, list[Report]]:
-        """Read the sum and the reports, in one copy.
-
-        The clients share the time since the first one began, in proportion to their own seconds.
-        """
-        numbers = [torch.stack(each) for each in (self.losses, self.norms, self.counts)]
-        losses, norms, counts, *vectors = to_host([*numbers, *self.vectors.values()])
-        longer = (time.perf_counter() - self.began) / sum(report.seconds or 0.0 for report in self.reports)
-        reports = [
-            replace(
-                report,
-                train_loss=loss,
-                update_norm=norm,
-                seconds=(report.seconds or 0.0) * longer,
-                status="ok" if ok else "non_finite",
-            )
-            for report, loss, norm, ok in zip(
-                self.reports, losses.tolist(), norms.tolist(), counts.tolist(), strict=True
-            )
-        ]
-        weight = sum(weight for weight, ok in zip(self.weights, counts, strict=True) if ok)
-        return Sum(dict(zip(self.vectors, vectors, strict=True)) if counts.any() else {}, weight), reports

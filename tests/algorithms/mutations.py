@@ -32,23 +32,26 @@ STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimiz
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
 TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "training/spec.py"
 DROPOUT = "models/dropout.py"
+NEUTRAL, NORMS, ABLE = (f"algorithms/{name}.py" for name in ("hooks", "norms", "capabilities"))
+MEMORIES, GATHERING, MEAN = (f"server/{name}.py" for name in ("memories", "gathering", "aggregators"))
+OUTGOING = "training/outgoing.py"
 
 GLOBAL = [
     # (file in fedray/, what stands there once, what to put in its place, the mistake)
-    (AVG, 'return {"params": end - start}, memory', 'return {"params": start - end}, memory', "server minus client"),
+    (NEUTRAL, 'return {"params": end - start}, memory', 'return {"params": start - end}, memory', "server minus client"),
     (AVG, 'self.weighting == "num_examples" else 1.0', 'self.weighting != "uniform" else 2.0', "weights of 2"),
     (AVG, "return float(num_examples) if", "return 1.0 if", "all clients weigh the same"),
-    (AVG, "np.float32(updates.sum.weight)", "np.float32(len(updates.reports) or 1)", "divided by the cohort's size"),
+    (MEAN, "updates.sum.weight if denominator is None else denominator", "len(updates.reports) or 1", "divided by the cohort's size"),
     (AVG, 'params += state["params"]', 'params -= state["params"]', "the old model is subtracted"),
     (AVG, 'if self.weighting == "sum" else 1.0', "", "buffers are scaled by server_lr"),
-    (AVG, "self.correct if self.corrects else None", "None", "the correction is left out"),
-    (AVG, 'end["params"], steps, lr, message', 'end["params"], steps, self.lr, message', "lr of round 1 in finish"),
+    (NEUTRAL, "self.correct if self.corrects else None", "None", "the correction is left out"),
+    (NEUTRAL, 'end["params"], steps, lr, message', 'end["params"], steps, self.lr, message', "lr of round 1 in finish"),
     (AVG, "np.float32(self.server_lr) * direction", "1.0 * direction", "server_lr is left out"),
-    (SERVER, "math.fsum(algorithm.weight(report.num_examples) for report in updates.reports) / all_weights",
+    (SERVER, "math.fsum(updates.weights) / all_weights",
      "len(members) / len(population)", "|S|/N whatever the weights are"),
     (SERVER, "/ all_weights", "/ all_weights * len(population) / len(members)", "the share is not of all clients"),
-    (TRAINER, "images, labels, received, remembered, t, lr)\n        with",
-     "images, labels, received, remembered, t, algorithm.lr)\n        with", "clients train with the lr of round 1"),
+    (CLIENT, "self.t, self.lr, self.attempt = task.t, task.lr,", "self.t, self.lr, self.attempt = task.t, task.algorithm.lr,",
+     "clients train with the lr of round 1"),
     (CLIENT, "velocity.mul_(algorithm.momentum).add_(direction)",
      "velocity.mul_(algorithm.momentum).add_(direction, alpha=1 - algorithm.momentum)", "momentum with dampening"),
     (CLIENT, "direction = correct(direction, flat.params, self.message, self.memory, self.lr)",
@@ -79,8 +82,8 @@ GLOBAL = [
      "            losses += loss.detach().double() * len(targets)\n",
      "the reported loss has the penalty in it"),
     (FUSED, "np.array([[share.steps] for share", "np.array([[share.per_epoch] for share", "steps of one epoch"),
-    (FUSED, "direction = algorithm.correct(grad, now, received, memory, lr)",
-     'direction = algorithm.correct(grad, received["params"], received, memory, lr)',
+    (FUSED, "direction = algorithm.correct(grad, now, message, memory, lr)",
+     'direction = algorithm.correct(grad, message["params"], message, memory, lr)',
      "fused: corrected at w_t, not at w"),
     (PROX, 'grad + self.mu * (params - message["params"])',
      'grad - self.mu * (params - message["params"])', "pushed away"),
@@ -126,8 +129,8 @@ GLOBAL = [
     (NOVA, "self.momentum, lr * self.mu)", "self.momentum, self.lr * self.mu)", "the setting's lr"),
     (NOVA, "self.momentum, lr * self.mu)", "self.momentum, self.mu)", "mu without lr"),
     (NOVA, "self.momentum, lr * self.mu)", "0.0, lr * self.mu)", "mu without momentum"),
-    (NOVA, 'mean["params"] *= mean["tau"]', "", "without tau_eff"),
-    (NOVA, 'mean["params"] *= mean["tau"]', 'mean["params"] *= np.float32(self.epochs)', "epochs for tau_eff"),
+    (NOVA, 'mean["params"] * mean["tau"]', 'mean["params"]', "without tau_eff"),
+    (NOVA, 'mean["params"] * mean["tau"]', 'mean["params"] * np.float32(self.epochs)', "epochs for tau_eff"),
     (NOVA, 'grad + self.mu * (params - message["params"]) if self.mu else grad', "grad", "no proximal term"),
     (FAR, "momentum * speed + 1.0", "momentum * (speed + 1.0)", "the gradient is damped, too"),
     (FAR, "speed = momentum * speed + 1.0 - pull", "speed = 1.0 - pull", "no momentum"),
@@ -240,9 +243,9 @@ PERSONAL = [
      "        client.lr = self.lr\n        return client.descend(message",
      "fine-tuned with the lr of round 1"),
     (LOCAL, "return names\n", "return names[1:]\n", "one tensor is shared"),
-    (AVG, "        return norms\n", "        return [name for name in norms if 'running' not in name]\n", "the statistics are averaged"),
-    (AVG, "        return norms\n", "        return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
-    (AVG, "if not norms:", "if False:", "FedBN takes any model"),
+    (NORMS, "        return norms\n", "        return [name for name in norms if 'running' not in name]\n", "the statistics are averaged"),
+    (NORMS, "        return norms\n", "        return [name for name in norms if 'running' in name]\n", "only the statistics stay"),
+    (NORMS, "if not norms:", "if False:", "FedBN takes any model"),
     (PER, "names[-1].rpartition", "names[0].rpartition", "the first layer is personal"),
     (PER, 'return f"{layer}.*" if layer else names[-1]', "return names[-1]", "only the last layer's bias is personal"),
     (PER, "if name in kept or any(fnmatchcase(name, pattern) for pattern in patterns)]",
@@ -265,7 +268,7 @@ PERSONAL = [
     (PART, "self.of({name: start[name] + update[name]",
      "self.of({name: update[name]",
      "the own part's change is kept"),
-    (TRAINER, "update, kept = own.split(received, update)",
+    (TRAINER, "update, kept = own.split(message, update)",
      "update, kept = own.split(self.network.initial, update)",
      "the own part begins anew each round"),
     (PART, 'message[name].index_copy(0, at, memory[f"own_{name}"])',
@@ -277,7 +280,7 @@ PERSONAL = [
     (TRAINER, "**(own.of(self.network.initial) if own else {})",
      "**(own.of(received) if own else {})",
      "the own part begins as the round's message"),
-    (TRAINER, "bytes_down=num_bytes(message) - unsent", "bytes_down=num_bytes(message)", "bytes down with the own part"),
+    (TRAINER, "bytes_down=received.bytes_down - unsent", "bytes_down=received.bytes_down", "bytes down with the own part"),
     (TRAINER, "bytes_up=num_bytes(update) - unsent", "bytes_up=num_bytes(update)", "bytes up with the own part"),
     (PART, "for places in self.places.values())",
      'for places in [self.places["params"]])',
@@ -288,24 +291,20 @@ PERSONAL = [
     (EVALUATE, "network.flat.module.eval()\n        for first",
      "network.flat.module.train()\n        for first",
      "evaluated in training mode"),
-    (EVALUATE, "received, remembered, _ = trainer.receive(algorithm, message, memory)",
-     "received, remembered, _ = trainer.receive(algorithm, message, {})",
+    (EVALUATE, "message, remembered, _ = trainer.receive(task.algorithm, received.message, memory)",
+     "message, remembered, _ = trainer.receive(task.algorithm, received.message, {})",
      "evaluated without the memory"),
     (EVALUATE, "found, count = measure(network, model, *test), len(test[1])",
      "test = shard\n    found, count = measure(network, model, *test), len(test[1])",
      "evaluated on the shard"),
     (EVALUATE, ", first_epoch=FINE_TUNING)", ")", "fine-tuning sees the round's batches again"),
     (EVALUATE, '    with torch.random.fork_rng(devices=[]):\n'
-     '        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=t, client=client))\n'
-     '        model = algorithm',
-     "    if True:\n        model = algorithm",
+     '        torch.manual_seed(torch_seed(network.recipe.seed, "fine-tune", t=task.t, client=client))\n'
+     '        model = task',
+     "    if True:\n        model = task",
      "fine-tuning draws from torch's own generator"),
-    (AVG, '        return {"params": message["params"], "buffers": message["buffers"]}\n'
-     '\n'
-     '    # On the server, after',
-     '        return {"params": 0 * message["params"], "buffers": message["buffers"]}\n'
-     '\n'
-     '    # On the server, after',
+    (NEUTRAL, 'return {"params": message["params"], "buffers": message["buffers"]}',
+     'return {"params": 0 * message["params"], "buffers": message["buffers"]}',
      "a model of zeros is evaluated"),
 ]  # fmt: skip
 
@@ -318,8 +317,8 @@ EVALUATION = [
      "np.average(losses, weights=counts), np.average(accuracies, weights=counts)",
      "clients count by their test images"),
     (ROWS, "np.mean(losses), np.mean(accuracies)", "np.mean(losses), np.median(accuracies)", "the median"),
-    (ROWS, "message = e.algorithm.broadcast(done.state, done.t)",
-     "message = e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
+    (ROWS, "e.algorithm.broadcast(done.state, done.t)",
+     "e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
      "done.state.items()}, done.t)",
      "the state before the round, half of it"),
     (ROWS, "if due(evaluation.every) and not e.algorithm.personalises:",
@@ -338,7 +337,7 @@ EVALUATION = [
     (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
     (OPENING, "e.blocks or 1, job.own_tests, device)", "e.blocks or 1, job.own_tests and job.own_tests[::-1], device)",
      "another client's test images"),
-    (ROWS, "done.lr), strict=True)", "e.algorithm.lr), strict=True)", "the lr of round 1 in the evaluation"),
+    (ROWS, "done.t, done.lr)\n", "done.t, e.algorithm.lr)\n", "the lr of round 1 in the evaluation"),
     (ATTEMPT, "            clients.remember(client, memory)\n", "", "memories are lost in a resume"),
     (EXP, "clients_every=self.every if own_models else 0",
      "clients_every=self.every",
@@ -347,18 +346,16 @@ EVALUATION = [
      "clients_every=1 if own_models else 0",
      "auto is every round"),
     (EXP, "if self.clients_every is not None:", "if self.clients_every:", "0 is auto"),
-    (AVG, "return self.personalises or type(self).own_model is not FedAvg.own_model",
+    (ABLE, 'return self.personalises or self.has_own("own_model")',
      "return self.personalises",
      "auto overlooks ditto and finetune"),
-    (HERE, "memories = dict(self.memories(t))\n",
-     "memories = dict(self.remembered)\n",
+    (HERE, "[self.memory.of(client) or {} for client in everyone]",
+     "[dict(self.memories(task.t - 1)).get(client, {}) for client in everyone]",
      "evaluated with the memories of the round before"),
-    (HERE, "memories = dict(self.memories(t))\n",
-     "memories = dict(self.memories(t - 1))\n",
-     "evaluated with the memories of the round before, by number"),
-    (HERE, "[memories.get(client, {}) for client in range(len(self))]",
-     "[memories.get((client + 1) % len(self), {}) for client in range(len(self))]",
+    (HERE, "[self.memory.of(client) or {} for client in everyone]",
+     "[self.memory.of((client + 1) % len(self)) or {} for client in everyone]",
      "another client's memory"),
+    (SERVER, "        population.keep(handle)\n", "", "nothing is kept"),
 ]  # fmt: skip
 
 OWN_TESTS = [
@@ -382,19 +379,16 @@ OWN_TESTS = [
 ]  # fmt: skip
 
 ON_RAY = [
-    (POP, "known = {**self.memory_refs, **self.learned[1]}",
-     "known = self.memory_refs",
-     "Ray: the memories of the round before"),
-    (POP, "[known.get(client, {}) for client in clients] if remembers",
-     "[{} for client in clients] if remembers",
-     "Ray: no memories"),
+    (POP, "        orders, errand = as_sent(task), Errand(self.traffic, self.plan.lanes)\n",
+     "        orders, errand = as_sent(replace(task, t=1)), Errand(self.traffic, self.plan.lanes)\n",
+     "Ray: the round is always 1"),
+    (POP, "clients, *memories)]\n", "clients, *[{} for _ in memories])]\n", "Ray: no memories"),
     (POP, "own_test = self.own_tests[client] if",
      "own_test = self.own_tests[0] if", "Ray: client 0's test images"),
     (ACTOR, "self.rows[self.ends[place - 1] if place else 0 : self.ends[place]]",
      "self.rows[: self.ends[0]]", "Ray, packed: client 0's images"),
     (SHARDS, "self.copy(client, self.rows[client])", "self.copy(client, self.rows[0])", "all have client 0's images"),
     ("cluster/pool.py", "            use.enrol(slot.handle)\n", "            pass\n", "Ray: a new actor is not enrolled"),
-    (ACTOR, "shard, test, message, known, t, lr)", "shard, test, message, known, 1, lr)", "Ray: the round is always 1"),
 ]  # fmt: skip
 
 HOOKS = ("fedprox", "scaffold", "fednova", "feddyn", "fedopt", "fedsgd", "moon", "references", "laws", "fedavg")
@@ -409,8 +403,8 @@ WITH_FAULTS = [
     (SERVER, "        if updates.reports:\n", "        if True:\n", "a round without updates is aggregated"),
     (SERVER, "    for _ in range(2):\n", "    for _ in range(1):\n", "no second attempt"),
     (SERVER, "retries=updates.retries + retries", "retries=retries", "the retries are forgotten"),
-    ("training/block.py", 'if report.status != "ok":\n            continue', "", "what is not finite is summed"),
-    (UPDATES, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
+    (OUTGOING, "if not counts:\n            return", "if False:\n            return", "what is not finite is summed"),
+    (GATHERING, ', strict=True) if report.status == "ok"}', ", strict=True)}", "what is rejected is remembered"),
     (
         ROWS,
         '"bytes_down": sent * len(done.cohort)',
@@ -419,20 +413,36 @@ WITH_FAULTS = [
     ),
     (ENDING, 'faults.non_finite == "stop" or not left', 'faults.non_finite == "stop"', "goes on without any update"),
     (RUN, "carried += [*clients.events(), Event", "carried = [Event", "events before going back are forgotten"),
-    (HERE, "if self.learned[0] != t:", "if True:", "in-process: a round that is repeated is remembered twice"),
+    (
+        MEMORIES,
+        "if t >= self.t else {**self.known, **self.replaced}",
+        "",
+        "an interrupt saves the next round's memories",
+    ),
+    (
+        MEMORIES,
+        "self.replaced.setdefault(client, self.known.get(client))",
+        "self.replaced[client] = self.known.get(client)",
+        "the round before has what its own handles replaced",
+    ),
 ]
 
 LOST = [
-    (POP, "        if self.learned[0] != t:\n", "        if True:\n", "a round that is repeated is remembered twice"),
-    (POP, "if not ticket.error:", "if True:", "a call that was dropped is remembered"),
+    (
+        SERVER,
+        "        population.discard(handle)\n",
+        "        population.keep(handle)\n",
+        "a round that is repeated is remembered twice",
+    ),
+    (POP, "if not ticket.error]", "if True]", "a call that was dropped is remembered"),
     (POP, "if not ticket.drop:\n                raise", "raise", "clients are never left out"),
     (DISPATCH, "if ticket.drop and running:", "if ticket.drop:", "what only waited is left out, too"),
     (DISPATCH, "if ticket.drop and running:", "if False:", "nothing is left out"),
     ("cluster/tickets.py", "self.slowest = dict(self.measured)", "pass", "no deadline, ever"),
     (
         "cluster/tickets.py",
-        "self.patience.factor * pace * ticket.cost",
-        "self.patience.factor * pace",
+        "patience.factor * pace * ticket.cost",
+        "patience.factor * pace",
         "a deadline whatever the size",
     ),
     (DISPATCH, "slot.lost, slot.where = True, {}", "slot.where = {}", "a new actor is no event"),
@@ -450,31 +460,31 @@ LOCAL_TRAINING = [
     (CLIENT, "steps = epochs * per_epoch if epochs else drawn", "steps = drawn", "fine-tuning's epochs are drawn"),
     ("models/flat.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
     (FUSED, "        algorithm.clip(grad)\n", "", "fused: no clipping"),
-    (FUSED, "direction = algorithm.correct(grad, now, received, memory, lr)",
-     "direction = algorithm.clip(algorithm.correct(grad, now, received, memory, lr))",
+    (FUSED, "direction = algorithm.correct(grad, now, message, memory, lr)",
+     "direction = algorithm.clip(algorithm.correct(grad, now, message, memory, lr))",
      "fused: clipped after it was corrected, too"),
     (LOSSES, "batch.weights, algorithm.label_smoothing", "batch.weights, 0.0", "fused: no label smoothing"),
     (LOSSES, "(smoothing - 1) * weights", "-weights", "fused: the gradient is not smoothed"),
     (LOSSES, "smoothing / output.shape[classes] * weights", "smoothing * weights", "fused: smoothing for each class"),
-    (BATCHES, "local_steps(seed, t, client, per_epoch)", "local_steps(seed, t, place, per_epoch)", "fused: drawn by place"),
+    (BATCHES, "local_steps(seed, task.t, client, per_epoch", "local_steps(seed, task.t, place, per_epoch", "fused: drawn by place"),
     (BATCHES, "self.recipe.cutout, self.recipe.mean)", "16, self.recipe.mean)", "fused: squares of 16"),
-    (BATCHES, '"cutout", t, places, lambda', '"augment", t, places, lambda', "fused: cutout draws crop-flip's numbers"),
+    (BATCHES, '"cutout", task, places, lambda', '"augment", t, places, lambda', "fused: cutout draws crop-flip's numbers"),
     (STEPS, '"local-work", t=t, client=client', '"local-work", t=t', "all clients draw the same"),
     (STEPS, '"local-work", t=t, client=client', '"local-work", client=client', "all rounds draw the same"),
     (STEPS, 'generator(seed, "local-work"', 'generator(0, "local-work"', "the seed is ignored"),
     (STEPS, "integers(least, most + 1)", "integers(least, most)", "the most is never drawn"),
-    (STEPS, "return drawn if self.steps else", "return drawn * per_epoch if self.steps else", "steps are epochs"),
+    (STEPS, "return most if self.steps else", "return most * per_epoch if self.steps else", "steps are epochs"),
     (STEPS, "(self.clip_norm / norm).clamp(max=1.0)", "(self.clip_norm / norm)", "short gradients are made longer"),
     (STEPS, "grad.square().sum(-1, keepdim=True)", "grad.square().sum()", "one norm for all clients"),
     (STEPS, "if self.needs_sgd and self.local_optimizer:", "if False:", "SCAFFOLD takes Adam"),
     (ADAM, 'given["momentum"] = wanted.momentum', "pass", "torch's sgd has no momentum"),
     (ADAM, '"weight_decay": wanted.weight_decay', '"weight_decay": 0.0', "no weight decay"),
     (ADAM, ", **read_options(wanted.options))", ")", "options are ignored"),
-    (AVG, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
+    (NEUTRAL, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
     (EVALUATE, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
      "evaluation is smoothed"),
     (ROUND, "recipe.cutout, recipe.mean)", "16, recipe.mean)", "squares of 16"),
-    (ROUND, '"cutout", t=t, client=client, epoch=epoch', '"cutout", t=t, client=client', "one square for all epochs"),
+    (ROUND, '"cutout", **at, epoch=epoch', '"cutout", **at', "one square for all epochs"),
     (AUGMENT, "first = centre - side // 2", "first = (centre - side // 2).clamp(min=0)", "squares stay inside"),
     (AUGMENT, "round(255 * channel)", "0", "black squares"),
     (AUGMENT, "covered(centre // width, side", "covered(centre % width, side", "squares on the diagonal"),
@@ -484,8 +494,8 @@ MASKS = [
     (CLIENT, "        self.call += 1\n", "", "a client that descends again has the same masks"),
     (
         CLIENT,
-        "self.number, steps, len(layers), call)",
-        "0, steps, len(layers), call)",
+        "self.number, steps, len(layers), call,",
+        "0, steps, len(layers), call,",
         "the same masks for all clients",
     ),
     (CLIENT, "self.masked(range(batches), batches)", "range(batches)", "a full gradient's masks are not keyed"),
@@ -545,13 +555,13 @@ FUSED_MODELS = [
 ]  # fmt: skip
 
 ON_A_DEVICE = [
-    (TRANSFER, "float(np.float32(weight))", "1.0", "the device sums without weights"),
-    (TRANSFER, ".masked_fill_(leave_out, -0.0)", ".masked_fill_(leave_out, 0.0)", "a zero loses its sign"),
-    (TRANSFER, ".masked_fill_(leave_out, -0.0)", "", "the device sums what is not finite"),
-    (TRANSFER, "counts = torch.isfinite(loss)\n", "counts = torch.isfinite(norm)\n", "a loss may be infinite there"),
-    (TRANSFER, "counts = counts & torch.isfinite(vector).all()", "counts = torch.isfinite(vector).all()",
-     "only the last vector need be finite"),
-    (TRANSFER, "zip(self.weights, counts, strict=True) if ok", "zip(self.weights, counts, strict=True)",
+    (UPDATES, "float(np.float32(weight))", "float(weight)", "weights are not rounded"),
+    (OUTGOING, ".masked_fill(~counts, -0.0)", ".masked_fill(~counts, 0.0)", "a zero loses its sign"),
+    (OUTGOING, ".masked_fill(~counts, -0.0)", "", "the device sums what is not finite"),
+    (OUTGOING, "torch.isfinite(loss) & all_finite(update)", "torch.isfinite(norm) & all_finite(update)",
+     "a loss may be infinite there"),
+    (OUTGOING, "torch.isfinite(loss) & all_finite(update)", "torch.isfinite(loss)", "an update may be infinite there"),
+    (OUTGOING, "zip(self.reports, counts, strict=True) if ok", "zip(self.reports, counts, strict=True)",
      "what is left out has a weight"),
     (SHARDS, "recipe.seen_by(client, images[mine], drawn)", "images[mine]", "what is kept is not skewed"),
     (SHARDS, "images[mine], drawn)", "images[mine])", "own tests are skewed as the shards are"),
@@ -566,6 +576,34 @@ ON_A_DEVICE = [
     (RECIPE, 'if device.startswith("cpu")', "if True", "GPUs evaluate as few images as a CPU"),
 ]  # fmt: skip
 
+CHAIN = [
+    (OUTGOING, "            renewed |= {own + name: tensor for name, tensor in mine.items()}\n", "", "the chain remembers nothing"),
+    (OUTGOING, "for transform in self.task.chain:", "for transform in self.task.chain[::-1]:", "the chain backwards"),
+    (OUTGOING, "sent = transform.encoded_bytes(update, sent)", "transform.encoded_bytes(update, sent)", "bytes as they were"),
+    (OUTGOING, "            counts = counts and finite(update)\n", "", "what the chain made infinite is summed"),
+    (OUTGOING, "counts = counts & all_finite(update)", "pass", "what the chain made infinite is summed on a device"),
+    (OUTGOING, "self.task.address(self.trainer.recipe.seed, report.client)", "self.task.address(self.trainer.recipe.seed, 0)",
+     "all clients draw alike"),
+    (OUTGOING, "self.memories.append({**done.memory, **memory})", "self.memories.append(done.memory)",
+     "the chain remembers nothing on a device"),
+    ("server/task.py", "self.algorithm.remembers or any(transform.remembers for transform in self.chain)",
+     "self.algorithm.remembers", "only algorithms remember"),
+    (MEMORIES, "in self.learned.pop(handle, {}).items():", "in {}.items():", "nothing is kept"),
+]  # fmt: skip
+
+HANDLES = [
+    (POP, "if handle.tickets:\n                self.dispatcher.cancel(handle.errand)", "pass", "what is discarded goes on"),
+    (DISPATCH, "ask_to_stop(errand.name)", "pass", "the call that runs goes on"),
+    (DISPATCH, "            self.queue = [ticket for ticket in self.queue if ticket.errand is not errand]\n", "",
+     "calls that wait are made all the same"),
+    (ACTOR, "        enrolment.trainer.heed_by(heeding(errand))\n", "", "nobody asks whether the call is wanted"),
+    (MEMORIES, "if busy := sorted(clients & self.at_work.keys()):", "if busy := []:", "a client has two handles"),
+    (POP, "retries=handle.errand.retries", "retries=0", "the retries of a handle are forgotten"),
+    (ACTOR, "memories = vectors[inputs:]", "memories = vectors", "inputs are taken for memories"),
+    (POP, "[ticket.refs[1 + i] for i in counted]", "[ticket.refs[1] for i in counted]", "the first client's for everyone's"),
+    ("core/randomness.py", " + (attempt << 32)", "", "another attempt draws the same"),
+]  # fmt: skip
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
@@ -578,6 +616,8 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["training/test_transfer.py"], ON_A_DEVICE),
     (["training/test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
+    (["training/test_outgoing.py"], CHAIN),
+    (["cluster/test_handles.py"], HANDLES),
 ]
 ROOT = Path(__file__).parents[2]
 

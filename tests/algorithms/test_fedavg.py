@@ -10,8 +10,10 @@ from playing import flat, fresh, inputs, play, squared
 from small_data import make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.core.updates import Sum, Updates
+from fedray.core.updates import Updates, WeightedSum
 from fedray.models.build import initial_vectors
+from fedray.server.aggregators import Mean
+from fedray.server.task import Task
 from fedray.training.batches import draw_batches
 from fedray.training.trainer import Trainer
 
@@ -107,10 +109,10 @@ def test_one_round_by_hand():
     expected = {"num_examples": [2.75, 2], "uniform": [2.5, 1.5], "sum": [4, 2]}
     buffers = {"num_examples": 3.5, "uniform": 3, "sum": 3}
     for weighting, params in expected.items():
-        algorithm, total = FedAvg(weighting=weighting, server_lr=0.5), Sum()
+        algorithm, total = FedAvg(weighting=weighting, server_lr=0.5), WeightedSum()
         for vector, n in zip(updates, (1, 3), strict=True):
             total.add_update({"params": vector, "buffers": vector[:1]}, algorithm.weight(n))
-        mean = algorithm.aggregate(Updates(total, []))
+        mean = Mean().aggregate(Updates(total, []), algorithm.denominator(total.weight))
         state = algorithm.server_update({"params": np.ones(2, np.float32), "buffers": np.zeros(1, np.float32)}, mean, 1)
         assert state["params"].tolist() == params
         assert state["buffers"].tolist() == [buffers[weighting]]
@@ -125,7 +127,7 @@ def test_a_round_is_the_weighted_mean_of_what_each_client_does_alone(dataset):
     alone = []
     for client in range(3):
         images, labels = population.shards.of(client)
-        alone.append(population.trainer.train(algorithm, client, images, labels, start, {}, 1, 0.05)[0]["params"])
+        alone.append(population.trainer.train(Task(algorithm, start, 1, 0.05), client, images, labels, {})[0]["params"])
     mean = sum(np.float64(len(s)) * u for s, u in zip(shards, alone, strict=True)) / 96
     np.testing.assert_allclose(done[0].state["params"], start["params"] + mean, atol=1e-6)
     assert len({u.tobytes() for u in alone}) == 3
@@ -161,7 +163,9 @@ def test_batchnorm_statistics_travel_with_the_same_weights():
     alone = []
     for client in range(2):
         images, labels = population.shards.of(client)
-        alone.append(population.trainer.train(algorithm, client, images, labels, start, {}, 1, 1e-3)[0]["buffers"])
+        alone.append(
+            population.trainer.train(Task(algorithm, start, 1, 1e-3), client, images, labels, {})[0]["buffers"]
+        )
     np.testing.assert_allclose(done[0].state["buffers"] - start["buffers"], alone[0] / 3 + alone[1] * 2 / 3, atol=1e-5)
     module = fresh(dataset, "resnet18").train()  # client 0 makes one step, whose forward pass moves the statistics
     module(next(draw_batches(population.trainer.network, algorithm, 0, *population.shards.of(0), 1))[0])
@@ -185,7 +189,7 @@ def test_dropout_is_addressed_and_leaves_torchs_own_generator_alone(dataset):
     assert bits[0] == bits[1]
     start = algorithm.init(*initial_vectors(fresh(dataset, "cnn")))
     losses = [
-        population.trainer.train(algorithm, 0, *population.shards.of(0), start, {}, t, 0.05)[2].train_loss
+        population.trainer.train(Task(algorithm, start, t, 0.05), 0, *population.shards.of(0), {})[2].train_loss
         for t in (1, 2)
     ]
     assert abs(losses[0] - losses[1]) > 1e-4

@@ -9,7 +9,8 @@ from fedray.algorithms.effective_steps import effective_steps
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fednova import FedNova
 from fedray.algorithms.fedprox import FedProx
-from fedray.core.updates import Sum, Updates
+from fedray.core.updates import Updates, WeightedSum
+from fedray.server.aggregators import Mean
 
 SIZES = (6, 10, 18, 27, 35)
 UNEQUAL = {"lr": 0.1, "batch_size": 10, "epochs": 2}
@@ -76,20 +77,20 @@ def test_a_round_by_hand():
     All the same: -0.75 a step, tau_eff = 3, so -2.25. FedAvg: -2. A server_lr of 0.5 halves it.
     """
     for weighting, expected, tau_eff in (("num_examples", -2.1875, 3.5), ("uniform", -2.25, 3)):
-        fednova, total = FedNova(weighting=weighting, server_lr=0.5), Sum()
+        fednova, total = FedNova(weighting=weighting, server_lr=0.5), WeightedSum()
         for n, steps in ((1, 2), (3, 4)):
             update, _ = fednova.finish(torch.tensor([5.0]), torch.tensor([3.0]), steps, 0.1, {}, {})
             vectors = {name: vector.numpy() for name, vector in update.items()}
             total.add_update({**vectors, "buffers": np.full(1, n, np.float32)}, fednova.weight(n))
         updates = Updates(total, [])
-        mean = fednova.aggregate(updates)
+        mean = Mean().aggregate(updates, fednova.denominator(total.weight))
         state = {"params": np.array([5], np.float32), "buffers": np.zeros(1, np.float32)}
         after = fednova.server_update(state, mean, 1.0)
-        assert mean["params"].tolist() == [expected]
+        assert fednova.delta(mean).tolist() == [expected]
         assert after["params"].tolist() == [5 + expected / 2]
         assert after["buffers"].tolist() == [2.5 if weighting == "num_examples" else 2]  # a plain mean, not normalised
         assert after.keys() == state.keys()
-        assert fednova.metrics(after, updates) == {"tau_eff": tau_eff}
+        assert fednova.metrics(after, mean, updates) == {"tau_eff": tau_eff}
 
 
 def test_tau_eff_is_the_mean_of_the_clients_steps():
@@ -98,7 +99,7 @@ def test_tau_eff_is_the_mean_of_the_clients_steps():
     for after in done:
         reports = after.updates.reports
         expected = sum(r.num_examples * r.steps for r in reports) / sum(r.num_examples for r in reports)
-        assert FedNova().metrics(after.state, after.updates) == {"tau_eff": pytest.approx(expected)}
+        assert FedNova().metrics(after.state, after.mean, after.updates) == {"tau_eff": pytest.approx(expected)}
     assert len({r.steps for r in done[0].updates.reports}) == 2
 
 

@@ -5,7 +5,8 @@ import pytest
 from playing import Regression
 
 from fedray.algorithms.fedsgd import FedSGD
-from fedray.core.updates import Sum, Updates
+from fedray.core.updates import Updates, WeightedSum
+from fedray.server.aggregators import Mean
 
 SIZES = (6, 10, 18, 27, 35)
 
@@ -16,12 +17,12 @@ def test_one_round_by_hand():
     A server_lr of 0.5 goes half as far, to 0.125.
     """
     for server_lr, expected in ((1.0, -0.75), (0.5, 0.125)):
-        fedsgd, total = FedSGD(lr=0.5, server_lr=server_lr), Sum()
+        fedsgd, total = FedSGD(lr=0.5, server_lr=server_lr), WeightedSum()
         for n, gradient in ((1, 2.0), (3, 4.0)):
             update = {"params": np.array([-0.5 * gradient], np.float32), "buffers": np.zeros(0, np.float32)}
             total.add_update(update, fedsgd.weight(n))
         state = {"params": np.ones(1, np.float32), "buffers": np.zeros(0, np.float32)}
-        after = fedsgd.server_update(state, fedsgd.aggregate(Updates(total, [])), 1.0)
+        after = fedsgd.server_update(state, Mean().aggregate(Updates(total, [])), 1.0)
         assert after["params"].tolist() == [expected]
 
 

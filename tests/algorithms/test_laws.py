@@ -28,6 +28,7 @@ from fedray.experiment import Experiment
 from fedray.models import build as networks
 from fedray.models.build import initial_vectors
 from fedray.models.model import Model
+from fedray.server.task import Task
 
 SIZES = (6, 10, 18, 27, 35)
 SHARDS = np.split(np.arange(96), np.cumsum(SIZES)[:-1])
@@ -115,7 +116,8 @@ def test_a_call_that_is_made_again_gives_the_same_bits(kind, small):
     message = algorithm.broadcast(state, 2)
     before = bits(state), bits(memory), bits(message)
     once, again = (
-        population.trainer.train(algorithm, 2, *population.shards.of(2), message, memory, 2, 0.05) for _ in range(2)
+        population.trainer.train(Task(algorithm, message, 2, 0.05), 2, *population.shards.of(2), memory)
+        for _ in range(2)
     )
     for i in (0, 1):
         assert bits(once[i]) == bits(again[i])

@@ -22,6 +22,7 @@ from fedray.algorithms.scaffold import Scaffold
 from fedray.core.errors import BadInputError
 from fedray.models import build as networks
 from fedray.models.build import initial_vectors
+from fedray.server.task import Task
 from fedray.training.batches import draw_batches
 from fedray.training.evaluate import evaluate_client
 from fedray.training.fused.losses import cross_entropy
@@ -130,9 +131,9 @@ def test_an_algorithm_trains_with_adam_or_says_why_not(kind, dataset, monkeypatc
     done, population = play(adam, dataset, [SHARDS[2], SHARDS[3]], rounds=2, model="mlp")
     message = adam.broadcast(done[-1].state, 3)
     memory = dict(population.memories(2)).get(0, {})
-    train = population.trainer.train
-    first, again = (train(adam, 0, *population.shards.of(0), message, memory, 3, 0.003)[0]["params"] for _ in range(2))
-    other = train(sgd, 0, *population.shards.of(0), message, memory, 3, 0.003)[0]["params"]
+    train, shard = population.trainer.train, population.shards.of(0)
+    first, again = (train(Task(adam, message, 3, 0.003), 0, *shard, memory)[0]["params"] for _ in range(2))
+    other = train(Task(sgd, message, 3, 0.003), 0, *shard, memory)[0]["params"]
     assert first.tobytes() == again.tobytes()
     assert np.isfinite(first).all()
     assert (np.abs(first - other).max() > 1e-4) == (kind.name != "local")  # which sends nothing
@@ -315,9 +316,9 @@ def test_every_number_in_the_range_is_drawn_about_equally_often():
 def test_epochs_of_their_own_are_not_drawn(dataset, monkeypatch):
     """Fine-tuning's are what is said; Ditto's personal model takes as many as its global one, unless told otherwise."""
 
-    def watched(network, algorithm, client, images, labels, t, first_epoch, steps):
+    def watched(network, algorithm, client, images, labels, t, first_epoch, steps, attempt):
         made.append(steps)
-        return draw_batches(network, algorithm, client, images, labels, t, first_epoch, steps)
+        return draw_batches(network, algorithm, client, images, labels, t, first_epoch, steps, attempt)
 
     monkeypatch.setattr("fedray.training.client.draw_batches", watched)
     trainer = Trainer(make_recipe(dataset, "logistic"))
@@ -326,12 +327,13 @@ def test_epochs_of_their_own_are_not_drawn(dataset, monkeypatch):
     message, work = {"params": params, "buffers": buffers}, {"batch_size": 10, "epochs": 9, "epochs_min": 1}
     for t in (1, 2, 3):
         made = []
-        trainer.train(Ditto(**work), 0, *data, message, {}, t, 0.01)
-        trainer.train(Ditto(**work, personal_epochs=3), 0, *data, message, {}, t, 0.01)
+        trainer.train(Task(Ditto(**work), message, t, 0.01), 0, *data, {})
+        trainer.train(Task(Ditto(**work, personal_epochs=3), message, t, 0.01), 0, *data, {})
         drawn = FedAvg(**work).local_steps(3, t, 0, 2)
         assert made == [drawn, drawn, drawn, 6]
         made = []
-        evaluate_client(trainer, FineTune(**work, fine_tune_epochs=4), 0, data, data, message, {}, t, 0.01)
+        received = trainer.received(Task(FineTune(**work, fine_tune_epochs=4), message, t, 0.01))
+        evaluate_client(trainer, received, 0, data, data, {})
         assert made == [8]
 
 

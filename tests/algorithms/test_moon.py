@@ -9,6 +9,7 @@ from small_data import make_dataset
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.moon import Moon
 from fedray.models import build as networks
+from fedray.server.task import Task
 
 SHARDS = np.split(np.arange(96), [8, 24, 54])
 
@@ -66,7 +67,9 @@ def test_a_client_remembers_the_model_it_ended_with_and_not_the_global_one(small
     done, population = play(algorithm, small, SHARDS, 2, model="mlp", cohort=3)
     message, before = algorithm.broadcast(done[0].state, 2), dict(population.memories(1))
     for k in done[1].cohort:
-        trained = population.trainer.train(algorithm, k, *population.shards.of(k), message, before.get(k, {}), 2, 0.1)
+        trained = population.trainer.train(
+            Task(algorithm, message, 2, 0.1), k, *population.shards.of(k), before.get(k, {})
+        )
         for name in ("params", "buffers"):
             np.testing.assert_allclose(trained[1][name], message[name] + trained[0][name], rtol=0, atol=1e-6)
             assert np.abs(trained[1][name] - done[1].state[name]).max() > 1e-3
@@ -103,7 +106,9 @@ def test_the_heavier_the_contrast_the_nearer_features_stay_to_the_global_models_
         gaps = []
         for mu in (0.0, 1.0, 5.0):
             moon = Moon(lr=0.05, batch_size=8, epochs=2, mu=mu)
-            update, _, _ = population.trainer.train(moon, k, *population.shards.of(k), message, memories[k], 2, 0.05)
+            update, _, _ = population.trainer.train(
+                Task(moon, message, 2, 0.05), k, *population.shards.of(k), memories[k]
+            )
             with torch.no_grad():
                 z, *others = (
                     features(params, x)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from playing import Regression, flat, fresh, play, squared, with_batchnorm, with_dropout
 from small_data import make_dataset
+from tasks import train
 from torch import nn
 
 from fedray.algorithms.ditto import Ditto
@@ -28,6 +29,7 @@ from fedray.models import build as networks
 from fedray.models.build import initial_vectors
 from fedray.run import run
 from fedray.server.rounds import sample_cohort
+from fedray.server.task import Task
 from fedray.training.batches import draw_batches
 from fedray.training.evaluate import evaluate_client
 
@@ -76,7 +78,7 @@ def scores(algorithm, done, population, own_tests=OWN_TESTS):
     """The scores of all clients in an evaluation after the last of these rounds."""
     population.tests.rows = own_tests
     last = done[-1]
-    return population.evaluate_clients(algorithm, algorithm.broadcast(last.state, last.t), last.t, last.lr)
+    return population.evaluate_clients(Task(algorithm, algorithm.broadcast(last.state, last.t), last.t, last.lr))
 
 
 # Laws.
@@ -187,7 +189,7 @@ def test_the_global_model_is_fedavgs(algorithm, noise, dropout):
     scores(algorithm, mine, population)
     state, cohort = mine[-1].state, mine[-1].cohort
     again, plain = (
-        population.train(a, cohort, a.broadcast(state, 4), 4, 0.05).sum.vectors for a in (algorithm, FedAvg(**LOCAL))
+        train(population, a, cohort, a.broadcast(state, 4), 4, 0.05).sum.vectors for a in (algorithm, FedAvg(**LOCAL))
     )
     assert bits(again) == bits(plain)
 
@@ -237,8 +239,8 @@ def test_fine_tuning_sees_the_images_in_an_order_of_its_own(noise):
         done, population = play(FineTune(**settings), noise, SHARDS[5:], 1, model="logistic")
         start = FedAvg().init(*initial_vectors(fresh(noise, "logistic")))
         population.tests.rows = OWN_TESTS[:1]
-        ((_, tuned, _),) = population.evaluate_clients(FineTune(**settings), start, 1, 0.05)
-        ((_, trained, _),) = population.evaluate_clients(FedAvg(**settings), done[0].state, 1, 0.05)
+        ((_, tuned, _),) = population.evaluate_clients(Task(FineTune(**settings), start, 1, 0.05))
+        ((_, trained, _),) = population.evaluate_clients(Task(FedAvg(**settings), done[0].state, 1, 0.05))
         apart[size] = abs(tuned - trained)
     assert apart[0] < 1e-6
     assert apart[8] > 1e-4
@@ -330,7 +332,7 @@ def test_what_a_message_says_of_the_personal_part_is_never_read(case, noise, bat
     for client in (old, new):
         memory = memories.get(client, {})
         one, other = (
-            population.trainer.train(algorithm, client, *population.shards.of(client), sent, memory, 3, 0.05)
+            population.trainer.train(Task(algorithm, sent, 3, 0.05), client, *population.shards.of(client), memory)
             for sent in (message, spoiled)
         )
         assert bits(one[0]) == bits(other[0])
@@ -339,7 +341,12 @@ def test_what_a_message_says_of_the_personal_part_is_never_read(case, noise, bat
         tests = noise.test_images[OWN_TESTS[client]], noise.test_labels[OWN_TESTS[client]]
         evaluated = [
             evaluate_client(
-                population.trainer, algorithm, client, population.shards.of(client), tests, sent, memory, 3, 0.05
+                population.trainer,
+                population.trainer.received(Task(algorithm, sent, 3, 0.05)),
+                client,
+                population.shards.of(client),
+                tests,
+                memory,
             )
             for sent in (message, spoiled)
         ]
@@ -666,7 +673,9 @@ def test_fedbn_keeps_exactly_the_batchnorm_layers_of_resnet18():
     assert state["buffers"].tobytes() == start["buffers"].tobytes()
     assert state["params"][mine].tobytes() == start["params"][mine].tobytes()
     alone = [
-        population.trainer.train(FedAvg(lr=1e-2, batch_size=0), k, *population.shards.of(k), start, {}, 1, 1e-2)[0]
+        population.trainer.train(Task(FedAvg(lr=1e-2, batch_size=0), start, 1, 1e-2), k, *population.shards.of(k), {})[
+            0
+        ]
         for k in (0, 1)
     ]
     average = start["params"] + alone[0]["params"] / 4 + alone[1]["params"] * 3 / 4

@@ -119,7 +119,7 @@ def test_what_else_prints_does_not_come_between_the_lines(tmp_path, monkeypatch)
 class Failing(FedAvg):
     name = "failing"
 
-    def metrics(self, state, updates):
+    def metrics(self, state, mean, updates):
         raise KeyboardInterrupt
 
     def finish(self, start, end, steps, lr, message, memory):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from small_data import make_recipe
+from tasks import train
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.needs import Needs
@@ -40,14 +41,14 @@ def test_actors_that_come_after_it_do_not_train_another_model_under_the_runs_nam
 
     population, algorithm = enrolled(), FedAvg(batch_size=10)
     message = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
-    assert [r.status for r in population.train(algorithm, [0, 1], message, 1, 0.1).reports] == ["ok", "ok"]
+    assert [r.status for r in train(population, algorithm, [0, 1], message, 1, 0.1).reports] == ["ok", "ok"]
     (folder / f"{name}.py").write_text(TEXT + "# edited")
-    assert [r.status for r in population.train(algorithm, [0, 1], message, 2, 0.1).reports] == ["ok", "ok"]
+    assert [r.status for r in train(population, algorithm, [0, 1], message, 2, 0.1).reports] == ["ok", "ok"]
     for slot in population.slots:
         os.kill(slot.where["pid"], signal.SIGKILL)
     said = f"{name}.py is not the file that this run began with"
     with pytest.raises(ClientError, match=said) as error:
-        population.train(algorithm, [0, 1], message, 3, 0.1)
+        train(population, algorithm, [0, 1], message, 3, 0.1)
     assert "\n" not in str(error.value)
     population.close()
     with pytest.raises(ClientError, match=said):

@@ -16,6 +16,7 @@ from fedray.cluster.population import as_sent
 from fedray.core.errors import ClientError
 from fedray.models.build import build, initial_vectors
 from fedray.server.rounds import sample_cohort
+from fedray.server.task import Task
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.trainer import Trainer
 
@@ -37,7 +38,7 @@ def test_what_is_sent_in_many_calls_is_copied_to_a_device_once(session):
             self.trainer = Trainer(recipe, "cpu:0")
 
         def receives_anew(self, orders):
-            before, received = self.trainer.last_received, self.trainer.received(orders[1])
+            before, received = self.trainer.last_received, self.trainer.on_its_place(orders[1])
             assert received["params"].numpy().tobytes() == orders[1]["params"].tobytes()
             return self.trainer.last_received is not before
 
@@ -45,7 +46,7 @@ def test_what_is_sent_in_many_calls_is_copied_to_a_device_once(session):
     params, buffers = initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed))
     messages = [{"params": params + each, "buffers": buffers} for each in (0, 1)]
     assert not buffers.size
-    one, other = (as_sent(ALGORITHMS["fedavg"], message) for message in messages)
+    one, other = (as_sent(Task(ALGORITHMS["fedavg"], message, 1, 0.1)) for message in messages)
     receiver = Receiver.remote(recipe)
     calls = [ray.get(receiver.receives_anew.remote(sent)) for sent in (one, one, one, other, other, one)]
     ray.kill(receiver)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from small_data import make_dataset, make_recipe
+from tasks import train
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.actor import BY_VALUE
@@ -99,10 +100,10 @@ def on_ray(session, dataset, recipe, clients_per_actor=3):
     return RayPopulation(session.pool, planned, dataset, SHARDS, recipe, 2)
 
 
-def train(population, recipe, algorithm):
+def round_four(population, recipe, algorithm):
     """The update of all clients in round 4."""
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
-    return population.train(algorithm, [0, 1, 2], algorithm.broadcast(state, 4), 4, 0.05)
+    return train(population, algorithm, [0, 1, 2], algorithm.broadcast(state, 4), 4, 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +133,7 @@ def population_of(request, where, dataset, recipe):
 def assert_blamed(population, recipe, algorithm, said, line):
     """The error begins so and has this line, and no actor was lost."""
     with pytest.raises(ClientError) as error:
-        train(population, recipe, algorithm)
+        round_four(population, recipe, algorithm)
     text = str(error.value)
     assert text.startswith(said), text
     assert text.count("Traceback") == 1
@@ -152,7 +153,7 @@ def test_it_names_client_and_round_and_leaves_the_actors_usable(request, tiny, w
     assert_blamed(population, recipe, Optimizer(batch_size=8), "client ", "SystemExit: 3")
     if where == "packed":  # elsewhere the server weighs
         assert_blamed(population, recipe, Weight(batch_size=8), failed, "SystemExit: no weight")
-    found = train(population, recipe, FedAvg(batch_size=8))
+    found = round_four(population, recipe, FedAvg(batch_size=8))
     assert [report.status for report in found.reports] == ["ok"] * 3
     population.close()
 
@@ -220,7 +221,7 @@ def test_an_actor_that_is_told_to_go_is_a_lost_one_and_its_call_is_made_again(re
     """Ray raises SystemExit in whatever the process is at."""
     recipe = make_recipe(tiny, "logistic")
     population = population_of(request, where, tiny, recipe)
-    found = train(population, recipe, Told(batch_size=8, flag=str(tmp_path / "flag")))
+    found = round_four(population, recipe, Told(batch_size=8, flag=str(tmp_path / "flag")))
     assert [report.status for report in found.reports] == ["ok"] * 3
     assert found.retries >= 1
     assert population.events()[0].kind == "actor_lost"
@@ -235,4 +236,4 @@ class Interrupted(FedAvg):
 def test_an_interrupt_stays_one(tiny):
     recipe = make_recipe(tiny, "logistic")
     with pytest.raises(KeyboardInterrupt):
-        train(InProcessPopulation(tiny, SHARDS, recipe, 2), recipe, Interrupted(batch_size=8))
+        round_four(InProcessPopulation(tiny, SHARDS, recipe, 2), recipe, Interrupted(batch_size=8))

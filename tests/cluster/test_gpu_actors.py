@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from gpu_shares import at_each, populated, reserved
+from tasks import train
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.needs import Needs
@@ -45,7 +46,7 @@ def test_a_seventh_client_has_them_packed_and_trained(session, dataset):
         assert sorted(at_each(population, reserved)) == [(0.3, "0")] * 3 + [(0.3, "1")] * 3
         algorithm = FedAvg(lr=0.05, batch_size=8)
         start = algorithm.init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
-        updates = population.train(algorithm, list(range(7)), start, 1, 0.05)
+        updates = train(population, algorithm, list(range(7)), start, 1, 0.05)
         assert [report.client for report in updates.reports] == list(range(7))
     with pytest.raises(BadInputError, match="7 actors x 0.3 GPU do not fit"):
         plan(Cluster(gpus_per_client=0.3, clients_per_actor=1), 7, session.capacity, Needs(250_000))

@@ -25,7 +25,7 @@ from fedray.cluster.needs import Needs
 from fedray.cluster.plan import plan
 from fedray.cluster.population import RayPopulation
 from fedray.cluster.settings import Cluster
-from fedray.cluster.tickets import Patience, Ticket, Traffic
+from fedray.cluster.tickets import Errand, Patience, Ticket, Traffic
 from fedray.core.errors import ClientError, TooFewSurvivorsError
 from fedray.models.build import build, initial_vectors
 from fedray.server.participation import Faults
@@ -65,11 +65,11 @@ class Troubled:
     def __len__(self):
         return len(self.population)
 
-    def train(self, algorithm, cohort, message, t, lr, drop=False):
-        timer = threading.Timer(0.1, self.trouble) if t == 2 else None
+    def take(self, handle):
+        timer = threading.Timer(0.1, self.trouble) if handle.task.t == 2 else None
         if timer:
             timer.start()
-        self.updates.append(self.population.train(algorithm, cohort, message, t, lr, drop))
+        self.updates.append(self.population.take(handle))
         if timer:
             timer.join()
         return self.updates[-1]
@@ -117,7 +117,7 @@ def busy(population):
     return next(slot.where["pid"] for slot in population.slots if slot.tickets)
 
 
-@pytest.mark.parametrize("clients_per_actor", [2, 1])
+@pytest.mark.parametrize("clients_per_actor", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_hung_actor_is_ended_and_its_calls_are_made_again(session, dataset, undisturbed, clients_per_actor):
     population, notices = on_ray(session, dataset, Patience(factor=4, seconds=2), clients_per_actor)
     pids = {slot.where["pid"] for slot in population.slots}
@@ -187,14 +187,14 @@ def test_by_setting_the_clients_of_a_lost_actor_are_left_out_and_the_others_weig
     class Survivors(InProcessPopulation):
         """The round without those clients, from the same blocks."""
 
-        def train(self, algorithm, cohort, message, t, lr, drop=False):
-            if t != 2:
-                return super().train(algorithm, cohort, message, t, lr)
+        def take(self, handle):
+            if handle.task.t != 2:
+                return super().take(handle)
             from fedray.training import in_process
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(in_process, "cut", lambda cohort, number: [block for block in blocks if block])
-                return super().train(algorithm, cohort, message, t, lr)
+                return super().take(handle)
 
     assert bits == play(Survivors(dataset, SHARDS, recipe, 2), recipe)
     assert [memory["times"].item() for _, memory in population.memories(3)] == [
@@ -397,10 +397,18 @@ def test_an_algorithm_that_does_not_arrive_is_an_error_that_says_so(session, dat
     population.close()
 
 
-def test_memory_and_deadlines_are_counted_for_each_run_alone():
-    one, other = Traffic(0, Patience(10, 60)), Traffic(1, Patience(10, 60))
-    one.slowest["train"] = 2.0
+def test_deadlines_are_counted_for_each_run_and_each_handle_alone():
+    traffic = Traffic(0, Patience(10, 60))
+    early = Errand(traffic)
+    traffic.measured["train"] = 2.0
+    assert Errand(traffic).slowest == {}  # nobody has learned it yet
+    traffic.learn()
+    one, other = Errand(traffic), Errand(Traffic(1, Patience(10, 60)))
     ticket = Ticket(lambda actor: [], [], one, kind="train", cost=40.0, tries=1)
+    assert early.time_for(ticket) == 800  # of what was unknown when it began, later paces set its deadlines
+    traffic.measured["train"] = 5.0
+    traffic.learn()
+    assert (one.time_for(ticket), early.time_for(ticket)) == (800, 2000)  # of what was known, they do not
     assert one.time_for(ticket) == 800
     assert other.time_for(ticket) is None
     ticket.tries = 3  # the machine may have become slower

@@ -11,6 +11,7 @@ import pytest
 import torch
 from populations import ALGORITHM, SHARDS, Counting, on_ray, play
 from small_data import make_dataset, make_recipe
+from tasks import train
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cluster.capacity import Capacity
@@ -83,12 +84,16 @@ def test_no_more_actors_work_at_a_time_than_there_are_cores(session, dataset, cp
     assert (planned.actors, planned.lanes) == (4, cpus)
     population = RayPopulation(session.pool, planned, dataset, SHARDS, make_recipe(dataset), 2)
     start = Timed().init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
-    updates = population.train(Timed(batch_size=8), [0, 1, 2, 3], start, 1, 0.01)
-    spans = sorted(tuple(memory["span"]) for _, memory in population.memories(1))
-    assert any(first[1] > second[0] for first, second in pairwise(spans)) == overlaps
-    most = max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
+    for t in range(1, 6):  # on a busy machine two may happen not to overlap
+        updates = train(population, Timed(batch_size=8), [0, 1, 2, 3], start, t, 0.01)
+        spans = sorted(tuple(memory["span"]) for _, memory in population.memories(t))
+        most = max(sum(began <= moment < ended for began, ended in spans) for moment, _ in spans)
+        assert most <= cpus
+        assert updates.seconds.train >= 4 * 0.1 / cpus
+        if most == cpus:
+            break
     assert most == cpus
-    assert updates.seconds.train >= 4 * 0.1 / cpus
+    assert any(first[1] > second[0] for first, second in pairwise(spans)) == overlaps
     population.close()
 
 
@@ -97,15 +102,26 @@ def test_the_seconds_of_a_cohort_say_where_they_went(session, dataset):
     population = on_ray(session, dataset, make_recipe(dataset), clients_per_actor=2)
     slow = Slow(batch_size=1)
     start = slow.init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
-    population.train(Counting(), [0, 2], start, 1, 0.01)  # the actors import this module
-    began = time.perf_counter()
-    seconds = population.train(slow, [0, 2], start, 1, 0.01).seconds
-    elapsed = time.perf_counter() - began
-    assert seconds.train + seconds.idle + seconds.transfer + seconds.aggregate == pytest.approx(elapsed, abs=0.01)
-    assert seconds.train == pytest.approx(61 * 0.03 / 2, rel=0.5)
-    assert seconds.idle == pytest.approx(19 * 0.03 / 2, rel=0.5)
-    assert 0 <= seconds.aggregate < 0.1
-    assert 0 < seconds.transfer < 0.3
+    train(population, Counting(), [0, 2], start, 1, 0.01)  # the actors import this module
+    found = []
+    for t in range(1, 7):  # on a busy machine there may be pauses anywhere
+        began = time.perf_counter()
+        seconds = train(population, slow, [0, 2], start, t, 0.01).seconds
+        elapsed = time.perf_counter() - began
+        parts = (seconds.train, seconds.idle, seconds.transfer, seconds.aggregate)
+        assert min(parts) >= 0
+        assert sum(parts) <= elapsed + 1e-6
+        assert seconds.train >= 61 * 0.03 / 2
+        found.append((
+            sum(parts) == pytest.approx(elapsed, abs=0.01),
+            seconds.train == pytest.approx(61 * 0.03 / 2, rel=0.5),
+            seconds.idle == pytest.approx(19 * 0.03 / 2, rel=0.5),
+            seconds.aggregate < 0.1,
+            0 < seconds.transfer < 0.3,
+        ))  # fmt: skip
+        if all(found[-1]):
+            break
+    assert all(found[-1]), found
     population.close()
 
 
@@ -122,7 +138,7 @@ def test_an_actor_per_client_is_as_many_processes_as_clients(session, dataset):
     assert {row["num_cpus"] for row in rows} == {0.5}
     assert [row["num_examples"] for row in rows] == [21, 9, 40, 26]
     start = ALGORITHM.init(*initial_vectors(build(population.recipe.model, (3, 32, 32), 10, 0)))
-    updates = population.train(ALGORITHM, [1, 3], start, 1, 0.05)
+    updates = train(population, ALGORITHM, [1, 3], start, 1, 0.05)
     assert [(r.actor, r.pid) for r in updates.reports] == [(rows[c]["actor"], rows[c]["pid"]) for c in (1, 3)]
     population.close()
 
@@ -166,15 +182,21 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
         def sizes(self):
             return population.sizes
 
-        def train(self, algorithm, cohort, message, t, lr, drop):
-            if t == 2:
+        def submit(self, task, clients):
+            return population.submit(task, clients)
+
+        def keep(self, handle):
+            population.keep(handle)
+
+        def take(self, handle):
+            if handle.task.t == 2:
                 kill = lambda: [os.kill(pid, signal.SIGKILL) for pid in set(pids)]  # noqa: E731
                 if moment == "idle":
                     kill()
                     time.sleep(0.5)
                 else:
                     threading.Timer(0.02, kill).start()
-            updates = population.train(algorithm, cohort, message, t, lr, drop)
+            updates = population.take(handle)
             retries.append(updates.retries)
             return updates
 

@@ -12,6 +12,8 @@ OLD = {"seed": 1, "data": {"root": ""}, "algorithm": {"name": "fedprox", "mu": 0
 @pytest.fixture(autouse=True)
 def newer(monkeypatch):
     """Settings that are new in sections that were there, in a new section, at the top and for one algorithm."""
+    for name in list(NEWER):
+        monkeypatch.delitem(NEWER, name)
     for name, setting in {
         "chain.steps": Newer((), only=("clipped",)),
         "chain.name": Newer("none"),

@@ -14,7 +14,9 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.cli.command_line import read_command_line
 from fedray.experiment.composition import compose, read_toml
 from fedray.models.build import build
+from fedray.server.aggregators import Mean
 from fedray.server.rounds import play_rounds, sample_cohort
+from fedray.server.task import Task
 from fedray.sweep.__main__ import experiments
 
 SMALL = 'dataset = "synthetic"\ntrain_examples = 200\ntest_examples = 100'
@@ -53,7 +55,7 @@ def before(page: Page) -> dict[str, Any]:
 
 
 def a_round() -> dict[str, Any]:
-    """A population and the beginning of a round, for the five lines that are one."""
+    """A population and the beginning of a round, for the lines that are one."""
     from small_data import make_dataset, make_recipe
 
     from fedray.training.in_process import InProcessPopulation
@@ -64,6 +66,7 @@ def a_round() -> dict[str, Any]:
     flat = population.trainer.network.flat
     state = algorithm.init(flat.params.numpy().copy(), flat.buffers.numpy().copy())
     names = {"algorithm": algorithm, "population": population, "state": state, "cohort": 2, "seed": 5}
+    names |= {"Task": Task, "aggregator": Mean()}
     return {**names, "t": 1, "lr": 0.1, "participation": 0.5}
 
 
@@ -81,11 +84,11 @@ def test_every_block_of_python_runs(page: Page, folder: Path, monkeypatch: pytes
         assert known["rounds"]["round"].tolist() == [1, 2, 3, 4, 5]
 
 
-def test_the_five_lines_are_a_round() -> None:
-    (five,) = [code for code in README.blocks("python") if "sample_cohort" in code]
+def test_the_lines_are_a_round() -> None:
+    (lines,) = [code for code in README.blocks("python") if "sample_cohort" in code]
     known = {"sample_cohort": sample_cohort, **a_round()}
     again = dict(known)
-    exec(five, known)
+    exec(lines, known)
     kept = {name: again[name] for name in ("algorithm", "population", "state")}
     (done,) = play_rounds(*kept.values(), ts=[1], rounds=1, cohort=again["cohort"], seed=again["seed"])
     assert known["members"] == done.cohort

@@ -2,10 +2,12 @@
 
 import re
 import shlex
+import sys
+from collections.abc import Iterator
 from itertools import takewhile
 
 import pytest
-from pages import PAGES, ROOT, Page
+from pages import PAGES, README, ROOT, Page
 
 from fedray import __main__ as one
 from fedray import partition
@@ -24,6 +26,18 @@ def commands(page: Page) -> list[str]:
     lines += [line.removeprefix("$ ") for code in page.blocks("") for line in code.splitlines() if line[:2] == "$ "]
     lines += [span for span in page.spans if re.match(r"(make|python) ", span)]
     return [line for line in lines if line.strip()]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fedcm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """README's algorithm, saved as it says."""
+    folder = tmp_path_factory.mktemp("own")
+    (own,) = [code for code in README.blocks("python") if "class FedCM" in code]
+    (folder / "fedcm.py").write_text(own)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield
+    sys.modules.pop("fedcm", None)
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in commands(page)))

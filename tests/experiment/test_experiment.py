@@ -211,7 +211,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     }  # fmt: skip
     for name, (_, field) in options().items():
         if name in ("data.root", "data.cutout", "model.groups", *OF_PARQUET) or name.startswith(
-            ("algorithm.", "partition.")
+            ("algorithm.", "aggregator.", "partition.")
         ):
             continue
         model = networks.get(name, "lenet5")

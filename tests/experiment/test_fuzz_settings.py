@@ -14,6 +14,7 @@ from fedray import __main__ as one
 from fedray.algorithms import ALGORITHMS
 from fedray.cli.command_line import kind, options
 from fedray.data.partitions import PARTITIONS
+from fedray.experiment.experiment import CHOSEN
 from fedray.partition import main as data_main
 from fedray.report.__main__ import main as report_main
 from fedray.sweep import __main__ as sweep
@@ -107,8 +108,8 @@ def literal(value):
 
 def fitting(name):
     """Values of the setting's own kind, at its bounds and just beyond."""
-    if name in ("algorithm.name", "partition.name"):
-        return [*(ALGORITHMS if name.startswith("a") else PARTITIONS), "fedavgg"]
+    if name.partition(".")[2] == "name" and name.partition(".")[0] in CHOSEN:
+        return [*CHOSEN[name.partition(".")[0]], "fedavgg", "nowhere_at_all:Class"]
     field = options()[name][1]
     bounds = [getattr(m, key) for m in field.metadata for key in ("gt", "ge", "lt", "le") if hasattr(m, key)]
     near = [bound + step for bound in bounds for step in (-1, -1e-9, 0, 1e-9, 1)]

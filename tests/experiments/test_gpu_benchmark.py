@@ -17,6 +17,7 @@ from fedray.models.build import build
 from fedray.models.flat import FlatModel
 from fedray.models.model import Model
 from fedray.run.prepared import Job
+from fedray.server.task import Task
 from fedray.training.trainer import Trainer
 
 SPEED = Path(__file__).parents[2] / "experiments/speed"
@@ -153,7 +154,7 @@ def test_the_plain_loop_is_the_step_of_fedray():
     rows = job.shards[1]
     images, labels = job.dataset.train_images[rows], job.dataset.train_labels[rows]
     message = {"params": params, "buffers": buffers}
-    update, _, _ = trainer.train(job.experiment.algorithm, 1, images, labels, message, {}, 1, 0.1)
+    update, _, _ = trainer.train(Task(job.experiment.algorithm, message, 1, 0.1), 1, images, labels, {})
     for _ in range(2):  # each time from the start
         loop.train(*shards.of(1), loop.step)
     after = torch.cat([p.detach().flatten() for p in loop.params]).numpy()

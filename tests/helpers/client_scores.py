@@ -13,6 +13,7 @@ from fedray.cluster.population import RayPopulation
 from fedray.cluster.settings import Cluster
 from fedray.models.build import build, initial_vectors
 from fedray.server.rounds import play_rounds
+from fedray.server.task import Task
 
 SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 60), np.arange(60, 85), np.arange(85, 96)]
 OWN_TESTS = [np.arange(0, 40, 3), np.arange(5, 9), np.arange(0, 40, 2), np.arange(30, 40), np.arange(7, 8)]
@@ -33,7 +34,9 @@ def evaluated(population, algorithm, recipe, disturb=lambda t: None):
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
     for done in play_rounds(algorithm, population, state, ts=range(1, ROUNDS + 1), rounds=ROUNDS, cohort=2, seed=5):
         disturb(done.t)
-        scores.append(population.evaluate_clients(algorithm, algorithm.broadcast(done.state, done.t), done.t, done.lr))
+        scores.append(
+            population.evaluate_clients(Task(algorithm, algorithm.broadcast(done.state, done.t), done.t, done.lr))
+        )
     return scores, {name: vector.tobytes() for name, vector in done.state.items()}
 
 

@@ -10,21 +10,21 @@ EDITS = [
     # (file in fedray/, what stands there once, what is put behind it)
     ("core/newer.py", "NEWER: dict[str, Newer] = {", '''
     "evaluation.bins": Newer(10),
-    "aggregator.name": Newer("mean"),
-    "aggregator.trim": Newer(0.0),
+    "protocol.name": Newer("rounds"),
+    "protocol.period": Newer(0.0),
     "algorithm.warm_up": Newer(0, only=("fedprox",)),
     "cluster.zone": Newer(None),
-'''),
+    '''),
     (EXPERIMENT, '''    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
 ''', '''    bins: int = setting(10, "Bins of the calibration.", ge=1)
 '''),
-    (EXPERIMENT, "    skew: Skew = Skew()\n", "    aggregator: Aggregator = Aggregator()\n"),
+    (EXPERIMENT, "    skew: Skew = Skew()\n", "    protocol: Protocol = Protocol()\n"),
     (EXPERIMENT, "from fedray.server.participation import Faults\n", '''
 
 @section
-class Aggregator:
-    name: Literal["mean", "median"] = setting("mean", "How updates become one.")
-    trim: float = setting(0.0, "How much is cut off.", ge=0)
+class Protocol:
+    name: Literal["rounds", "gossip"] = setting("rounds", "Who talks to whom.")
+    period: float = setting(0.0, "How often.", ge=0)
 
 '''),
     ("algorithms/fedprox.py", 'name: ClassVar[str] = "fedprox"\n', '''
@@ -32,16 +32,16 @@ class Aggregator:
 '''),
     ("cluster/settings.py", "class Cluster:\n", '''    zone: Maybe[str] = setting(None, "Where it runs.")
 '''),
-    (SCHEMA, '"weighting": STRING,\n', '    "aggregator": STRING,\n'),
-    (SCHEMA, 'REPEATS = {\n', '    "aggregator": "aggregator.name",\n'),
+    (SCHEMA, '"weighting": STRING,\n', '    "protocol": STRING,\n'),
+    (SCHEMA, 'REPEATS = {\n', '    "protocol": "protocol.name",\n'),
     (SCHEMA, '"best_round": INT,\n', '        "virtual_seconds": FLOAT,\n'),
     (SCHEMA, '"update_norm": FLOAT,\n', '        "clipped": INT,\n'),
     (SCHEMA, '    "metrics": {"round": INT, "name": STRING, "value": FLOAT},\n', '    "attacks": {"round": INT, "kind": STRING},\n'),
     (SCHEMA, 'BY_ROUND = (', '"attacks", '),
     ("results/frames.py", '    events: "pd.DataFrame"\n', '    attacks: "pd.DataFrame"\n'),
-    (JOB, '"weighting": a.weighting,\n', '        "aggregator": e.aggregator.name,\n'),
+    (JOB, '"weighting": a.weighting,\n', '        "protocol": e.protocol.name,\n'),
     (JOB, '"rounds_planned": job.experiment.rounds,\n', '        "virtual_seconds": 1.5,\n'),
-    ("run/round_rows.py", '"update_norm": norm(done.mean["params"]),\n', '        "clipped": 3,\n'),
+    ("run/round_rows.py", '"update_norm": norm(done.delta),\n', '        "clipped": 3,\n'),
     ("core/version.py", '__version__ = "', "9."),
 ]  # fmt: skip
 

@@ -44,14 +44,14 @@ def other_ids():
     """The ids of one experiment with a newer setting that is not neutral, and the newer settings that are stored."""
     found = {}
     for name, value in (
-        ("evaluation.bins", 11), ("aggregator.name", "median"), ("aggregator.trim", 0.1), ("algorithm.warm_up", 2),
+        ("evaluation.bins", 11), ("protocol.name", "gossip"), ("protocol.period", 0.1), ("algorithm.warm_up", 2),
         ("cluster.zone", "b"), ("seed", 3),
     ):  # fmt: skip
         settings = {"algorithm.name": "fedprox", "partition.name": "iid", name: value}
         job = Job(read_experiment("study.toml", settings), writes=False)
         stored = json.loads(job.settings_json)
         newer = {
-            "bins": stored["evaluation"].get("bins"), "aggregator": stored.get("aggregator"),
+            "bins": stored["evaluation"].get("bins"), "protocol": stored.get("protocol"),
             "warm_up": stored["algorithm"].get("warm_up"), "zone": stored["cluster"].get("zone"),
         }  # fmt: skip
         found[name] = [job.run, {key: each for key, each in newer.items() if each is not None}]
@@ -67,7 +67,7 @@ def continued(algorithm):
         "status": results.runs["status"].tolist(),
         "rounds": results.rounds["round"].tolist(),
         "clipped": results.rounds["clipped"].fillna(-1).tolist(),
-        "aggregator": results.rounds["aggregator"].tolist(),
+        "protocol": results.rounds["protocol"].tolist(),
         "virtual_seconds": results.runs["virtual_seconds"].tolist(),
     }
 
@@ -77,7 +77,7 @@ def refused():
     from fedray.run import resume
 
     there = Job(read_experiment("stopped.toml", {}))
-    other = Job(read_experiment("stopped.toml", {"aggregator.name": "median"}))
+    other = Job(read_experiment("stopped.toml", {"protocol.name": "gossip"}))
     try:
         resume.read_checkpoint(other, there.checkpoint)
     except ValueError as error:
@@ -89,11 +89,11 @@ def mixed():
     """The results of 0.3.0 with two runs of the later fedray beside them, one of them not neutral."""
     chosen = {"algorithm.name": "fedavg", "seed": 4, **HERE}
     neutral = run(read_experiment("study.toml", chosen)).runs["run"][0]
-    other = run(read_experiment("study.toml", {**chosen, "aggregator.name": "median"})).runs["run"][0]
+    other = run(read_experiment("study.toml", {**chosen, "protocol.name": "gossip"})).runs["run"][0]
     found = load("study")
-    names = ["run", "aggregator", "aggregator.name", "aggregator.trim", "evaluation.bins", "algorithm.warm_up"]
+    names = ["run", "protocol", "protocol.name", "protocol.period", "evaluation.bins", "algorithm.warm_up"]
     rows = found.runs[[*names, "algorithm"]].astype(object).where(found.runs[[*names, "algorithm"]].notna(), None)
-    of_rounds = found.rounds.groupby("run")["aggregator"].agg(lambda each: sorted(set(each)))
+    of_rounds = found.rounds.groupby("run")["protocol"].agg(lambda each: sorted(set(each)))
     same = found.runs["run"].isin([neutral, other])
     pairs = {name: getattr(found, name) for name in vars(found)} | {"runs": found.runs[same]}
     return {
@@ -106,7 +106,7 @@ def mixed():
         "varied_beside": varied(type(found)(**pairs)),
         "attacks": len(found.attacks),
         "axes": list(make_study("study", found).varied),
-        "pairs": compare(found, IID | {"aggregator": "mean"}, IID | {"aggregator": "median"}, value="train_loss").pairs,
+        "pairs": compare(found, IID | {"protocol": "rounds"}, IID | {"protocol": "gossip"}, value="train_loss").pairs,
     }
 
 

@@ -19,6 +19,7 @@ from fedray.models.describe import blueprint
 from fedray.models.dropout import SHAPES, KeyedDropout, dropout_keys, dropout_layers, keyed, threshold
 from fedray.models.flat import FlatModel
 from fedray.models.model import Model
+from fedray.server.task import Task
 from fedray.training.batches import draw_batches
 from fedray.training.evaluate import FINE_TUNING, evaluate_client
 from fedray.training.trainer import Trainer
@@ -367,7 +368,9 @@ def train(trainer, algorithm, client=4, t=2):
     data = make_dataset(train=23, test=2, classes=3, side=4)
     params, buffers = initial_vectors(trainer.network.build().module)
     message = {"params": params, "buffers": buffers}
-    return trainer.train(algorithm, client, data.train_images, data.train_labels, message, {}, t, 0.1)[0]["params"]
+    return trainer.train(Task(algorithm, message, t, 0.1), client, data.train_images, data.train_labels, {})[0][
+        "params"
+    ]
 
 
 def test_the_keys_of_a_clients_steps_are_those_of_their_addresses(trainer):
@@ -375,7 +378,7 @@ def test_the_keys_of_a_clients_steps_are_those_of_their_addresses(trainer):
     train(trainer, Thrice(batch_size=8))
     shard = data.train_images, data.train_labels
     message = dict(zip(("params", "buffers"), initial_vectors(trainer.network.build().module), strict=True))
-    evaluate_client(trainer, Thrice(batch_size=8), 4, shard, shard, message, {}, 2, 0.1)
+    evaluate_client(trainer, trainer.received(Task(Thrice(batch_size=8), message, 2, 0.1)), 4, shard, shard, {})
     wanted = [
         dropout_keys(3, 2, 4, steps, 2, call) for steps, call in ((3, 0), (6, 1), (3, 2), (3, FINE_TUNING))
     ]  # fmt: skip
@@ -439,7 +442,7 @@ def test_a_network_without_dropout_takes_no_keys(dataset, monkeypatch):
     trainer = Trainer(make_recipe(dataset, "logistic"))
     params, buffers = initial_vectors(trainer.network.flat.module)
     message = {"params": params.copy(), "buffers": buffers.copy()}
-    trainer.train(FedAvg(), 0, dataset.train_images, dataset.train_labels, message, {}, 1, 0.1)
+    trainer.train(Task(FedAvg(), message, 1, 0.1), 0, dataset.train_images, dataset.train_labels, {})
 
 
 def test_keyed_gives_each_item_with_its_keys_and_then_none():

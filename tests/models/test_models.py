@@ -10,14 +10,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_data import make_dataset, make_recipe
+from tasks import train
 from torch import nn
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedper import FedPer
 from fedray.algorithms.moon import Moon
+from fedray.core import own_code
 from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
-from fedray.models import own_models
 from fedray.models.build import build
 from fedray.models.describe import blueprint
 from fedray.models.model import KNOWN, Model
@@ -25,6 +26,7 @@ from fedray.run import run
 from fedray.run.checks import check_layers, check_shards
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch
+from fedray.server.task import Task
 from fedray.training.batches import draw_batches
 from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
@@ -262,7 +264,7 @@ def test_auxiliary_classifiers_count_by_their_weight_and_only_in_training(name, 
         "buffers": trainer.network.flat.buffers.numpy().copy(),
     }
     algorithm, data = FedAvg(batch_size=0), (dataset.train_images, dataset.train_labels)
-    update, _, report = trainer.train(algorithm, 0, *data, state, {}, 1, 0.1)
+    update, _, report = trainer.train(Task(algorithm, state, 1, 0.1), 0, *data, {})
     other.network.flat.train()
     ((inputs, targets),) = draw_batches(other.network, algorithm, 0, *data, 1)
     main, *others = (F.cross_entropy(output, targets) for output in other.network.flat.module(inputs))
@@ -300,7 +302,7 @@ def test_only_the_head_of_a_frozen_model_trains_and_is_sent():
     before = {name: value.clone() for name, value in flat.module.state_dict().items()}
     assert flat.layout.names == ("fc.weight", "fc.bias")
     message = {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
-    updates = population.train(FedAvg(batch_size=2), [0, 1], message, 1, 0.05)
+    updates = train(population, FedAvg(batch_size=2), [0, 1], message, 1, 0.05)
     assert [(r.bytes_down, r.bytes_up) for r in updates.reports] == [(4 * (512 * 10 + 10),) * 2] * 2
     after = flat.module.state_dict()
     assert {name for name in after if not torch.equal(after[name], before[name])} == {"fc.weight", "fc.bias"}
@@ -315,7 +317,7 @@ def test_the_last_layer_trains_as_multinomial_regression_on_frozen_features():
         "buffers": trainer.network.flat.buffers.numpy().copy(),
     }
     data = dataset.train_images, dataset.train_labels
-    update, _, _ = trainer.train(FedAvg(batch_size=0), 0, *data, message, {}, 1, 0.1)
+    update, _, _ = trainer.train(Task(FedAvg(batch_size=0), message, 1, 0.1), 0, *data, {})
     module = build(Model(name="resnet18"), CIFAR, 10, 3).eval()
     module.fc = nn.Identity()
     with torch.no_grad():
@@ -349,7 +351,7 @@ def test_algorithms_that_look_for_the_last_layer_find_it(algorithm):
     )
     flat = population.trainer.network.flat
     state = algorithm.init(flat.params.numpy().copy(), flat.buffers.numpy().copy())
-    updates = population.train(algorithm, [0, 1], algorithm.broadcast(state, 1), 1, 0.05)
+    updates = train(population, algorithm, [0, 1], algorithm.broadcast(state, 1), 1, 0.05)
     assert [report.status for report in updates.reports] == ["ok", "ok"]
     if not algorithm.compares:
         unsent = 4 * (1024 * 10 + 10)
@@ -556,7 +558,7 @@ def test_a_clients_work_is_the_same_whoever_worked_before_it_in_the_process(own)
         "buffers": trainer.network.flat.buffers.numpy().copy(),
     }
     data, algorithm = (dataset.train_images, dataset.train_labels), FedAvg(batch_size=4)
-    one, again = (trainer.train(algorithm, 0, *data, message, {}, 1, 0.1)[0] for _ in range(2))
+    one, again = (trainer.train(Task(algorithm, message, 1, 0.1), 0, *data, {})[0] for _ in range(2))
     assert all(np.array_equal(one[name], again[name]) for name in one)
     assert np.abs(one["buffers"]).max() > 0
 
@@ -740,7 +742,7 @@ def test_a_module_that_the_user_imported_is_imported_anew_only_where_its_file_ha
     blueprint(Model(name=f"{name}:net"), CIFAR, 10, 0)
     assert sys.modules[name].number == 4
     sys.modules.pop(name)
-    monkeypatch.delitem(own_models.loaded, name)
+    monkeypatch.delitem(own_code.loaded, name)
     importlib.import_module(name)
     path.write_text(OWN + "number = 55")  # after fedray was imported: what the user imported may be older
     blueprint(Model(name=f"{name}:net"), CIFAR, 10, 0)

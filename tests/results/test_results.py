@@ -318,6 +318,7 @@ def test_settings_become_dotted_columns_once(tmp_path: Path) -> None:
         "algorithm.name",
         "algorithm.lr",
         "algorithm.layers",
+        "aggregator.name",  # newer than 0.3.0, and so filled in where it is neutral
     ]
     assert runs["algorithm.lr"].item() == 0.1
     assert runs["algorithm.layers"].item() == (1, 2)
@@ -444,7 +445,7 @@ def test_every_cut_of_the_last_lines_loads(tmp_path: Path) -> None:
         lines = read_journal(journal_of(tmp_path)).lines
         complete = sum(cut >= end - 1 for end in ends[1:])  # the line break itself may be missing
         assert list(lines) == list(range(1, complete + 1))
-        if cut % 37 == 0 or cut in (*ends, *(end - 1 for end in ends)):
+        if cut % 97 == 0 or cut in (*ends, *(end - 1 for end in ends)):
             assert_holds_rounds(tmp_path, complete)
 
 

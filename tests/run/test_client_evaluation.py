@@ -239,10 +239,10 @@ def test_what_ends_an_evaluation_of_clients_costs_its_round_and_nothing_more(
     """The clients have trained round 4; the checkpoint is of round 3, or, after an error, of round 2, memories too."""
     changes = {**SKEWED, "model__name": "lenet5", "algorithm__name": "fedper", "rounds": 5}
 
-    def evaluate_clients(self, algorithm, message, t, lr):
-        if t == 4:
+    def evaluate_clients(self, task):
+        if task.t == 4:
             raise error("in the evaluation")
-        return original(self, algorithm, message, t, lr)
+        return original(self, task)
 
     original = InProcessPopulation.evaluate_clients
     monkeypatch.setattr(InProcessPopulation, "evaluate_clients", evaluate_clients)

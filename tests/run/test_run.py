@@ -199,7 +199,7 @@ class Unnamed(FedAvg):
 def test_an_algorithm_that_is_not_enrolled_goes_by_its_class_and_has_runs_of_its_own(tmp_path):
     run(small(tmp_path))
     other = run(dataclasses.replace(small(tmp_path), algorithm=Unnamed(lr=0.02, batch_size=10, momentum=0.5)))
-    assert other.rounds["algorithm"].unique().tolist() == ["test_run.Unnamed"]
+    assert other.rounds["algorithm"].unique().tolist() == ["test_run:Unnamed"]
     both = results.load("small", tmp_path).runs
     assert both["model_fingerprint"].nunique() == 2
 
@@ -297,7 +297,7 @@ def test_plain_pandas_reads_a_folder_of_different_runs(tmp_path):
 
 
 class Reporting(FedAvg):
-    def metrics(self, state, updates):
+    def metrics(self, state, mean, updates):
         return {"largest": float(np.abs(state["params"]).max()), "clients": len(updates.reports)}
 
 
@@ -438,7 +438,7 @@ def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path):
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
 
     kills, continued, seen = 0, 0, 0
-    rng = random.Random(0)
+    rng, at = random.Random(0), (7, 15, 26)  # rounds at which it is killed, or shortly after: each behind a checkpoint
     while True:
         with start(tmp_path / "a") as process:
             timer = None
@@ -446,8 +446,8 @@ def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path):
                 continued += "continuing run" in line
                 if line.startswith("round"):
                     seen = max(seen, int(line.split()[1].split("/")[0]))
-                    if timer is None and kills < 3:
-                        timer = threading.Timer(rng.uniform(0, 0.4), process.kill)
+                    if timer is None and kills < 3 and seen >= at[kills]:
+                        timer = threading.Timer(rng.uniform(0, 0.05), process.kill)
                         timer.start()
             if timer:
                 timer.join()

@@ -265,15 +265,15 @@ def test_when_memories_are_lost_the_run_goes_back_to_its_checkpoint(tmp_path, mo
     from small_runs import assert_same_tables
 
     undisturbed = run(small(tmp_path / "a", rounds=5, algorithm={"name": "scaffold"}))
-    original, rounds, watch = InProcessPopulation.train, [], Noting()
+    original, rounds, watch = InProcessPopulation.take, [], Noting()
 
-    def train(self, algorithm, cohort, message, t, lr, drop=False):
-        rounds.append(t)
+    def take(self, handle):
+        rounds.append(handle.task.t)
         if rounds == list(range(1, lost_in + 1)):
             raise LostStateError("what client 3 remembers: its copies are lost")
-        return original(self, algorithm, cohort, message, t, lr, drop)
+        return original(self, handle)
 
-    monkeypatch.setattr(InProcessPopulation, "train", train)
+    monkeypatch.setattr(InProcessPopulation, "take", take)
     e = small(tmp_path / "b", rounds=5, algorithm={"name": "scaffold"})
     e = dataclasses.replace(e, output=dataclasses.replace(e.output, checkpoint_every=2))
     troubled = run(e, watch)
@@ -285,10 +285,10 @@ def test_when_memories_are_lost_the_run_goes_back_to_its_checkpoint(tmp_path, mo
 
 
 def test_memories_that_are_lost_again_and_again_end_the_run(tmp_path, monkeypatch):
-    def train(self, algorithm, cohort, message, t, lr, drop=False):
+    def take(self, handle):
         raise LostStateError("its copies are lost")
 
-    monkeypatch.setattr(InProcessPopulation, "train", train)
+    monkeypatch.setattr(InProcessPopulation, "take", take)
     with pytest.raises(LostStateError, match="its copies are lost"):
         run(small(tmp_path, algorithm={"name": "scaffold"}))
     assert results.load("small", tmp_path).runs["status"].tolist() == ["failed"]
@@ -298,18 +298,18 @@ def test_too_few_survivors_are_a_status_from_which_the_run_can_go_on(tmp_path, m
     """The process that trains clients 0 and 1 is lost in round 3 whenever it is tried, until the next start."""
     from small_runs import assert_same_tables
 
-    original = InProcessPopulation.train
+    original = InProcessPopulation.take
 
-    def train(self, algorithm, cohort, message, t, lr, drop=False):
-        updates = original(self, algorithm, cohort, message, t, lr, drop)
-        if t != 3:
+    def take(self, handle):
+        updates = original(self, handle)
+        if handle.task.t != 3:
             return updates
         lost = [dataclasses.replace(report, status="lost") for report in updates.reports[:2]]
         return dataclasses.replace(updates, reports=updates.reports[2:], missing=lost)
 
     faults = {"lost": "drop", "min_survivors": 3}
     with monkeypatch.context() as patch:
-        patch.setattr(InProcessPopulation, "train", train)
+        patch.setattr(InProcessPopulation, "take", take)
         with pytest.raises(TooFewSurvivorsError, match="2 of 4 clients were lost"):
             run(small(tmp_path / "a", **faults))
     (row,) = results.load("small", tmp_path / "a").runs.to_dict("records")
@@ -323,15 +323,16 @@ def test_events_outlive_the_rounds_that_are_played_again_and_those_that_never_en
     happened = {3: [Event("actor_lost", "first")], 4: [Event("hung", "second", clients=(1, 2))]}
     lost = Event("actor_lost", "third")
 
-    def train(self, algorithm, cohort, message, t, lr, drop=False):
+    def take(self, handle):
+        t = handle.task.t
         self.events = lambda: happened.pop(t, [])
         if t == 5 and lost:
             self.events = lambda: [lost]
             raise RuntimeError("the fifth round")
-        return original(self, algorithm, cohort, message, t, lr, drop)
+        return original(self, handle)
 
-    original = InProcessPopulation.train
-    monkeypatch.setattr(InProcessPopulation, "train", train)
+    original = InProcessPopulation.take
+    monkeypatch.setattr(InProcessPopulation, "take", take)
     e = small(tmp_path, rounds=6)
     e = dataclasses.replace(e, output=dataclasses.replace(e.output, checkpoint_every=2, flush_seconds=100.0))
     with pytest.raises(RuntimeError, match="the fifth round"):

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from fedray.algorithms.fedavg import FedAvg
-from fedray.core.updates import Report, Sum, Trained, cut, gather
+from fedray.core.updates import Report, Trained, WeightedSum, cut
+from fedray.server.aggregators import Each
+from fedray.server.gathering import gather
 from fedray.server.rounds import sample_cohort
+from fedray.server.task import Task
 
 
 def test_cohorts_are_distinct_clients_and_a_pure_function_of_seed_and_round():
@@ -42,12 +45,13 @@ def test_a_block_summed_by_an_actor_or_by_the_driver_is_the_same_bits(count):
     reports = [report(client, n) for client, n in enumerate((5, 3, 11, 2, 7, 1, 9))]
     summed, each = [], []
     for block in cut(list(range(7)), count):
-        total = Sum()
+        total = WeightedSum()
         for client in block:
             total.add_update(updates[client], algorithm.weight(reports[client].num_examples))
         summed.append([Trained([reports[c] for c in block], sum=total)])
         each.append([Trained([reports[c]], each=[updates[c]]) for c in block])
-    one, other = gather(algorithm, summed), gather(algorithm, each)
+    task = Task(algorithm, {}, 1, 0.1)
+    one, other = gather(task, summed), gather(task, each)
     assert one.sum.vectors["params"].tobytes() == other.sum.vectors["params"].tobytes()
     assert one.sum.weight == other.sum.weight == 38
     assert [r.client for r in one.reports] == [r.client for r in other.reports] == list(range(7))
@@ -57,11 +61,11 @@ def test_a_block_summed_by_an_actor_or_by_the_driver_is_the_same_bits(count):
 
 def test_a_sum_leaves_what_it_adds_as_it_was():
     update = {"params": np.ones(3, np.float32)}
-    total = Sum()
+    total = WeightedSum()
     total.add_update(update, 2.0)
-    frozen = Sum({"params": np.full(3, 5, np.float32)}, 1.0)
+    frozen = WeightedSum({"params": np.full(3, 5, np.float32)}, 1.0)
     frozen.vectors["params"].flags.writeable = False
-    other = Sum()
+    other = WeightedSum()
     other.add(frozen)
     other.add(total)
     assert update["params"].tolist() == [1, 1, 1]
@@ -69,14 +73,13 @@ def test_a_sum_leaves_what_it_adds_as_it_was():
     assert other.vectors["params"].tolist() == [7, 7, 7]
 
 
-def test_a_non_linear_algorithm_gets_every_vector():
-    class Median(FedAvg):
-        linear = False
+def test_an_aggregator_that_is_not_linear_gets_every_vector():
+    task = Task(FedAvg(), {}, 1, 0.1, aggregator=Each())
 
     trained = [
         [Trained([report(c, 1)], each=[{"params": np.full(2, c, np.float32)}]) for c in (0, 1)],
         [Trained([report(2, 1)], each=[{"params": np.full(2, 9, np.float32)}])],
     ]
-    updates = gather(Median(), trained)
+    updates = gather(task, trained)
     assert [u["params"][0] for u in updates.each] == [0, 1, 9]
     assert updates.sum.vectors == {}

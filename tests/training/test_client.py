@@ -10,6 +10,7 @@ from fedray.experiment.composition import compose
 from fedray.models import describe
 from fedray.models.build import BUILDERS, build, initial_vectors
 from fedray.models.model import KNOWN, Model
+from fedray.server.task import Task
 from fedray.training.evaluate import evaluate
 from fedray.training.trainer import Trainer
 
@@ -24,7 +25,7 @@ def after_one_client(dataset, **settings):
     message = {"params": params, "buffers": buffers}
     algorithm = FedAvg(lr=0.05, batch_size=16)
     vectors, _, report = trainer.train(
-        algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, algorithm.lr
+        Task(algorithm, message, 1, algorithm.lr), 0, dataset.train_images, dataset.train_labels, {}
     )
     measured = evaluate(trainer, message, dataset.test_images, dataset.test_labels)
     return vectors["params"], report.train_loss, sum(measured.losses) / len(dataset.test_labels)
@@ -61,7 +62,7 @@ def test_a_step_without_a_flat_gradient_is_the_same_bits(dataset, model):
         trainer = Trainer(make_recipe(dataset, model, channels_last=model == "cnn"))
         params, buffers = initial_vectors(build(Model(name=model), (3, 32, 32), 10, 3))
         message = {"params": params, "buffers": buffers}
-        return trainer.train(algorithm, 0, dataset.train_images, dataset.train_labels, message, {}, 1, 0.05)[0]
+        return trainer.train(Task(algorithm, message, 1, 0.05), 0, dataset.train_images, dataset.train_labels, {})[0]
 
     one, other = update(FedAvg(batch_size=16)), update(Uncorrected(batch_size=16))
     assert one["params"].tobytes() == other["params"].tobytes()

@@ -15,6 +15,7 @@ from fedray.core.errors import ClientError
 from fedray.models.build import build, initial_vectors
 from fedray.models.model import WRITTEN_OUT
 from fedray.server.rounds import play_rounds
+from fedray.server.task import Task
 from fedray.training import chunks
 from fedray.training.block import train_block
 from fedray.training.in_process import InProcessPopulation
@@ -64,7 +65,7 @@ class Unusual(FedAvg):
 
 def train(trainer, algorithm, dataset, block, message, memories, t=1, summed=False):
     shard = lambda client: (dataset.train_images[SHARDS[client]], dataset.train_labels[SHARDS[client]])  # noqa: E731
-    return train_block(trainer, algorithm, block, shard, message, memories, t, 0.01, summed)
+    return train_block(trainer, Task(algorithm, message, t, 0.01), block, shard, memories, summed)
 
 
 def play(algorithm, dataset, engine, *, model="logistic", augment="none", rounds=3, cohort=5, blocks=1):

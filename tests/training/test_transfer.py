@@ -18,18 +18,21 @@ from fedray.algorithms.finetune import FineTune
 from fedray.algorithms.moon import Moon
 from fedray.algorithms.scaffold import Scaffold
 from fedray.cluster.actor import ClientActor, NodeData, join_rows
-from fedray.core.updates import Report, Sum, finite
+from fedray.core.updates import Report, Updates, WeightedSum, finite
 from fedray.data.skew import Skew
 from fedray.models.build import build, initial_vectors
+from fedray.server.aggregators import Mean
 from fedray.server.rounds import play_rounds
+from fedray.server.task import Task
 from fedray.training import shards
 from fedray.training.block import evaluate_block, train_block
 from fedray.training.evaluate import evaluate
 from fedray.training.in_process import InProcessPopulation
+from fedray.training.outgoing import Outgoing
 from fedray.training.shards import place
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, evaluation_batch
 from fedray.training.trainer import Trainer
-from fedray.training.transfer import Done, SumThere, numbers_to, to_host
+from fedray.training.transfer import Done, numbers_to, to_host
 
 DEVICE = "cpu:0"
 DATASET = make_dataset(test=230, side=8, validation=110)
@@ -62,18 +65,20 @@ ALGORITHMS = {
 }
 
 
-class Listed(FedAvg):
-    """Aggregates what every client sent, as a non-linear aggregation does."""
+class Listed(Mean):
+    """Aggregates what every client sent, as an aggregator that is not linear does."""
 
     linear = False
 
-    def aggregate(self, updates):
-        for vectors, report in zip(updates.each, updates.reports, strict=True):
-            updates.sum.add_update(vectors, self.weight(report.num_examples))
-        return super().aggregate(updates)
+    def aggregate(self, updates, denominator=None):
+        total = WeightedSum()
+        for vectors, weight in zip(updates.each, updates.weights, strict=True):
+            total.add_update(vectors, weight)
+        return Mean().aggregate(Updates(total, updates.reports), denominator)
 
 
-ALGORITHMS["listed"] = Listed(**LOCAL)
+ALGORITHMS["listed"] = FedAvg(**LOCAL)
+AGGREGATORS = {"listed": Listed()}
 
 
 def recipe_of(model, engine="plain", augment="none", skew=None):
@@ -94,14 +99,16 @@ def play(name, recipe, device):
     population = InProcessPopulation(DATASET, SHARDS, recipe, 2, OWN_TESTS, device)
     algorithm, found = ALGORITHMS[name], []
     state = algorithm.init(*initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed)))
-    for done in play_rounds(algorithm, population, state, ts=[1, 2, 3], rounds=3, cohort=4, seed=5):
+    for done in play_rounds(
+        algorithm, population, state, ts=[1, 2, 3], rounds=3, cohort=4, seed=5, aggregator=AGGREGATORS.get(name)
+    ):
         message = algorithm.broadcast(done.state, done.t)
         found.append((
             [told(report) for report in (*done.updates.reports, *done.absent)],
             bytes_of(done.state),
             bits_of(population.evaluate(done.state, "test", 3)),
             bits_of(population.evaluate(done.state, "validation")),
-            population.evaluate_clients(algorithm, message, done.t, done.lr),
+            population.evaluate_clients(Task(algorithm, message, done.t, done.lr)),
         ))  # fmt: skip
     return found, {client: bytes_of(memory) for client, memory in population.memories(3)}, population
 
@@ -172,17 +179,19 @@ def updates_of(rng, clients, spoilt):
 @pytest.mark.parametrize("weights", [[1.0] * 6, [7.0, 300.0, 1.0, 41.0, 2.0, 13.0], [0.1, 1e-30, 0.3, 3.7, 1e30, 1.0]])
 def test_the_sum_on_a_device_is_numpys_to_the_bit(spoilt, weights):
     """Rounded after the product and after the sum, the signs of zeros kept, whatever overflows on the way."""
-    there, total = SumThere(), Sum()
+    task = Task(FedAvg(), {}, 1, 0.1, weights=dict(enumerate(weights)))
+    there, total = Outgoing(Trainer(recipe_of("logistic"), DEVICE), task, summed=True), WeightedSum()
     with np.errstate(over="ignore"):
         for client, (update, loss) in enumerate(updates_of(np.random.default_rng(3), 6, spoilt)):
             tensors = {name: torch.from_numpy(vector.copy()) for name, vector in update.items()}
             norm = torch.linalg.vector_norm(tensors["params"])
             report = Report(client, 10, 2, None, None, 0.5, 1, 1)
-            there.add(Done(tensors, {}, report, torch.tensor(loss, dtype=torch.float64), norm), weights[client])
+            there.add(Done(tensors, {}, report, torch.tensor(loss, dtype=torch.float64), norm), {})
             assert bytes_of({name: tensor.numpy() for name, tensor in tensors.items()}) == bytes_of(update)
             if finite(update) and math.isfinite(loss):
                 total.add_update(update, weights[client])
-    found, reports = there.read()
+    trained, _ = there.result()
+    found, reports = trained.sum, trained.reports
     assert bytes_of(found.vectors) == bytes_of(total.vectors)
     assert found.weight == total.weight
     assert [report.client for report in reports if report.status == "non_finite"] == spoilt
@@ -192,12 +201,12 @@ def test_the_sum_on_a_device_is_numpys_to_the_bit(spoilt, weights):
 
 def test_the_clients_of_a_block_share_the_time_that_it_took():
     """Telling the device what to do took 1 and 3 s; the whole took so long as the clock says now."""
-    there = SumThere()
+    there = Outgoing(Trainer(recipe_of("logistic"), DEVICE), Task(FedAvg(), {}, 1, 0.1), summed=True)
     for client, seconds in enumerate((1.0, 3.0)):
         report = Report(client, 10, 2, None, None, seconds, 1, 1)
-        there.add(Done({"params": torch.ones(2)}, {}, report, 0.5, 1.0), 1.0)
+        there.add(Done({"params": torch.ones(2)}, {}, report, 0.5, 1.0), {})
     there.began -= 80
-    _, (one, other) = there.read()
+    one, other = there.result()[0].reports
     assert one.seconds + other.seconds == pytest.approx(80, abs=5)
     assert other.seconds == pytest.approx(3 * one.seconds)
     assert (one.train_loss, one.update_norm, one.status) == (0.5, 1.0, "ok")
@@ -209,6 +218,7 @@ def test_one_copy_brings_back_tensors_of_every_kind():
     tensors = [
         torch.tensor(True), whole[1:4], torch.zeros(0), torch.arange(6, dtype=torch.int16).view(2, 3).t(),
         torch.tensor(0.1, dtype=torch.float64), torch.ones(1).expand(5), whole.view(3, 4)[:, 1], torch.tensor([7]),
+        torch.zeros(0).expand(4, -1)[1], torch.ones(1).expand(3, -1)[2],
     ]  # fmt: skip
     expected = [tensor.numpy().copy() for tensor in tensors]
     found = to_host(tensors)
@@ -256,12 +266,9 @@ def message_of(recipe, seed=0):
 def results_of(enrolment, message):
     """A block's training, its clients' evaluation, and that of both splits, as they are compared."""
     algorithm, clients, nothing = FineTune(**LOCAL), [0, 1, 3, 4], [{}] * 4
-    trained, _ = train_block(
-        enrolment.trainer, algorithm, clients, enrolment.shards.of, message, nothing, 2, 0.05, summed=True
-    )
-    scores = evaluate_block(
-        enrolment.trainer, algorithm, clients, enrolment.shards.of, enrolment.tests.of, message, nothing, 2, 0.05
-    )
+    task, shards = Task(algorithm, message, 2, 0.05), enrolment.shards.of
+    trained, _ = train_block(enrolment.trainer, task, clients, shards, nothing, summed=True)
+    scores = evaluate_block(enrolment.trainer, task, clients, shards, enrolment.tests.of, nothing)
     whole = [evaluate(enrolment.trainer, message, *enrolment.examples(split)) for split in ("test", "validation")]
     measured = [(found.losses, found.predicted.tobytes()) for found in whole]
     return bytes_of(trained.sum.vectors), trained.sum.weight, [told(r) for r in trained.reports], scores, measured
@@ -295,12 +302,19 @@ def test_an_actor_reads_the_same_small_message_once():
     """Pickled by value in each call; another message, or another algorithm, is read anew, in whatever order."""
     recipe = recipe_of("logistic")
     one, other = message_of(recipe), message_of(recipe, seed=1)
-    calls = [(FedAvg(**LOCAL), one), (FedAvg(**LOCAL), other), (FedAvg(momentum=0.5, **LOCAL), one)]
+    calls = [
+        (Task(algorithm, {}, 1, 0.05), message)
+        for algorithm, message in (
+            (FedAvg(**LOCAL), one),
+            (FedAvg(**LOCAL), other),
+            (FedAvg(momentum=0.5, **LOCAL), one),
+        )
+    ]
     expected: dict[int, dict[str, bytes]] = {}
     for device, order in (("cpu", [0, 1, 2]), (DEVICE, [0, 0, 1, 1, 0, 2, 2])):
         actor, read = actor_on(device, recipe, packed=True), []
         for each in order:
-            first, *_ = actor.train("r", pickle.dumps(calls[each], protocol=5), [0, 1], True, 1, 0.05)
+            first, *_ = actor.train("r", pickle.dumps(calls[each], protocol=5), [0, 1], True, "", None, 0)
             found = bytes_of(pickle.loads(first)[1].sum.vectors)
             assert found == expected.setdefault(each, found)
             read.append(actor.runs["r"].trainer.last_received)
@@ -314,21 +328,23 @@ def test_an_actor_reads_the_same_small_message_once():
 def test_a_message_that_cannot_change_is_copied_once_and_any_other_each_time():
     trainer = Trainer(recipe_of("logistic"), DEVICE)
     message = message_of(trainer.recipe)
-    first = trainer.received(message)
+    first = trainer.on_its_place(message)
     message["params"][:] = 1  # nothing said that it would not
-    assert trainer.received(message)["params"].unique().tolist() == [1]
+    assert trainer.on_its_place(message)["params"].unique().tolist() == [1]
     for vector in message.values():
         vector.flags.writeable = False
-    frozen = trainer.received(message)
+    frozen = trainer.on_its_place(message)
     assert first["params"].data_ptr() != frozen["params"].data_ptr()
     views = {name: vector[:] for name, vector in message.items()}  # as each call gets them from the object store
-    assert trainer.received(views) is frozen
-    assert trainer.received({"params": views["params"]}) is not frozen
+    assert trainer.on_its_place(views) is frozen
+    assert trainer.on_its_place({"params": views["params"]}) is not frozen
     longer = np.ones(len(message["params"]) + 1, np.float32)
     longer.flags.writeable = False
-    halves = [trainer.received({**views, "params": longer[part]})["params"] for part in (slice(0, -1), slice(1, None))]
+    halves = [
+        trainer.on_its_place({**views, "params": longer[part]})["params"] for part in (slice(0, -1), slice(1, None))
+    ]
     assert halves[0].data_ptr() != halves[1].data_ptr()
-    assert Trainer(trainer.recipe).received(message)["params"].data_ptr() == message["params"].ctypes.data
+    assert Trainer(trainer.recipe).on_its_place(message)["params"].data_ptr() == message["params"].ctypes.data
 
 
 # Arithmetic.
@@ -361,10 +377,10 @@ def test_a_device_computes_in_tf32_where_it_is_asked_to_and_is_left_as_it_was(pr
                 lambda module, _: seen.append([flag.fp32_precision for flag in FLAGS])
             )
             for call in (
-                lambda: train_block(trainer, algorithm, [0], shard, message, [{}], 1, 0.05, True),  # noqa: B023
-                lambda: trainer.train(algorithm, 0, *shard(0), message, {}, 1, 0.05),  # noqa: B023
+                lambda: train_block(trainer, Task(algorithm, message, 1, 0.05), [0], shard, [{}], True),  # noqa: B023
+                lambda: trainer.train(Task(algorithm, message, 1, 0.05), 0, *shard(0), {}),  # noqa: B023
                 lambda: evaluate(trainer, message, *shard(0)),  # noqa: B023
-                lambda: evaluate_block(trainer, algorithm, [0], shard, shard, message, [{}], 1, 0.05),  # noqa: B023
+                lambda: evaluate_block(trainer, Task(algorithm, message, 1, 0.05), [0], shard, shard, [{}]),  # noqa: B023
             ):
                 seen.clear()
                 call()
@@ -372,7 +388,7 @@ def test_a_device_computes_in_tf32_where_it_is_asked_to_and_is_left_as_it_was(pr
                 assert all(flags == ([expected] * 3 if device == DEVICE else before) for flags in seen)
                 assert [flag.fp32_precision for flag in FLAGS] == before
             with pytest.raises(Exception, match="ValueError"):
-                train_block(trainer, Failing(**LOCAL), [0], shard, message, [{}], 1, 0.05, True)
+                train_block(trainer, Task(Failing(**LOCAL), message, 1, 0.05), [0], shard, [{}], True)
             assert [flag.fp32_precision for flag in FLAGS] == before
             handle.remove()
 
@@ -383,7 +399,7 @@ def test_tf32_is_float32_where_there_is_no_gpu(model):
         recipe = recipe_of(model)
         trainer = Trainer(dataclasses.replace(recipe, model=dataclasses.replace(recipe.model, precision=precision)))
         examples = DATASET.train_images[:20], DATASET.train_labels[:20]
-        update, _, _ = trainer.train(FedAvg(**LOCAL), 0, *examples, message_of(recipe), {}, 1, 0.05)
+        update, _, _ = trainer.train(Task(FedAvg(**LOCAL), message_of(recipe), 1, 0.05), 0, *examples, {})
         return bytes_of(update), evaluate(trainer, message_of(recipe), *examples).losses
 
     assert after("tf32") == after("float32") != after("bfloat16")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ from fedray.core.updates import Vectors
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
 from fedray.models.dropout import dropout_keys
 from fedray.models.flat import Array
+from fedray.server.task import Task
 from fedray.training.batches import cut_epoch
 from fedray.training.spec import Recipe
 
@@ -34,9 +34,8 @@ class Share:
 
 
 def share_of(
-    algorithm: Any,
+    task: Task,
     seed: int,
-    t: int,
     place: int,
     client: int,
     images: Array,
@@ -48,10 +47,10 @@ def share_of(
 
     `width` gives the rows that batches are padded to, from their size and the algorithm's.
     """
-    n = len(labels)
+    n, algorithm = len(labels), task.algorithm
     epoch = cut_epoch(algorithm, n)
     size, per_epoch = min(epoch.size, n), epoch.steps
-    steps = algorithm.local_steps(seed, t, client, per_epoch)
+    steps = algorithm.local_steps(seed, task.t, client, per_epoch, task.attempt)
     padded = width(size, algorithm.batch_size)
     return Share(place, client, images, labels, memory, size, epoch.used, per_epoch, steps, padded)
 
@@ -84,25 +83,25 @@ class Batches:
     nothing. So do all rows of `places` beyond the C clients.
     """
 
-    def __init__(self, recipe: Recipe, shares: list[Share], t: int, device: str, places: int, dropouts: int):
+    def __init__(self, recipe: Recipe, shares: list[Share], task: Task, device: str, places: int, dropouts: int):
         """`dropouts` is the number of layers that need keys."""
         self.recipe = recipe
         lengths = np.array([len(share.labels) for share in shares])
         firsts = np.zeros(places, np.int64)
         firsts[: len(shares)] = lengths.cumsum() - lengths
         rows = draw_epochs(
-            shares, recipe.seed, "shuffle", t, places, lambda rng, share: rng.permutation(len(share.labels))
+            shares, recipe.seed, "shuffle", task, places, lambda rng, share: rng.permutation(len(share.labels))
         )
         rows += firsts[:, None]
         self.crops = self.holes = None
         if "crop-flip" in recipe.augment:
             crops = draw_epochs(
-                shares, recipe.seed, "augment", t, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
+                shares, recipe.seed, "augment", task, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
             )
             self.crops = torch.from_numpy(crops).to(device)
         if "cutout" in recipe.augment:
             holes = draw_epochs(
-                shares, recipe.seed, "cutout", t, places, lambda rng, share: draw_cutout(rng, share.images.shape)
+                shares, recipe.seed, "cutout", task, places, lambda rng, share: draw_cutout(rng, share.images.shape)
             )
             self.holes = torch.from_numpy(holes).to(device)
         self.sizes = np.zeros((shares[0].steps, places), np.int64)
@@ -111,7 +110,8 @@ class Batches:
         self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
         keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
         for i, share in enumerate(shares if dropouts else ()):
-            keys[: share.steps, i] = dropout_keys(recipe.seed, t, share.client, share.steps, dropouts)
+            at = share.client, share.steps, dropouts
+            keys[: share.steps, i] = dropout_keys(recipe.seed, task.t, *at, attempt=task.attempt)
         self.keys = torch.from_numpy(keys).to(device)
         self.rows = torch.from_numpy(rows).to(device)
         labels = join([share.labels for share in shares], device)
@@ -144,13 +144,13 @@ def draw_epochs(
     shares: list[Share],
     seed: int,
     purpose: str,
-    t: int,
+    task: Task,
     count: int,
     draw: Callable[[np.random.Generator, Share], np.ndarray],
 ) -> np.ndarray:
     """The numbers that `draw` gives for each example in each epoch of each client, by batch [S, count, B]; else 0."""
     batches = np.zeros((shares[0].steps, count, shares[0].width), np.int64)
-    generators = Generators(seed, purpose, t)
+    generators = Generators(seed, purpose, task.t, task.attempt)
     for i, share in enumerate(shares):
         for epoch, steps in share_epochs(share):
             deal(batches[steps, i], draw(generators.at(share.client, epoch), share), share)

@@ -1,15 +1,14 @@
 """The losses of many clients' batches, and their gradients with respect to the models' outputs."""
 
-from typing import Any
-
 import numpy as np
 import torch
 
+from fedray.core.algorithm import Algorithm
 from fedray.training.fused.batches import Batch
 
 
 def losses_and_slopes(
-    algorithm: Any, output: torch.Tensor, batch: Batch, classes: int = 2
+    algorithm: Algorithm, output: torch.Tensor, batch: Batch, classes: int = 2
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Each client's loss [A] of the output [A, B, classes], and its gradient, shaped like the output.
 
@@ -53,7 +52,7 @@ def add_at(
 
 
 def loss_of_hook(
-    algorithm: Any, output: torch.Tensor, targets: torch.Tensor, sizes: np.ndarray
+    algorithm: Algorithm, output: torch.Tensor, targets: torch.Tensor, sizes: np.ndarray
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """An algorithm's own loss of each client [A], and its gradient [A, B, classes].
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from fedray.core.algorithm import Algorithm
 from fedray.training.fused.batches import Batch
 
 MOST_GRAPHS = 32  # one for each number of clients and width of batches; beyond that all are captured anew
@@ -24,7 +25,7 @@ class Program(Protocol):
 
     def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None: ...
 
-    def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor: ...
+    def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor: ...
 
     def forget(self) -> None: ...
 
@@ -54,7 +55,7 @@ class Replayed:
         self.program.look_at(params, grads)
         self.place = (params.data_ptr(), grads.data_ptr(), len(params))
 
-    def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
+    def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches, which the next call overwrites. Their gradients are written."""
         if algorithm.has_own_loss:  # its kernels depend on the sizes of the batches
             return self.program.differentiate(algorithm, batch)
@@ -67,7 +68,7 @@ class Replayed:
         captured.graph.replay()
         return captured.losses
 
-    def capture(self, algorithm: Any, batch: Batch) -> Captured:
+    def capture(self, algorithm: Algorithm, batch: Batch) -> Captured:
         """Run the program for such batches on a stream beside the current one, then capture it there.
 
         PyTorch's notes on CUDA semantics do the same for whole networks.
@@ -88,7 +89,7 @@ class Replayed:
             torch.cuda.current_stream().wait_stream(self.stream)
         return Captured(graph, own, losses, self.program.constants)
 
-    def record(self, graph: torch.cuda.CUDAGraph, algorithm: Any, own: Batch) -> torch.Tensor:
+    def record(self, graph: torch.cuda.CUDAGraph, algorithm: Algorithm, own: Batch) -> torch.Tensor:
         """Capture the program itself. Returns its losses."""
         try:
             with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):

@@ -1,10 +1,9 @@
 """The gradients of many clients' models of any kind without BatchNorm: torch.func.vmap over params [A, P]."""
 
-from typing import Any
-
 import torch
 from torch.func import functional_call, vmap
 
+from fedray.core.algorithm import Algorithm
 from fedray.data.augment import normalise
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
@@ -38,7 +37,7 @@ class Stacked:
         """Let go of the params and gradients."""
         self.leaves, self.slopes = {}, []
 
-    def differentiate(self, algorithm: Any, batch: Batch) -> torch.Tensor:
+    def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""
         leaves = list(self.leaves.values())
         with torch.enable_grad():

@@ -11,7 +11,7 @@ trained at once.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from itertools import groupby
 from operator import attrgetter
@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
+from fedray.core.algorithm import Algorithm
 from fedray.core.updates import Report, Vectors, num_bytes
 from fedray.models.activations import measure_activations
 from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
+from fedray.server.task import Task
 from fedray.training import chunks
 from fedray.training.device import has_own_memory
 from fedray.training.fused.batches import Batches, Share, share_of
@@ -32,7 +34,7 @@ from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
 from fedray.training.fused.stacked import Stacked
 from fedray.training.spec import Recipe
-from fedray.training.transfer import Done, Examples, to_host
+from fedray.training.transfer import Done, Examples, Received, to_host
 
 
 class Result(NamedTuple):
@@ -66,36 +68,35 @@ class Together:
         self.params_bytes = flat.params.nbytes
         self.room: tuple[torch.Tensor, torch.Tensor] | None = None
         self.at_once: int | None = None
+        self.heed: Callable[[], None] = lambda: None
 
     def train(
         self,
-        algorithm: Any,
+        received: Received,
         clients: Sequence[int],
         shards: Iterable[Examples],
-        received: Tensors,
         memories: Sequence[Vectors],
         initial: Tensors | None,
-        t: int,
-        lr: float,
     ) -> Iterator[Done]:
         """Train clients. Each one's results are as those of Trainer.work, in the order of `clients`.
 
-        `received` is the message on the device, `initial` is the model that memories begin with. Clients that were
-        trained together share the time in proportion to their steps.
+        `initial` is the model that memories begin with. Clients that were trained together share the time in proportion
+        to their steps.
         """
+        task, message = received.task, received.message
         width = wide if self.on_gpu else narrow
         shares = (
-            share_of(algorithm, self.recipe.seed, t, place, client, *shard, memory, width)
+            share_of(task, self.recipe.seed, place, client, *shard, memory, width)
             for place, (client, shard, memory) in enumerate(zip(clients, shards, memories, strict=True))
         )
         if not self.written_out:
-            self.flat.load(received["params"], received["buffers"])
+            self.flat.load(message["params"], message["buffers"])
             self.flat.train()
         for portion in self.portions(shares):
             while portion:
                 part, began = portion[: self.at_once], time.perf_counter()
                 try:
-                    results = self.train_portion(algorithm, part, received, initial, t, lr)
+                    results = self.train_portion(task, part, message, initial)
                 except RuntimeError as error:
                     if len(part) == 1 or not lacks_memory(error):
                         raise
@@ -103,7 +104,7 @@ class Together:
                     self.forget()
                     continue
                 portion = portion[len(part) :]
-                yield from self.report(part, results, num_bytes(received), time.perf_counter() - began)
+                yield from self.report(part, results, received.bytes_down, time.perf_counter() - began)
 
     def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
         """The results with their reports, in the order of `part`."""
@@ -165,47 +166,31 @@ class Together:
         kept, widest, _ = measure_activations(flat, r.shape)
         return kept, widest
 
-    def train_portion(
-        self,
-        algorithm: Any,
-        portion: list[Share],
-        received: Tensors,
-        initial: Tensors | None,
-        t: int,
-        lr: float,
-    ) -> Results:
+    def train_portion(self, task: Task, portion: list[Share], message: Tensors, initial: Tensors | None) -> Results:
         """Train clients, those of one width at once. The largest group is first, since it takes the most room."""
         results: Results = {}
         ordered = sorted(portion, key=lambda share: (share.width, -share.steps))
         groups = [list(group) for _, group in groupby(ordered, key=attrgetter("width"))]
         for group in sorted(groups, key=len, reverse=True):
-            results |= self.train_group(algorithm, group, received, initial, t, lr)
+            results |= self.train_group(task, group, message, initial)
         return results
 
     @torch.no_grad()
-    def train_group(
-        self,
-        algorithm: Any,
-        shares: list[Share],
-        received: Tensors,
-        initial: Tensors | None,
-        t: int,
-        lr: float,
-    ) -> Results:
+    def train_group(self, task: Task, shares: list[Share], message: Tensors, initial: Tensors | None) -> Results:
         """Train C clients of one width, given those with the most steps first."""
-        count = len(shares)
-        start = received["params"].expand(count, -1)
+        count, algorithm = len(shares), task.algorithm
+        start = message["params"].expand(count, -1)
         remembered = stack_memories(algorithm, shares, initial, self.device)
-        batches = Batches(self.recipe, shares, t, self.device, self.places(count), len(self.dropouts))
-        end, losses, computed = self.descend(algorithm, batches, received, remembered, count, lr)
+        batches = Batches(self.recipe, shares, task, self.device, self.places(count), len(self.dropouts))
+        end, losses, computed = self.descend(task, batches, message, remembered, count)
         steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
-        update, remembered = algorithm.finish(start, end, steps, lr, received, remembered)
+        update, remembered = algorithm.finish(start, end, steps, task.lr, message, remembered)
         if update["params"].shape != end.shape:
             found, wanted = tuple(update["params"].shape), tuple(end.shape)
             raise ValueError(f'finish() gave updates "params" of shape {found}, not {wanted}')
         sizes = batches.sizes[:, :count]
         images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
-        still = torch.zeros_like(received["buffers"])  # nothing here changes buffers
+        still = torch.zeros_like(message["buffers"])  # nothing here changes buffers
         updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
         means, norms, counts = self.figures(updates, losses, sizes)
         memories = rows_of(remembered, count)
@@ -237,21 +222,16 @@ class Together:
         return found.tolist(), norms.tolist(), [None] * len(norms)
 
     def descend(
-        self,
-        algorithm: Any,
-        batches: Batches,
-        received: Tensors,
-        remembered: Tensors,
-        count: int,
-        lr: float,
+        self, task: Task, batches: Batches, message: Tensors, remembered: Tensors, count: int
     ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
         """The SGD loop. Returns all params [C, P] after their last step, the mean losses [S, C] of the batches, and the
         number of clients' places [S] that were computed.
 
         The clients with steps left are always the first few. The params of the others stay as they are.
         """
+        algorithm, lr = task.algorithm, task.lr
         steps, places = batches.sizes.shape
-        params, grads = self.take_room(places, received["params"])
+        params, grads = self.take_room(places, message["params"])
         velocity = torch.empty_like(params[:count])
         losses = torch.zeros(steps, count, device=params.device)
         places_computed = np.zeros(steps, np.int64)
@@ -262,10 +242,11 @@ class Together:
                 self.program.look_at(params[:computed], grads[:computed])
                 now, grad, speed = params[:active], grads[:active], velocity[:active]
                 memory = {name: tensor[:active] for name, tensor in remembered.items()}
+            self.heed()
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
             places_computed[step] = computed
             algorithm.clip(grad)
-            direction = algorithm.correct(grad, now, received, memory, lr)
+            direction = algorithm.correct(grad, now, message, memory, lr)
             if algorithm.weight_decay:
                 direction = direction.add(now, alpha=algorithm.weight_decay)
             if algorithm.momentum:
@@ -346,7 +327,7 @@ def wide(size: int, wanted: int) -> int:
     return wanted or 1 << (size - 1).bit_length()
 
 
-def stack_memories(algorithm: Any, shares: list[Share], initial: Tensors | None, device: str) -> Tensors:
+def stack_memories(algorithm: Algorithm, shares: list[Share], initial: Tensors | None, device: str) -> Tensors:
     """The clients' memories as tensors [C, ...], new for those that have none."""
     if initial is None:
         return {}

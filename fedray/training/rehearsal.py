@@ -1,0 +1,98 @@
+"""A rehearsal of the user's own algorithm: a client's first step on a few random images, and the server's after it.
+
+It is played before anything of a run is written, so that a mistake in the class is one sentence and not a failed run.
+"""
+
+import copy
+import pickle
+import sys
+
+import numpy as np
+
+from fedray.core.algorithm import Algorithm
+from fedray.core.errors import BadInputError
+from fedray.core.own_code import describe, load_all
+from fedray.core.updates import Updates, Vectors
+from fedray.models.flat import FlatModel
+from fedray.server.aggregators import Aggregator
+from fedray.server.gathering import gather
+from fedray.server.task import Task
+from fedray.training.block import evaluate_block, train_block
+from fedray.training.spec import Recipe
+from fedray.training.trainer import Trainer
+
+IMAGES = 2  # BatchNorm needs two
+
+
+def rehearse(recipe: Recipe, name: str, mine: bytes, rounds: int) -> None:
+    """Play a round of one client with one step. BadInputError, with the line, where the algorithm fails.
+
+    `mine` is the pickled algorithm and aggregator of a run of so many rounds. Modules that this process has are left as
+    they are: the user's objects are from them.
+    """
+    try:
+        load_all([each for each in recipe.own_algorithm if module_of(each[0]) not in sys.modules], "algorithm.name")
+        algorithm, aggregator = pickle.loads(mine)
+        quick = copy.copy(algorithm)
+        batch_size = min(algorithm.batch_size, IMAGES)  # 0 stays the whole shard
+        for setting, value in {"steps": 1, "steps_min": None, "batch_size": batch_size, "drop_last": False}.items():
+            object.__setattr__(quick, setting, value)
+        play(Trainer(recipe), quick, aggregator, rounds)
+    except BadInputError:
+        raise
+    except (Exception, SystemExit) as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, BadInputError):
+            raise cause from None
+        raise BadInputError(f"algorithm.name = {name} fails when it is tried: {describe(cause)}") from error
+
+
+def module_of(address: str) -> str:
+    return address.partition(":")[0]
+
+
+def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds: int) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (IMAGES, *trainer.recipe.shape), np.uint8)
+    labels = np.arange(IMAGES) % trainer.recipe.classes
+    state = algorithm.init(**start_of(trainer.network.flat))
+    task = Task(algorithm, algorithm.broadcast(state, 1), 1, algorithm.learning_rate(1, rounds), aggregator=aggregator)
+    shard = lambda client: (images, labels)  # noqa: E731
+    trained, memories = train_block(trainer, task, [0], shard, [{}], aggregator.linear)
+    updates = gather(task, [[trained]])
+    if not updates.reports:
+        return  # a step of this length on random images overflows, which says nothing about the class
+    mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
+    after = algorithm.server_update(state, mean, 1.0)
+    check_state(state, after)
+    check_metrics(algorithm, after, mean, updates)
+    if algorithm.remembers:
+        _, first, _ = trainer.receive(algorithm, trainer.received(task).message, {})
+        check_memory({name: tuple(tensor.shape) for name, tensor in first.items()}, memories[0])
+    if algorithm.has_own_models:
+        evaluate_block(trainer, task, [0], shard, shard, memories)
+
+
+def start_of(flat: FlatModel) -> Vectors:
+    return {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
+
+
+def check_state(before: Vectors, after: Vectors) -> None:
+    """Raise ValueError for a state that has not the vectors of the one before it."""
+    was, now = ({name: vector.shape for name, vector in state.items()} for state in (before, after))
+    if was != now:
+        raise ValueError(f"server_update gave a state with {now}, where it got {was}")
+
+
+def check_memory(first: dict[str, tuple[int, ...]], later: Vectors) -> None:
+    """Raise ValueError for a memory that has not the vectors of the first one."""
+    now = {name: vector.shape for name, vector in later.items()}
+    if first != now:
+        raise ValueError(f"a client's new memory has {now}, and the one before it {first}")
+
+
+def check_metrics(algorithm: Algorithm, state: Vectors, mean: Vectors, updates: Updates) -> None:
+    """Raise ValueError for a metric that is no number."""
+    for name, value in algorithm.metrics(state, mean, updates).items():
+        float(value)
+        if not isinstance(name, str):
+            raise ValueError(f"metrics gave a name {name!r}, which is no text")
