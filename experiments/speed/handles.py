@@ -6,8 +6,8 @@ The workload is rounds.py's cnn: 1,000 clients of 50 images, 50 a round, packed.
 last `keep`. As 50 handles the round has 50 calls of one client in place of 16 of three or four, and 50 sums in the
 driver; the message is sent once all the same.
 
-2026-11-27, 2 cores (AMD): one handle 5.516 s, 50 handles 4.980 s, ratio 0.903 (three turns, 0.856 to 0.990): calls of one
-client fill the last gaps.
+2026-11-27, 2 cores (AMD): one handle 5.516 s, 50 handles 4.980 s, ratio 0.903 (three turns, 0.856 to 0.990). Calls of
+one client fill the last gaps.
 """
 
 import argparse
