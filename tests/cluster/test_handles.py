@@ -154,6 +154,10 @@ def test_updates_stay_with_the_actors_and_are_inputs_of_the_next_task(population
     population.keep(second)
     assert updates.reports[0].bytes_down == 3 * updates.reports[0].bytes_up
     read = [vectors_of(each) for each in left.each]
+    again = population.submit(first.task, [0, 1, 2])
+    for mine, theirs in zip(read, population.take(again).each, strict=True):
+        assert mine["params"].tobytes() == theirs["params"].tobytes()
+    population.discard(again)
     middle = {name: vector + (read[0][name] + read[2][name]) / 2 for name, vector in message.items()}
     by_hand = population.submit(Task(FedAvg(**LOCAL), middle, 2, 0.05), [3])
     assert bits(population.take(by_hand)) == bits(updates)
