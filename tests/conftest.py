@@ -87,13 +87,10 @@ def nobody_waits_for_what_a_failed_test_left(request):
 
 
 def abandon(pool):
-    """Give up the actors that runs still use."""
-    with pool.dispatcher.lock:
-        used = [slot for slot in pool.slots if slot.uses]
-        for slot in used:
-            slot.uses.clear()
-        pool.dispatcher.queue.clear()
-        pool.give_up(used)
+    """Have the runs that still use actors leave."""
+    for run, use in {run: use for slot in pool.slots for run, use in slot.uses.items()}.items():
+        pool.dispatcher.withdraw(use.traffic)
+        pool.leave(run, pool.slots)
 
 
 @pytest.fixture(scope="module")

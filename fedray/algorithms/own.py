@@ -1,12 +1,13 @@
 """The user's own algorithms: classes below FedAvg, by the address package.module:Class or handed over as they are."""
 
 import inspect
+import json
+from contextlib import suppress
 from hashlib import blake2b
 from types import CodeType
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from fedray.algorithms.capabilities import refuse_former_hooks
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
@@ -26,7 +27,6 @@ def find(address: str) -> type[FedAvg]:
         raise BadInputError(f"{SETTING} = {address}: {module_name} has no class {name}{nearest(name, here)}")
     if not (isinstance(kind, type) and issubclass(kind, FedAvg)):
         raise BadInputError(f"{SETTING} = {address} is no class below fedray's FedAvg{nearest(name, here)}")
-    refuse_former_hooks(kind)
     content(kind)  # seen now, as it was just imported
     return kind
 
@@ -68,9 +68,8 @@ def _seen(kind: type) -> str:
     if kind not in _contents:
         if _in_file(kind):
             _contents[kind] = own_code.fingerprint(address_of(kind), SETTING)
-            own_code.loaded[kind.__module__] = _contents[
-                kind
-            ]  # what the user imported is taken to be as its file is now
+            # What the user imported is taken to be as its file is now.
+            own_code.loaded[kind.__module__] = _contents[kind]
         else:
             _contents[kind] = blake2b(_text(kind), digest_size=16).hexdigest()
     return _contents[kind]
@@ -90,23 +89,24 @@ def _text(kind: type) -> bytes:
     try:
         return inspect.getsource(kind).encode()
     except (OSError, TypeError):  # a cell, whose functions alone know where they stand, or a Python that keeps no text
-        return repr(sorted((name, _said(value)) for name, value in vars(kind).items() if name not in UNSAID)).encode()
-
-
-UNSAID = ("__module__", "__doc__", "__weakref__", "__dict__", "__annotations__", "__firstlineno__")
+        written = {name: value for name, value in vars(kind).items() if callable(value) or not name.startswith("__")}
+        members = ((name, _said(value)) for name, value in sorted(written.items()))
+        return repr([(name, said) for name, said in members if said is not None]).encode()
 
 
 def _said(value: Any) -> Any:
-    """What a member of a class says: the text of a function, or what it does; otherwise the value."""
+    """What a member of a class says: a function's text, or else what it does; a plain value; None of anything else."""
     inner = [getattr(value, name, None) for name in ("__func__", "fget", "fset", "func")]
     if inside := [each for each in inner if each is not None]:
         return [_said(each) for each in inside]
     code = value if isinstance(value, CodeType) else getattr(value, "__code__", None)
     if code is None:
-        return repr(value) if isinstance(value, int | float | str | bool | tuple | type(None)) else type(value).__name__
+        with suppress(TypeError, ValueError):
+            return json.dumps(value, sort_keys=True)
+        return None
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):
         constants = [sorted(map(repr, each)) if isinstance(each, frozenset) else _said(each) for each in code.co_consts]
-        defaults = repr((getattr(value, "__defaults__", None), getattr(value, "__kwdefaults__", None)))
+        defaults = [_said(getattr(value, name, None)) for name in ("__defaults__", "__kwdefaults__")]
         return [code.co_code, code.co_names, constants, defaults]

@@ -222,8 +222,7 @@ class RayPopulation:
     def orders_for(self, task: Task) -> Any:
         """The orders of a call, made once for handles in flight with the same message."""
         for other in self.handles[-1:]:
-            mine, theirs = (replace(each, inputs=(), weights=None) for each in (task, other.task))
-            if all(getattr(mine, field.name) is getattr(theirs, field.name) for field in fields(Task)):
+            if all(getattr(task, name) is getattr(other.task, name) for name in ORDERED):
                 return other.orders
         return as_sent(task)
 
@@ -262,21 +261,20 @@ class RayPopulation:
             counted = [i for i, report in enumerate(reports) if report.status == "ok"]
             if task.aggregator.linear:
                 vectors = vectors or self.dispatcher.fetch(ticket, 1)
-                sums, each = vectors.sum, vectors.each
             elif where == "actors":
-                sums, each = (
-                    None,
-                    [ray.put(v) for v in vectors.each] if vectors else [ticket.refs[1 + i] for i in counted],
+                apart: list[Any] = (
+                    [ray.put(each) for each in vectors.each] if vectors else [ticket.refs[1 + i] for i in counted]
                 )
+                vectors = Trained([], each=apart)
             else:
-                sums, each = None, vectors.each if vectors else [self.dispatcher.fetch(ticket, 1 + i) for i in counted]
+                vectors = vectors or Trained([], each=[self.dispatcher.fetch(ticket, 1 + i) for i in counted])
         except LostActorError:
             if not ticket.drop:
                 raise
             return Trained([absentee(client, int(self.sizes[client]), "lost") for client in ticket.clients])
         held = 1 + vectors_apart(task, ticket.clients)
         ticket.refs[:held] = [None] * held  # so that the object store can free them
-        return Trained(reports, sums, each)
+        return Trained(reports, vectors.sum, vectors.each)
 
     def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
         sent, labels, errand = ray.put(state), self.labels[split], Errand(self.traffic, self.plan.lanes)
@@ -364,6 +362,10 @@ class RayHandle(Handle):
     errand: Errand = field(init=False)
     orders: Any = None
     tickets: list[list[Ticket]] = field(default_factory=list)
+
+
+ORDERED = [field.name for field in fields(Task) if field.name not in ("inputs", "weights")]
+"""The fields of a task that its orders have. The others travel with each call."""
 
 
 def vectors_apart(task: Task, clients: Sequence[int]) -> int:

@@ -6,7 +6,7 @@ Vectors on the server are NumPy arrays. On clients they are tensors [..., P], pe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
@@ -20,18 +20,6 @@ if TYPE_CHECKING:
 Tensors: TypeAlias = "dict[str, Tensor]"
 Steps: TypeAlias = "int | Tensor"
 Both: TypeAlias = "tuple[Tensors, Tensors]"  # an update and a memory
-
-
-class LocalClient(Protocol):
-    """A client in a round, as `local_round` and `own_model` see it (training/client.py)."""
-
-    def descend(
-        self, start: Tensors, correct: Callable[..., Tensor] | None, epochs: int | None = None
-    ) -> tuple[Tensors, int]:
-        """Local steps from a model. Returns the model {"params", "buffers"} at their end, and their number."""
-
-    def gradient(self, at: Tensors) -> Tensor:
-        """The gradient [P] of the mean loss over the whole shard at a model."""
 
 
 class Algorithm(Protocol):
@@ -84,7 +72,7 @@ class Algorithm(Protocol):
     def init(self, params: np.ndarray, buffers: np.ndarray) -> Vectors: ...
     def broadcast(self, state: Vectors, t: int) -> Vectors: ...
 
-    # On a client.
+    # On a client, which is a training.client.Client.
 
     def receive(self, message: Tensors, inputs: Sequence[Tensors]) -> Tensors: ...
     def init_memory(self, params: Tensor, buffers: Tensor) -> Tensors: ...

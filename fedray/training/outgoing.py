@@ -159,5 +159,5 @@ def as_tensors(vectors: Mapping[str, Any]) -> Tensors:
 
 
 def as_arrays(tensors: Mapping[str, Any]) -> Vectors:
-    """Tensors of the host as arrays. None shares its memory with another client's."""
+    """Tensors of the host as arrays that share their memory. Arrays stay as they are."""
     return {name: tensor.numpy() if isinstance(tensor, torch.Tensor) else tensor for name, tensor in tensors.items()}
