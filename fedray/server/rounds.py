@@ -14,7 +14,7 @@ import numpy as np
 from fedray.core.algorithm import Algorithm, Transform
 from fedray.core.errors import TooFewSurvivorsError
 from fedray.core.randomness import generator
-from fedray.core.updates import Report, Seconds, Updates, Vectors
+from fedray.core.updates import Report, Seconds, Updates, Vectors, WeightedSum
 from fedray.server.aggregators import Aggregator, Mean
 from fedray.server.participation import Faults, absentee, answering
 from fedray.server.population import Population
@@ -27,7 +27,7 @@ class Round:
 
     `mean` is the aggregated update, `delta` what of it moves the params [P], and `state` the server's state after it.
 
-    `cohort` are all clients asked. `updates.reports` are the reports of those whose update counts, and `absent` those
+    `cohort` are all clients asked. `updates` has its sum's weight alone, without its vectors. `updates.reports` are the reports of those whose update counts, and `absent` those
     of all others. Seconds are wall-clock.
     """
 
@@ -90,6 +90,7 @@ def play_rounds(
         taken = time.perf_counter()
         if updates.reports:
             mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
+            updates = replace(updates, sum=WeightedSum(weight=updates.sum.weight))  # the mean says it, and is as long
             delta = algorithm.delta(mean)
             state = algorithm.server_update(state, mean, math.fsum(updates.weights) / all_weights)
         else:
