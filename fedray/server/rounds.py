@@ -27,8 +27,8 @@ class Round:
 
     `mean` is the aggregated update, `delta` what of it moves the params [P], and `state` the server's state after it.
 
-    `cohort` are all clients asked. `updates` has its sum's weight alone, without its vectors. `updates.reports` are the reports of those whose update counts, and `absent` those
-    of all others. Seconds are wall-clock.
+    `cohort` are all clients asked. `updates` has its sum's weight alone, without its vectors. `updates.reports` are
+    the reports of those whose update counts, and `absent` those of all others. Seconds are wall-clock.
     """
 
     t: int
