@@ -20,8 +20,11 @@ def effective_steps(steps: int | torch.Tensor, momentum: float, pull: float = 0.
     """The sum of the a_k of `steps` steps, where `pull` is lr * mu.
 
     `steps` is a number, or a tensor with a number for each client. The sum is of the same kind. It is the distance, in
-    units of lr, that SGD goes when all gradients are 1.
+    units of lr, that SGD goes when all gradients are 1. Of plain SGD that is the number of steps itself, so that nobody
+    waits for a device.
     """
+    if not momentum and not pull:
+        return float(steps) if isinstance(steps, int) else steps
     distance, speed = [0.0], 0.0
     for _ in range(steps if isinstance(steps, int) else int(steps.max())):
         speed = momentum * speed + 1.0 - pull * distance[-1]

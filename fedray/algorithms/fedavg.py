@@ -66,7 +66,7 @@ class FedAvg(OwnNorms, ServerStep, LocalTraining, Capabilities):
         scales buffers too, because a sum of m differences would carry them m times too far.
         """
         direction, moments = server_optimizer.direction(self, state, self.delta(mean))
-        params = np.float32(self.server_lr) * direction
-        params += state["params"]
+        step = direction if self.server_lr == 1 else np.float32(self.server_lr) * direction
+        params = np.add(step, state["params"], out=None if step is direction else step)
         scale = self.server_lr if self.weighting == "sum" else 1.0
         return {"params": params, "buffers": state["buffers"] + np.float32(scale) * mean["buffers"], **moments}

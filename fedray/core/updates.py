@@ -78,7 +78,7 @@ class Sum(Protocol):
     """A sum of updates, as an aggregator that is linear wants it. Actors and the driver add by the same operations."""
 
     vectors: Vectors
-    """The sum. Its arrays are written by `add` and `add_update`; on a device they are tensors."""
+    """The sum. `add` and `add_update` write to its arrays, except read-only ones; on a device they are tensors."""
     weight: float
     """The sum of the weights."""
 
@@ -86,7 +86,7 @@ class Sum(Protocol):
         """Add one client's update, arrays or tensors, which is not changed."""
 
     def add(self, other: Any) -> None:
-        """Add a sum of the same kind. The vectors of the first one are taken over; read-only vectors are copied."""
+        """Add a sum of the same kind. The vectors of the first one are taken over, and not written to if read-only."""
 
     @property
     def num_bytes(self) -> int:
@@ -108,12 +108,15 @@ class WeightedSum:
         self.add(WeightedSum(dict(update), weight))
 
     def add(self, other: "WeightedSum") -> None:
-        """Add a sum. The vectors of the first one are taken over; read-only arrays are copied."""
+        """Add a sum. The vectors of the first one are taken over. Read-only arrays are not written to."""
         if not self.vectors:
-            self.vectors = {name: v.copy() if is_read_only(v) else v for name, v in other.vectors.items()}
+            self.vectors = dict(other.vectors)
         else:
             for name, vector in other.vectors.items():
-                self.vectors[name] += vector
+                if is_read_only(self.vectors[name]):
+                    self.vectors[name] = self.vectors[name] + vector
+                else:
+                    self.vectors[name] += vector
         self.weight += other.weight
 
     @property

@@ -119,5 +119,10 @@ def metric_rows(metrics: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def norm(vector: np.ndarray) -> float:
     """The Euclidean norm. NumPy sums it, since BLAS's bits depend on its threads, in pieces that fit the cache."""
-    pieces = np.split(vector, range(2**16, vector.size, 2**16))
-    return math.sqrt(math.fsum(np.square(piece, dtype=np.float64).sum() for piece in pieces))
+    squares, sums = np.empty(2**16), []
+    for first in range(0, vector.size, squares.size):
+        piece = vector[first : first + squares.size]
+        wide = squares[: piece.size]
+        wide[...] = piece
+        sums.append(np.multiply(wide, wide, out=wide).sum())
+    return math.sqrt(math.fsum(sums))

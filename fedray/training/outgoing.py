@@ -55,7 +55,8 @@ class Outgoing:
         client = done.report.client
         with self.blamed(client) if self.trainer.on_device else nullcontext():
             update, own, report = self.trainer.read(done)
-        counts = finite(update) and report.train_loss is not None and math.isfinite(report.train_loss)
+            counts = True if done.counts is None else bool(done.counts)
+        counts = counts and finite(update) and report.train_loss is not None and math.isfinite(report.train_loss)
         if self.task.chain:
             with self.blamed(client):
                 sent, memory, report = self.through_chain(as_tensors(update), memory, report)
@@ -77,14 +78,16 @@ class Outgoing:
         loss, norm = done.numbers
         counts, update, report = done.counts, done.update, done.report
         with self.blamed(report.client):
+            looked_at = counts is not None and not self.task.chain
             if counts is None:
                 counts = torch.isfinite(loss) & all_finite(update)
             if self.task.chain:
                 update, memory, report = self.through_chain(dict(update), memory, report)
                 counts = counts & all_finite(update)
+            if not looked_at:
+                update = {name: vector.masked_fill(~counts, -0.0) for name, vector in update.items()}
             assert self.sum is not None
-            counted = {name: vector.masked_fill(~counts, -0.0) for name, vector in update.items()}
-            self.sum.add_update(counted, self.task.weight(report))
+            self.sum.add_update(update, self.task.weight(report))
         self.reports.append(report)
         self.memories.append({**done.memory, **memory})
         self.figures.append((loss, norm, counts))
@@ -128,7 +131,7 @@ class Outgoing:
         kept = [self.memories[i][name] for i, name in later]
         losses, norms, counts, *arrays = to_host([*numbers, *there.values(), *kept])
         for (i, name), array in zip(later, arrays[len(there) :], strict=True):
-            self.memories[i][name] = array
+            self.memories[i][name] = array.copy()  # what is kept is not to keep pinned memory
         longer = (time.perf_counter() - self.began) / sum(report.seconds or 0.0 for report in self.reports)
         total = sum(self.task.weight(report) for report, ok in zip(self.reports, counts, strict=True) if ok)
         self.sum.vectors = dict(zip(there, arrays, strict=False)) if counts.any() else {}

@@ -25,7 +25,7 @@ from fedray.training.network import Network
 from fedray.training.personal import OwnPart
 from fedray.training.shards import place
 from fedray.training.spec import Recipe
-from fedray.training.transfer import Done, Received, to_host
+from fedray.training.transfer import Done, Received, to_device, to_host
 
 
 def settle_in() -> None:
@@ -89,6 +89,8 @@ class Trainer:
             update, kept = own.split(message, update)
             remembered = {**remembered, **kept}
         new_memory = self.arrays(remembered)
+        if self.on_device:  # what is kept is not to keep pinned memory
+            new_memory = {name: array.copy() for name, array in new_memory.items()}
         found, wanted = tuple(update["params"].shape), tuple(message["params"].shape)
         if found != wanted:
             raise ValueError(f'finish() gave an update "params" of shape {found}, not {wanted}')
@@ -163,11 +165,11 @@ class Trainer:
         return self.own_parts[algorithm]
 
     def tensors(self, vectors: Vectors | Tensors) -> Tensors:
-        """Vectors as tensors on the device. Tensors are there already."""
-        return {
-            name: vector if isinstance(vector, torch.Tensor) else torch.from_numpy(vector).to(self.network.device)
-            for name, vector in vectors.items()
-        }
+        """Vectors as tensors on the device, copied at once. Tensors are there already."""
+        found: Tensors = {name: vector for name, vector in vectors.items() if isinstance(vector, torch.Tensor)}
+        arrays = {name: vector for name, vector in vectors.items() if isinstance(vector, np.ndarray)}
+        there = dict(zip(arrays, to_device(self.network.device, list(arrays.values())), strict=True))
+        return {name: there[name] if name in there else found[name] for name in vectors}
 
     def arrays(self, tensors: Mapping[str, Any]) -> Vectors:
         """Tensors or arrays as NumPy arrays. They share no memory with the model, which the next client overwrites."""

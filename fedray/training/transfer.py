@@ -6,37 +6,78 @@ and the host reads everything that it needs in one copy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from fedray.core.updates import Report, Vectors
-from fedray.models.flat import Array, Tensors
+from fedray.models.flat import Array, Tensors, tensor_of
 from fedray.server.task import Task
+from fedray.training.device import has_own_memory
 
 Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
 
 
+ALIGNED = 512  # bytes; as torch's own allocator on a GPU, so that kernels read whole words
+SMALL = 2**16  # bytes; tensors below are first joined on the device, since a copy costs some microseconds
+
+
 def numbers_to(device: str, *numbers: np.ndarray) -> Iterable[torch.Tensor]:
     """Copy a few arrays of one shape and type to the device at once, without waiting."""
-    stacked = torch.from_numpy(np.stack(numbers))
-    if torch.device(device).type == "cuda":
-        # torch does not use pinned memory again before a copy from it is done.
-        return stacked.pin_memory().to(device, non_blocking=True).unbind()
-    return stacked.to(device).unbind()
+    return to_device(device, numbers)
+
+
+def to_device(device: str, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
+    """Copy arrays to a device at once, as tensors, without waiting. For the host they are tensors in the same memory.
+
+    The device copies from pinned memory, which torch does not use again before the copy is done.
+    """
+    if not has_own_memory(device) or not arrays:
+        return [torch.from_numpy(array) for array in arrays]
+    ends = list(accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays))
+    staged, places = pinned(max(ends, default=0), device), []
+    for array, end in zip(arrays, ends, strict=True):
+        first = end - -(-array.nbytes // ALIGNED) * ALIGNED
+        places.append(slice(first, first + array.nbytes))
+        staged[places[-1]].numpy().view(array.dtype).reshape(array.shape)[...] = array
+    there = staged.to(device, non_blocking=True, copy=True)
+    return [
+        there[place].view(tensor_of(np.empty(0, array.dtype)).dtype).view(array.shape)
+        for array, place in zip(arrays, places, strict=True)
+    ]
 
 
 def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
-    """Copy tensors of a device to the host at once, as arrays."""
-    if not tensors:
-        return []
+    """Copy tensors of a device to the host, as arrays. The host waits once."""
+    found: dict[int, np.ndarray] = {}
+    small: list[int] = []
     # The largest numbers first, so that each array begins where its numbers may.
-    order = sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size())
-    pieces = [as_bytes(tensors[i].detach().reshape(-1)) for i in order]
-    copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
-    found = {i: copy.view(tensors[i].dtype).view(tensors[i].shape) for i, copy in zip(order, copies, strict=True)}
-    return [found[i].numpy() for i in range(len(tensors))]
+    for i in sorted(range(len(tensors)), key=lambda i: -tensors[i].element_size()):
+        if tensors[i].nbytes < SMALL or not tensors[i].is_cuda:
+            small.append(i)
+            continue
+        tensor = tensors[i].detach().contiguous()
+        copy = pinned(tensor.nbytes, "cuda").view(tensor.dtype).view(tensor.shape)
+        found[i] = copy.copy_(tensor, non_blocking=True).numpy()
+    if small:
+        pieces = [as_bytes(tensors[i].detach().reshape(-1)) for i in small]
+        copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])  # which waits for all before
+        for i, copy in zip(small, copies, strict=True):
+            found[i] = copy.view(tensors[i].dtype).view(tensors[i].shape).numpy()
+    elif found:
+        torch.cuda.current_stream().synchronize()
+    return [found[i] for i in range(len(tensors))]
+
+
+def pinned(size: int, device: str) -> torch.Tensor:
+    """Bytes of the host that a GPU copies from, or to, by itself."""
+    return torch.empty(size, dtype=torch.uint8, pin_memory=is_gpu(device))
+
+
+def is_gpu(device: str) -> bool:
+    return torch.device(device).type == "cuda"
 
 
 def as_bytes(vector: torch.Tensor) -> torch.Tensor:
@@ -66,7 +107,8 @@ class Done(NamedTuple):
     train_loss: torch.Tensor | float
     update_norm: torch.Tensor | float
     counts: torch.Tensor | None = None
-    """Whether the loss and all of the update are finite, on the device; None where nobody has looked yet."""
+    """Whether the loss and all of the update are finite, on the device; None where nobody has looked yet. An update
+    that is not is minus zeros already."""
 
     @property
     def numbers(self) -> list[torch.Tensor]:

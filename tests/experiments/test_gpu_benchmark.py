@@ -21,7 +21,10 @@ from fedray.server.task import Task
 from fedray.training.trainer import Trainer
 
 SPEED = Path(__file__).parents[2] / "experiments/speed"
-PARTS = "machine cnn-eager cnn-graph cnn-plain cnn-fused cnn-whole resnet-eager resnet-plain resnet-fused roofline actors conv"
+PARTS = (
+    "machine cnn-eager cnn-graph cnn-plain cnn-fused resnet-eager resnet-plain resnet-fused waits roofline cnn-whole "
+    "book quickstart bits tests actors conv"
+)
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
@@ -61,7 +64,9 @@ def test_a_dry_run_says_a_line_for_all_that_it_measures(tmp_path):
             fused, bound = found[f"{workload}-fused", precision], found["roofline", f"{workload} {precision}"]
             assert fused["times_eager"] > 0 and 0 <= fused["padding"] < 1
             assert "share" in bound if "seconds" in fused else "not known" in bound["text"]
-    assert "from start to exit" in found["cnn-whole", "run"]["text"]
+    for part, what in (("cnn-whole", "float32"), ("cnn-whole", "tf32"), ("book", "fused"), ("quickstart", "by default")):
+        assert found[part, what]["became"] == "finished" and found[part, what]["first"] > 0
+    assert all(found["bits", precision]["same"] for precision in PRECISIONS)
     assert found["actors", "4 actors"]["became"] == found["actors", "packed plain"]["became"] == "finished"
     assert (found["actors", "4 actors"]["actors"], found["actors", "packed plain"]["actors"]) == (4, 1)
     assert found["actors", "packed fused"]["became"] == "finished"

@@ -222,10 +222,13 @@ class EagerGraph:
 
     def __init__(self, program, places, algorithm, batch, losses):
         self.program, self.places, self.algorithm, self.batch, self.losses = program, places, algorithm, batch, losses
+        self.apart = list(program.apart)
 
     def replay(self):
         self.program.look_at(*self.places)
         self.losses.copy_(self.program.differentiate(self.algorithm, self.batch))
+        for written, found in zip(self.apart, self.program.apart, strict=True):
+            written.copy_(found)
 
 
 @pytest.fixture
@@ -235,13 +238,15 @@ def as_on_gpu(monkeypatch):
 
     def look_at(self, params, grads):
         self.program.look_at(params, grads)
-        self.place, self.places = (params.data_ptr(), grads.data_ptr(), len(params)), (params, grads)
+        at = 0 if grads is None else grads.data_ptr()
+        self.place, self.places = (params.data_ptr(), at, len(params)), (params, grads)
 
     def capture(self, algorithm, batch):
         own = type(batch)(batch.sizes, *(tensor.clone() for tensor in batch.tensors))
         made.append((len(batch.targets), batch.targets.shape[1]))
         losses = self.program.differentiate(algorithm, own)
-        return Captured(EagerGraph(self.program, self.places, algorithm, own, losses), own, losses, [])
+        graph = EagerGraph(self.program, self.places, algorithm, own, losses)
+        return Captured(graph, own, losses, [], graph.apart)
 
     real, real_forget = fused.Together.__init__, Replayed.forget
 
@@ -376,9 +381,9 @@ def test_where_memory_does_not_suffice_half_as_many_are_trained_at_a_time(kind):
 def test_what_was_taken_in_vain_is_given_back_before_fewer_are_tried(monkeypatch, as_on_gpu, name):
     taken, left = [], []
 
-    def take_room(self, places, start):
+    def take_room(self, places, start, apart):
         left.append(sum(not room.expired() for room in taken))
-        params, grads = real(self, places, start)
+        params, grads = real(self, places, start, apart)
         taken.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in (params, grads))
         return params, grads
 

@@ -5,9 +5,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
-from on_gpu.bench import WARM_UP, Bench, Figures, per_round
+from on_gpu.bench import PRECISIONS, WARM_UP, Bench, Figures, per_round
 from on_gpu.workloads import SMALL
 
 from fedray import results
@@ -60,27 +62,94 @@ def words_of(bench: Bench, others: Figures) -> list[object]:
 
 
 def measure_whole(bench: Bench) -> None:
-    others: Figures = {
-        "clients": 1000,
-        "cohort": 50,
-        "rounds": 1500,
-        "evaluation.every": 10,
-        "engine": "fused",
-        "blocks": 1,
-        "cluster.clients_per_actor": 1000,
-        "cluster.gpus_per_client": 0.001,  # for all of them one GPU
+    """Many rounds with Ray. The rounds are those without an evaluation."""
+    for precision, limit in (("float32", 75), ("tf32", 60)):
+        others: Figures = {
+            "clients": 1000,
+            "cohort": 50,
+            "rounds": 1500,
+            "evaluation.every": 10,
+            "engine": "fused",
+            "blocks": 1,
+            "model.precision": precision,
+            "cluster.clients_per_actor": 1000,
+            "cluster.gpus_per_client": 0.001,  # for all of them one GPU
+        }
+        if bench.small:
+            others |= {**SMALL, "rounds": 5, "data.test_examples": 100, "cluster.clients_per_actor": 4}
+        with bench.attempt(precision):
+            tell_command(bench, precision, words_of(bench, others), limit)
+
+
+def tell_command(bench: Bench, what: str, words: Sequence[object], limit: float) -> None:
+    """Play a command, and say how long it took, until its first round was over, and a round."""
+    began = time.time()
+    seconds, became, tables = play_command(words, limit)
+    figures: Figures = {"seconds_whole": seconds, "became": became}
+    if tables is None or tables.rounds.empty:
+        bench.tell(what, became, **figures)
+        return
+    rounds = tables.rounds
+    trained = (rounds["seconds"] - rounds["seconds_evaluate"].fillna(0)).tolist()
+    parts = [name for name in rounds if name.startswith("seconds_")]
+    figures |= {
+        "rounds": len(rounds),
+        "device": tables.runs["device"][0],
+        "actors": tables.population["actor"].nunique(),
+        "retries": int(rounds["retries"].sum()),
+        "first": float(rounds["finished_at"].iloc[0].timestamp()) - began,
+        "seconds": trained[WARM_UP:],
+        **{f"median_{name}": float(rounds[name].iloc[WARM_UP:].median()) for name in parts},
     }
+    text = "{seconds_whole:.1f} s from start to exit, {became}, {rounds} rounds on {device}, {actors} actors, {retries} "
+    text += "calls made again, {first:.1f} s to the end of round 1, "
+    bench.tell(what, text.format(**figures) + (per_round(trained[WARM_UP:]) if trained[WARM_UP:] else ""), **figures)
+
+
+ROOT = Path(__file__).parents[3]
+
+
+def measure_book(bench: Bench) -> None:
+    """The textbook's resnet18 with BatchNorm, on synthetic images of the same number and size."""
+    words: list[object] = [ROOT / "experiments/book/resnet18.toml", "--data.dataset", "synthetic"]
+    words += ["--rounds", 5, "--evaluation.every", 5, "--data.train_examples", 50000, "--data.test_examples", 1000]
     if bench.small:
-        others |= {**SMALL, "rounds": 3, "data.test_examples": 100, "cluster.clients_per_actor": 4}
-    seconds, became, tables = play_command(words_of(bench, others), 75)
-    figures: Figures = {"seconds": seconds, "became": became}
-    text = f"{seconds:.1f} s from start to exit (to reach: 30), {became}"
-    if tables is not None:
-        figures |= {"rounds": len(tables.rounds), "device": tables.runs["device"][0]}
-        text += f", {figures['rounds']} rounds on {figures['device']}"
-        figures |= {f"sum_{name}": float(tables.rounds[name].sum()) for name in ("seconds", "seconds_evaluate")}
-        text += ", {sum_seconds:.1f} s in them, evaluations {sum_seconds_evaluate:.1f} s of it".format(**figures)
-    bench.tell("run", text, **figures)
+        words += ["--clients", 4, "--cohort", 2, "--data.train_examples", 64, "--data.test_examples", 100]
+    for what, others in {"fused": ["--engine", "fused"], "by default": []}.items():
+        with bench.attempt(what):
+            tell_command(bench, what, [*words, *others], 60)
+
+
+def measure_quickstart(bench: Bench) -> None:
+    words: list[object] = [ROOT / "experiments/quickstart.toml", "--data.dataset", "synthetic"]
+    with bench.attempt("by default"):
+        tell_command(bench, "by default", [*words, *["--rounds", 4][: 2 * bench.small]], 60)
+
+
+def measure_bits(bench: Bench) -> None:
+    """Whether two processes give the same bits: the fingerprints of two runs of each precision."""
+    for what in PRECISIONS:
+        others: Figures = {"clients": 100, "cohort": 50, "rounds": 3, "engine": "fused", "blocks": 1}
+        others |= {"model.precision": what, "evaluation.every": 3, "data.train_examples": 5000}
+        others |= {"cluster.backend": "in-process", **(SMALL if bench.small else {})}
+        with bench.attempt(what):
+            with ThreadPoolExecutor(2) as both:
+                played = list(both.map(lambda _: play_command(words_of(bench, others), 60), range(2)))  # noqa: B023
+            if unfinished := [became for _, became, _ in played if became != "finished"]:
+                bench.tell(what, unfinished[0])
+                continue
+            prints = [tables.runs["model_fingerprint"][0] for _, _, tables in played]
+            same = prints[0] == prints[1]
+            bench.tell(what, "the same bits twice" if same else f"OTHER bits: {prints}", same=same, prints=prints)
+
+
+def measure_tests(bench: Bench) -> None:
+    """The tests that need a GPU."""
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training", "-k", "gpu or cuda"]
+    done = subprocess.run([*words, *["--collect-only"] * bench.small], cwd=ROOT, capture_output=True, text=True)
+    lines = done.stdout.strip().splitlines()
+    failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+    bench.tell("all", lines[-1].strip("= ") if lines else done.stderr[-200:], status=done.returncode, failed=failed)
 
 
 def measure_actors(bench: Bench) -> None:

@@ -14,6 +14,7 @@ from fedray.models.flat import Array
 from fedray.server.task import Task
 from fedray.training.batches import cut_epoch
 from fedray.training.spec import Recipe
+from fedray.training.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,11 @@ class Batches:
     """
 
     def __init__(self, recipe: Recipe, shares: list[Share], task: Task, device: str, places: int, dropouts: int):
-        """`dropouts` is the number of layers that need keys."""
+        """`dropouts` is the number of layers that need keys.
+
+        All that the host draws and counts goes to the device in one copy: `sizes_there`, int64 [S, C], and `steps`,
+        float32 [C, 1], are the sizes of the clients' batches and the numbers of their steps there.
+        """
         self.recipe = recipe
         lengths = np.array([len(share.labels) for share in shares])
         firsts = np.zeros(places, np.int64)
@@ -93,27 +98,29 @@ class Batches:
             shares, recipe.seed, "shuffle", task, places, lambda rng, share: rng.permutation(len(share.labels))
         )
         rows += firsts[:, None]
-        self.crops = self.holes = None
+        drawn = {"rows": rows}
         if "crop-flip" in recipe.augment:
-            crops = draw_epochs(
+            drawn["crops"] = draw_epochs(
                 shares, recipe.seed, "augment", task, places, lambda rng, share: draw_crop_flip(rng, len(share.labels))
             )
-            self.crops = torch.from_numpy(crops).to(device)
         if "cutout" in recipe.augment:
-            holes = draw_epochs(
+            drawn["holes"] = draw_epochs(
                 shares, recipe.seed, "cutout", task, places, lambda rng, share: draw_cutout(rng, share.images.shape)
             )
-            self.holes = torch.from_numpy(holes).to(device)
         self.sizes = np.zeros((shares[0].steps, places), np.int64)
         self.sizes[:, : len(shares)] = batch_sizes(shares)
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
-        self.weights = torch.from_numpy(weights.astype(np.float32)).to(device)
+        drawn["weights"] = weights.astype(np.float32)
         keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
         for i, share in enumerate(shares if dropouts else ()):
             at = share.client, share.steps, dropouts
             keys[: share.steps, i] = dropout_keys(recipe.seed, task.t, *at, attempt=task.attempt)
-        self.keys = torch.from_numpy(keys).to(device)
-        self.rows = torch.from_numpy(rows).to(device)
+        drawn |= {"keys": keys, "sizes": self.sizes[:, : len(shares)]}
+        drawn["steps"] = np.array([[share.steps] for share in shares], np.float32)
+        there = dict(zip(drawn, to_device(device, list(drawn.values())), strict=True))
+        self.rows, self.weights, self.keys = there["rows"], there["weights"], there["keys"]
+        self.crops, self.holes = there.get("crops"), there.get("holes")
+        self.sizes_there, self.steps = there["sizes"], there["steps"]
         labels = join([share.labels for share in shares], device)
         self.targets = labels.index_select(0, self.rows.flatten()).view(self.rows.shape)
         self.images = join([share.images for share in shares], device)
@@ -137,7 +144,7 @@ class Batches:
 def join(parts: list[Array], device: str) -> torch.Tensor:
     """Arrays of the host, or tensors of the device, joined on the device."""
     tensors = [part for part in parts if isinstance(part, torch.Tensor)]
-    return torch.cat(tensors) if tensors else torch.from_numpy(np.concatenate(parts)).to(device)
+    return torch.cat(tensors) if tensors else to_device(device, [np.concatenate(parts)])[0]
 
 
 def draw_epochs(

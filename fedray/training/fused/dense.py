@@ -24,14 +24,17 @@ class Dense:
 
     constants: ClassVar[list[torch.Tensor]] = []
     """None, because it reads only its arguments."""
+    apart: ClassVar[list[torch.Tensor]] = []
+    """None, because it writes all gradients where they belong."""
 
     def __init__(self, recipe: Recipe, layout: Layout):
         self.recipe, self.layout = recipe, layout
         self.layers: Layers = []
         self.slopes: Layers = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
         """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change."""
+        assert grads is not None
         self.layers, self.slopes = pair(self.layout.views(params)), pair(self.layout.views(grads))
 
     def forget(self) -> None:

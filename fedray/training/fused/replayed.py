@@ -23,7 +23,10 @@ class Program(Protocol):
     @property
     def constants(self) -> list[torch.Tensor]: ...
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None: ...
+    @property
+    def apart(self) -> list[torch.Tensor]: ...
+
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None: ...
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor: ...
 
@@ -32,12 +35,14 @@ class Program(Protocol):
 
 @dataclass(frozen=True)
 class Captured:
-    """A graph, the batch that it reads, the losses [A] that it writes, and the constants that it reads, too."""
+    """A graph, the batch that it reads, the losses [A] and the gradients apart that it writes, and the constants that
+    it reads, too."""
 
     graph: torch.cuda.CUDAGraph
     batch: Batch
     losses: torch.Tensor
     constants: list[torch.Tensor]
+    apart: list[torch.Tensor]
 
 
 class Replayed:
@@ -49,16 +54,19 @@ class Replayed:
         self.pool: Any = None
         self.stream: Any = None
         self.place: tuple[int, ...] = ()
+        self.apart: list[torch.Tensor] = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
         """Differentiate at `params` and write into `grads` from now on, as the program does."""
         self.program.look_at(params, grads)
-        self.place = (params.data_ptr(), grads.data_ptr(), len(params))
+        self.place = (params.data_ptr(), 0 if grads is None else grads.data_ptr(), len(params))
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
-        """The losses [A] of these batches, which the next call overwrites. Their gradients are written."""
+        """The losses [A] of these batches. Their gradients are written. The next call overwrites them, and `apart`."""
         if algorithm.has_own_loss:  # its kernels depend on the sizes of the batches
-            return self.program.differentiate(algorithm, batch)
+            losses = self.program.differentiate(algorithm, batch)
+            self.apart = self.program.apart
+            return losses
         key = (self.place, batch.targets.shape, algorithm.label_smoothing)
         if key not in self.captured:
             self.captured[key] = self.capture(algorithm, batch)
@@ -66,6 +74,7 @@ class Replayed:
         for static, given in zip(captured.batch.tensors, batch.tensors, strict=True):
             static.copy_(given)
         captured.graph.replay()
+        self.apart = captured.apart
         return captured.losses
 
     def capture(self, algorithm: Algorithm, batch: Batch) -> Captured:
@@ -87,7 +96,7 @@ class Replayed:
                 losses = self.record(graph, algorithm, own)
         finally:  # where memory did not suffice, the memory that the stream still works on is about to be used again
             torch.cuda.current_stream().wait_stream(self.stream)
-        return Captured(graph, own, losses, self.program.constants)
+        return Captured(graph, own, losses, self.program.constants, self.program.apart)
 
     def record(self, graph: torch.cuda.CUDAGraph, algorithm: Algorithm, own: Batch) -> torch.Tensor:
         """Capture the program itself. Returns its losses."""
@@ -100,6 +109,7 @@ class Replayed:
 
     def give_up_graphs(self) -> None:
         self.captured.clear()
+        self.apart = []
         self.pool = None
 
     def forget(self) -> None:

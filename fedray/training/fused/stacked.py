@@ -26,16 +26,21 @@ class Stacked:
         self.dropouts = dropout_layers(flat.module)
         self.leaves: Tensors = {}
         self.slopes: list[torch.Tensor] = []
+        self.apart: list[torch.Tensor] = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor) -> None:
-        """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change."""
+    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
+        """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change.
+
+        Without `grads` each parameter's gradient is left in `apart`, in the layout's order.
+        """
         views = self.flat.layout.views(params)
         self.leaves = {name: view.detach().requires_grad_() for name, view in views.items()}
-        self.slopes = list(self.flat.layout.views(grads).values())
+        self.slopes = [] if grads is None else list(self.flat.layout.views(grads).values())
+        self.apart = []
 
     def forget(self) -> None:
         """Let go of the params and gradients."""
-        self.leaves, self.slopes = {}, []
+        self.leaves, self.slopes, self.apart = {}, [], []
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""
@@ -48,7 +53,10 @@ class Stacked:
             _, slope = losses_and_slopes(algorithm, other.detach(), batch)
             slopes.append(slope.mul_(self.recipe.model.aux_weight))
         found = torch.autograd.grad([main, *others], leaves, slopes, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self.slopes, list(found))
+        if self.slopes:
+            torch._foreach_copy_(self.slopes, list(found))
+        else:
+            self.apart = list(found)
         return loss
 
     def inputs(self, pixels: torch.Tensor) -> torch.Tensor:

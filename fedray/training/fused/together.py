@@ -34,7 +34,7 @@ from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
 from fedray.training.fused.stacked import Stacked
 from fedray.training.spec import Recipe
-from fedray.training.transfer import Done, Examples, Received, to_host
+from fedray.training.transfer import Done, Examples, Received, to_device, to_host
 
 
 class Result(NamedTuple):
@@ -66,7 +66,7 @@ class Together:
         self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
         self.params_bytes = flat.params.nbytes
-        self.room: tuple[torch.Tensor, torch.Tensor] | None = None
+        self.room: tuple[torch.Tensor, torch.Tensor | None] | None = None
         self.at_once: int | None = None
         self.heed: Callable[[], None] = lambda: None
 
@@ -183,16 +183,16 @@ class Together:
         remembered = stack_memories(algorithm, shares, initial, self.device)
         batches = Batches(self.recipe, shares, task, self.device, self.places(count), len(self.dropouts))
         end, losses, computed = self.descend(task, batches, message, remembered, count)
-        steps = torch.from_numpy(np.array([[share.steps] for share in shares], np.float32)).to(self.device)
-        update, remembered = algorithm.finish(start, end, steps, task.lr, message, remembered)
+        found = algorithm.finish(start, end, batches.steps, task.lr, message, remembered)
+        update, remembered = map(self.aside, found)
         if update["params"].shape != end.shape:
-            found, wanted = tuple(update["params"].shape), tuple(end.shape)
-            raise ValueError(f'finish() gave updates "params" of shape {found}, not {wanted}')
+            shape, wanted = tuple(update["params"].shape), tuple(end.shape)
+            raise ValueError(f'finish() gave updates "params" of shape {shape}, not {wanted}')
         sizes = batches.sizes[:, :count]
         images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
         still = torch.zeros_like(message["buffers"])  # nothing here changes buffers
         updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
-        means, norms, counts = self.figures(updates, losses, sizes)
+        means, norms, counts = self.figures(updates, losses, batches)
         memories = rows_of(remembered, count)
         # On the host these are arrays, because a row of an array is made in half the time of a tensor's.
         kept: Mapping[str, Any] = updates if self.on_device else {name: rows.numpy() for name, rows in updates.items()}
@@ -203,21 +203,26 @@ class Together:
             results[share.place] = Result(mine, memory, means[i], norms[i], counts[i], images[i], padding[i])
         return results
 
-    def figures(self, updates: Tensors, losses: torch.Tensor, sizes: np.ndarray) -> tuple[Any, Any, Any]:
+    def figures(self, updates: Tensors, losses: torch.Tensor, batches: Batches) -> tuple[Any, Any, Any]:
         """Each client's mean loss, the norm of its update, and whether both and all of the update are finite.
 
-        On a device these are tensors [C] that nobody waited for. On the host the last is None, because updates are
-        checked there when they are summed.
+        On a device these are tensors [C] that nobody waited for, and an update that does not count becomes minus zeros.
+        On the host the last is None, because updates are checked there when they are summed.
         """
-        norms = updates["params"].square().sum(1).sqrt()
+        params = updates["params"]
+        norms = torch.linalg.vector_norm(params, dim=1) if self.on_gpu else params.square().sum(1).sqrt()
         if self.on_device:
-            by_size = torch.from_numpy(sizes).to(losses.device)
-            means = (losses.double() * by_size).sum(0) / by_size.sum(0)
+            means = (losses.double() * batches.sizes_there).sum(0) / batches.sizes_there.sum(0)
             counts = means.isfinite()
             for rows in updates.values():
-                counts = counts & rows.isfinite().all(1)
+                if rows.shape[1]:
+                    least, most = torch.aminmax(rows, dim=1)  # either is NaN where any number is
+                    counts = counts & least.isfinite() & most.isfinite()
+            for name, rows in updates.items():
+                updates[name] = rows.masked_fill(~counts[:, None], -0.0)
             return means, norms, counts
         # cumsum adds step after step. sum would take another order for one client than for many.
+        sizes = batches.sizes_there.numpy()
         found = (losses.numpy() * sizes).cumsum(0)[-1] / sizes.sum(0)
         return found.tolist(), norms.tolist(), [None] * len(norms)
 
@@ -231,20 +236,26 @@ class Together:
         """
         algorithm, lr = task.algorithm, task.lr
         steps, places = batches.sizes.shape
-        params, grads = self.take_room(places, message["params"])
-        velocity = torch.empty_like(params[:count])
+        plainly = self.goes_plainly(algorithm)
+        params, grads = self.take_room(places, message["params"], apart=plainly)
+        velocity = torch.empty_like(params[:count]) if algorithm.momentum else params
         losses = torch.zeros(steps, count, device=params.device)
         places_computed = np.zeros(steps, np.int64)
         before = 0
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
             if active != before:
                 before, computed = active, self.places(count, active)
-                self.program.look_at(params[:computed], grads[:computed])
-                now, grad, speed = params[:active], grads[:active], velocity[:active]
+                self.program.look_at(params[:computed], None if grads is None else grads[:computed])
+                now, speed = params[:active], velocity[:active]
                 memory = {name: tensor[:active] for name, tensor in remembered.items()}
+                of_each = list(self.flat.layout.views(now).values()) if plainly else []
             self.heed()
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
             places_computed[step] = computed
+            if grads is None:
+                torch._foreach_add_(of_each, [grad[:active] for grad in self.program.apart], alpha=-lr)
+                continue
+            grad = grads[:active]
             algorithm.clip(grad)
             direction = algorithm.correct(grad, now, message, memory, lr)
             if algorithm.weight_decay:
@@ -252,29 +263,44 @@ class Together:
             if algorithm.momentum:
                 direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
             now.add_(direction, alpha=-lr)
-        end = params[:count]
-        return end.clone() if self.on_gpu else end, losses, places_computed  # the next group overwrites params there
+        return params[:count], losses, places_computed
 
-    def take_room(self, places: int, start: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Params [places, P] at `start`, and their gradients. Graphs on a GPU need the same memory each time."""
+    def goes_plainly(self, algorithm: Algorithm) -> bool:
+        """Whether steps go along the unchanged gradients, so that a GPU need not gather them into flat vectors."""
+        changes = algorithm.corrects or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum
+        return self.on_gpu and not changes and not self.written_out
+
+    def take_room(
+        self, places: int, start: torch.Tensor, apart: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Params [places, P] at `start`, and their gradients, unless these are left apart. Graphs on a GPU need the
+        same memory each time."""
         if not self.on_gpu:
             params = start.expand(places, -1).clone(memory_format=torch.contiguous_format)
-            return params, torch.empty_like(params)
-        if self.room is None or len(self.room[0]) < places:
+            return params, None if apart else torch.empty_like(params)
+        if self.room is None or len(self.room[0]) < places or (self.room[1] is None and not apart):
             self.forget()
-            self.room = start.new_empty(places, len(start)), start.new_empty(places, len(start))
-        params, grads = (whole[:places] for whole in self.room)
-        return params.copy_(start), grads
+            self.room = start.new_empty(places, len(start)), None if apart else start.new_empty(places, len(start))
+        params, grads = self.room
+        return params[:places].copy_(start), None if grads is None or apart else grads[:places]
+
+    def aside(self, tensors: Tensors) -> Tensors:
+        """The tensors, copied where the next group would overwrite them."""
+        kept = {whole.untyped_storage().data_ptr() for whole in self.room or () if whole is not None}
+        return {
+            name: tensor.clone() if tensor.untyped_storage().data_ptr() in kept else tensor
+            for name, tensor in tensors.items()
+        }
 
     def places(self, count: int, active: int | None = None) -> int:
         """The number of clients that the program computes of a group of `count`, of which `active` have steps left.
 
-        On a GPU each number needs a graph of its own. So `count` is rounded up to one of eight numbers between powers
-        of two, and halved as soon as half suffices.
+        On a GPU each number needs a graph of its own. So `count` is rounded up to one of 16 numbers between powers of
+        two, and halved as soon as half suffices.
         """
         if not self.on_gpu:
             return active or count
-        step = max(1, 2 ** (count.bit_length() - 1) // 8)
+        step = max(1, 2 ** (count.bit_length() - 1) // 16)
         places = -(-count // step) * step
         while active and -(-places // 2) >= active and places > 1:
             places = -(-places // 2)
@@ -335,7 +361,8 @@ def stack_memories(algorithm: Algorithm, shares: list[Share], initial: Tensors |
     if not all(share.memory for share in shares):
         blank = {name: tensor.cpu().numpy() for name, tensor in algorithm.init_memory(**initial).items()}
     memories = [share.memory or blank for share in shares]
-    return {name: torch.from_numpy(np.stack([memory[name] for memory in memories])).to(device) for name in memories[0]}
+    stacked = [np.stack([memory[name] for memory in memories]) for name in memories[0]]
+    return dict(zip(memories[0], to_device(device, stacked), strict=True))
 
 
 def rows_of(tensors: Tensors, count: int) -> Vectors:
