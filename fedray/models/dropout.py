@@ -129,8 +129,16 @@ def dropout_keys(
     """
     if not layers:
         return np.empty((steps, 0, 2), np.int32)
-    # Epoch 0 of this purpose is torch_seed's.
-    rng = generator(seed, "dropout", t=t, client=client, epoch=call + 1, attempt=attempt)
+    return draw_keys(generator(seed, "dropout", t=t, client=client, epoch=key_epoch(call), attempt=attempt), steps, layers)
+
+
+def key_epoch(call: int = 0) -> int:
+    """The epoch in the address of a call's keys. Epoch 0 of the purpose "dropout" is torch_seed's."""
+    return call + 1
+
+
+def draw_keys(rng: np.random.Generator, steps: int, layers: int) -> np.ndarray:
+    """Keys from the generator at their address, int32 [steps, layers, 2]."""
     keys = rng.integers(0, 2**32, (steps, layers, 2), np.uint32).view(np.int32)
     keys[..., 0] |= 1
     return keys

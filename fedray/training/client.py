@@ -15,6 +15,7 @@ from fedray.models.flat import Array, Tensors, tensor_of
 from fedray.server.task import Task
 from fedray.training.batches import cut_epoch, draw_batches
 from fedray.training.network import Network
+from fedray.training.transfer import to_device
 
 T = TypeVar("T")
 
@@ -130,7 +131,7 @@ class Client:
         if not layers:
             return iter(items)
         keys = dropout_keys(network.recipe.seed, self.t, self.number, steps, len(layers), call, self.attempt)
-        return keyed(items, layers, torch.from_numpy(keys).to(network.device))
+        return keyed(items, layers, to_device(network.device, [keys])[0])
 
     def gradient(self, at: Tensors) -> torch.Tensor:
         """The gradient [P] of the mean loss over the whole shard at the model `at`. Images are not augmented.

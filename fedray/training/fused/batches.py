@@ -9,7 +9,7 @@ import torch
 from fedray.core.randomness import Generators
 from fedray.core.updates import Vectors
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
-from fedray.models.dropout import dropout_keys
+from fedray.models.dropout import draw_keys, key_epoch
 from fedray.models.flat import Array
 from fedray.server.task import Task
 from fedray.training.batches import cut_epoch
@@ -112,9 +112,9 @@ class Batches:
         weights = (np.arange(shares[0].width) < self.sizes[:, :, None]) / np.maximum(self.sizes, 1)[:, :, None]
         drawn["weights"] = weights.astype(np.float32)
         keys = np.ones((shares[0].steps, places, dropouts, 2), np.int32)
+        generators = Generators(recipe.seed, "dropout", task.t, task.attempt)
         for i, share in enumerate(shares if dropouts else ()):
-            at = share.client, share.steps, dropouts
-            keys[: share.steps, i] = dropout_keys(recipe.seed, task.t, *at, attempt=task.attempt)
+            keys[: share.steps, i] = draw_keys(generators.at(share.client, key_epoch()), share.steps, dropouts)
         drawn |= {"keys": keys, "sizes": self.sizes[:, : len(shares)]}
         drawn["steps"] = np.array([[share.steps] for share in shares], np.float32)
         there = dict(zip(drawn, to_device(device, list(drawn.values())), strict=True))
