@@ -6,9 +6,10 @@ load they are as they were built. A layer whose own parameters are all frozen is
 was built in evaluation mode. It is never in training mode, and its buffers stay as they were built, too.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,16 @@ def frozen_layers(module: nn.Module) -> dict[str, nn.Module]:
         if not layer.training or (own and not any(parameter.requires_grad for parameter in own)):
             found[name] = layer
     return found
+
+
+def sgd(params: list[torch.Tensor], directions: list[torch.Tensor], lr: torch.Tensor) -> None:
+    """params -= lr * directions, for float32 tensors whose strides are equal and an `lr` [] on their device.
+
+    The product and the difference are rounded once, as in `add` with an `alpha`. No other operation of torch does that
+    with a factor on the device.
+    """
+    plain: Any = {"weight_decay": 0.0, "momentum": 0.0, "dampening": 0.0}
+    torch._fused_sgd_(params, directions, [], lr=lr, nesterov=False, maximize=False, is_first_step=False, **plain)
 
 
 class FlatModel:
@@ -108,11 +119,25 @@ class FlatModel:
         """The gradient of `loss` as a flat vector [P]. The next call overwrites it."""
         return torch.cat([grad.reshape(-1) for grad in self.gradients(loss)], out=self.grads)
 
-    def descend(self, loss: torch.Tensor, lr: float) -> None:
-        """A step of plain SGD: the same bits as params -= lr * gradient(loss), without a flat gradient."""
-        grads = self.gradients(loss)
-        with torch.no_grad():
+    @torch.no_grad()
+    def descend(self, grads: Sequence[torch.Tensor], lr: float | torch.Tensor) -> None:
+        """A step of plain SGD along the gradients of each parameter: the same bits as params -= lr * [P], without it.
+
+        `lr` is a number, or float32 [] on the device for a CUDA graph, where a number would stay as it is.
+        """
+        if isinstance(lr, torch.Tensor):
+            sizes = [parameter.numel() for parameter in self.trainable]
+            sgd(list(self.params.split(sizes)), [grad.reshape(-1) for grad in grads], lr)
+        else:
             torch._foreach_add_(self.trainable, list(grads), alpha=-lr)
+
+    @torch.no_grad()
+    def move(self, direction: torch.Tensor, lr: float | torch.Tensor) -> None:
+        """params -= lr * direction [P], where `lr` is as in `descend`."""
+        if isinstance(lr, torch.Tensor):
+            sgd([self.params], [direction], lr)
+        else:
+            self.params.add_(direction, alpha=-lr)
 
     def step(self, optimizer: torch.optim.Optimizer, direction: torch.Tensor) -> None:
         """A step of an optimizer of `trainable`, with `direction` [P] as the gradient."""

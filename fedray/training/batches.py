@@ -1,6 +1,6 @@
 """A client's batches of a round: its shard, cut, shuffled and augmented."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -10,6 +10,7 @@ from fedray.core.randomness import generator
 from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw_cutout
 from fedray.models.flat import Array, tensor_of
 from fedray.training.network import Network
+from fedray.training.spec import Recipe
 from fedray.training.transfer import numbers_to
 
 
@@ -33,6 +34,49 @@ def cut_epoch(algorithm: Algorithm, n: int) -> Epoch:
     return Epoch(size, n - n % size if algorithm.drop_last else n)
 
 
+Drawn = dict[str, Any]
+"""The numbers that an epoch was drawn, each [n]: `order`, and where images are augmented `crops` and `holes`."""
+
+
+def draw_epochs(
+    recipe: Recipe,
+    algorithm: Algorithm,
+    client: int,
+    shape: Sequence[int],
+    t: int,
+    first_epoch: int = 0,
+    steps: int | None = None,
+    attempt: int = 0,
+) -> Iterator[tuple[Drawn, list[slice]]]:
+    """The epochs of a client with images of `shape` [n, c, h, w]: the numbers of each, and where its batches lie.
+
+    The other arguments are as in `draw_batches`.
+    """
+    seed, epoch, n = recipe.seed, first_epoch, shape[0]
+    cut = cut_epoch(algorithm, n)
+    remaining = steps or algorithm.local_steps(seed, t, client, cut.steps, attempt)
+    at = {"t": t, "client": client, "attempt": attempt}
+    while remaining:
+        drawn: Drawn = {"order": generator(seed, "shuffle", **at, epoch=epoch).permutation(n)}
+        if "crop-flip" in recipe.augment:
+            drawn["crops"] = draw_crop_flip(generator(seed, "augment", **at, epoch=epoch), n)
+        if "cutout" in recipe.augment:
+            drawn["holes"] = draw_cutout(generator(seed, "cutout", **at, epoch=epoch), shape)
+        firsts = list(range(0, cut.used, cut.size))[:remaining]
+        yield drawn, [slice(first, min(first + cut.size, cut.used)) for first in firsts]
+        remaining -= len(firsts)
+        epoch += 1
+
+
+def augmented(pixels: torch.Tensor, drawn: Drawn, recipe: Recipe) -> torch.Tensor:
+    """The images of an epoch, in its order, cropped, flipped and cut out as drawn."""
+    if "crops" in drawn:
+        pixels = crop_flip_as_drawn(pixels, drawn["crops"])
+    if "holes" in drawn:
+        pixels = cutout(pixels, drawn["holes"], recipe.cutout, recipe.mean)
+    return pixels
+
+
 def draw_batches(
     network: Network,
     algorithm: Algorithm,
@@ -49,27 +93,11 @@ def draw_batches(
     There are `steps` batches, or, without `steps`, as many as the algorithm's settings say. `attempt` is as in
     core.randomness.
     """
-    recipe, n = network.recipe, len(labels)
-    seed, epoch, cut = recipe.seed, first_epoch, cut_epoch(algorithm, n)
-    remaining = steps or algorithm.local_steps(seed, t, client, cut.steps, attempt)
-    at = {"t": t, "client": client, "attempt": attempt}
-    while remaining:
-        drawn: dict[str, Any] = {}
-        drawn["order"] = generator(seed, "shuffle", **at, epoch=epoch).permutation(n)
-        if "crop-flip" in recipe.augment:
-            drawn["crops"] = draw_crop_flip(generator(seed, "augment", **at, epoch=epoch), n)
-        if "cutout" in recipe.augment:
-            holes = generator(seed, "cutout", **at, epoch=epoch)
-            drawn["holes"] = draw_cutout(holes, images.shape)
+    recipe, shard = network.recipe, (client, images.shape)
+    for drawn, batches in draw_epochs(recipe, algorithm, *shard, t, first_epoch, steps, attempt):
         if isinstance(images, torch.Tensor):
             drawn = dict(zip(drawn, numbers_to(network.device, *drawn.values()), strict=True))
         pixels, targets = tensor_of(images[drawn["order"]]), tensor_of(labels[drawn["order"]])
-        if "crops" in drawn:
-            pixels = crop_flip_as_drawn(pixels, drawn["crops"])
-        if "holes" in drawn:
-            pixels = cutout(pixels, drawn["holes"], recipe.cutout, recipe.mean)
-        for first in list(range(0, cut.used, cut.size))[:remaining]:
-            batch = slice(first, min(first + cut.size, cut.used))
+        pixels = augmented(pixels, drawn, recipe)
+        for batch in batches:
             yield network.inputs(pixels[batch]), targets[batch].to(network.device)
-            remaining -= 1
-        epoch += 1

@@ -5,17 +5,20 @@ an address (seed, round, client), so the same client in the same round gives the
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from fedray.models.dropout import dropout_keys, keyed
 from fedray.models.flat import Array, Tensors, tensor_of
 from fedray.server.task import Task
-from fedray.training.batches import cut_epoch, draw_batches
+from fedray.training.batches import cut_epoch, draw_batches, draw_epochs
+from fedray.training.captured import Program
 from fedray.training.network import Network
-from fedray.training.transfer import to_device
+from fedray.training.step import Correct, Step, losses
+from fedray.training.transfer import numbers_to
 
 T = TypeVar("T")
 
@@ -54,84 +57,59 @@ class Client:
         """The network, by the name that algorithms knew it by up to version 0.3.0."""
         return self.network
 
-    def descend(
-        self, start: Tensors, correct: Callable[..., torch.Tensor] | None, epochs: int | None = None
-    ) -> tuple[Tensors, int]:
+    def descend(self, start: Tensors, correct: Correct | None, epochs: int | None = None) -> tuple[Tensors, int]:
         """Take local steps from the model `start`. Returns the model {"params": [P], "buffers": [B]} and the steps.
 
         `correct` is a hook like FedAvg.correct; None descends along the gradient itself. `epochs` replaces the
         algorithm's epochs or steps. A client that descends again sees its images in another order.
         """
-        network, algorithm, flat = self.network, self.algorithm, self.network.flat
+        network, flat = self.network, self.network.flat
         flat.load(start["params"], start["buffers"])
         flat.train()
-        velocity, losses, seen, steps = None, torch.zeros((), dtype=torch.float64, device=network.device), 0, 0
-        optimizer = algorithm.make_optimizer(flat.trainable, self.lr)
-        # A step along the unchanged gradient needs no flat copy of it, which takes a twentieth of the CNN's time.
-        plainly = not (correct or optimizer or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum)
-        references = network.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
-        for inputs, targets in self.batches(epochs):
+        step, batches = self.local_steps(correct, epochs)
+        seen = steps = 0
+        for batch in batches:
             network.heed()
-            if algorithm.compares:
-                outputs, features = network.outputs_and_features(flat.module, inputs)
-            else:
-                outputs = network.outputs(flat.module, inputs)
-            main, loss = self.losses(outputs, targets)
-            losses += main.detach().double() * len(targets)
-            if algorithm.compares:
-                rivals = {name: network.features(model, inputs) for name, model in references.items()}
-                loss = loss + algorithm.penalty(features, rivals)
-            seen, steps = seen + len(targets), steps + 1
-            if plainly:
-                flat.descend(loss, self.lr)
-                continue
-            direction = algorithm.clip(flat.gradient(loss))
-            with torch.no_grad():
-                if correct:
-                    direction = correct(direction, flat.params, self.message, self.memory, self.lr)
-                if optimizer:
-                    flat.step(optimizer, direction)
-                    continue
-                if algorithm.weight_decay:
-                    direction = direction.add(flat.params, alpha=algorithm.weight_decay)
-                if algorithm.momentum:
-                    velocity = (
-                        direction.clone() if velocity is None else velocity.mul_(algorithm.momentum).add_(direction)
-                    )
-                    direction = velocity
-                flat.params.add_(direction, alpha=-self.lr)
+            seen, steps = seen + step(batch), steps + 1
         self.seen += seen
         if not self.steps:
-            self.steps, self.train_loss = steps, losses / seen
+            self.steps, self.train_loss = steps, step.losses / seen
         return {"params": flat.params, "buffers": flat.buffers}, steps
 
-    def losses(self, outputs: Sequence[torch.Tensor], targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The loss of the model's main output, which is reported, and the loss to descend.
-
-        The latter adds the losses of the auxiliary classifiers, each times model.aux_weight, as in GoogLeNet's paper
-        (Szegedy et al. 2014, arXiv 1409.4842, section 5). Evaluation uses the main output alone.
-        """
-        main, *others = (self.algorithm.loss(output, targets) for output in outputs)
-        return main, sum((self.network.recipe.model.aux_weight * other for other in others), start=main)
-
-    def batches(self, epochs: int | None) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The batches of one `descend`. The next `descend` draws its batches and its dropout masks anew."""
-        seed, first, per_epoch = self.network.recipe.seed, self.epoch, cut_epoch(self.algorithm, len(self.labels)).steps
-        drawn = self.algorithm.local_steps(seed, self.t, self.number, per_epoch, self.attempt)
+    def local_steps(self, correct: Correct | None, epochs: int | None) -> tuple[Step | Program, Iterator[Any]]:
+        """The step of one `descend`, and what it takes one after another. The next `descend` draws all of it anew."""
+        network, algorithm, first = self.network, self.algorithm, self.epoch
+        seed, per_epoch = network.recipe.seed, cut_epoch(algorithm, len(self.labels)).steps
+        drawn = algorithm.local_steps(seed, self.t, self.number, per_epoch, self.attempt)
         steps = epochs * per_epoch if epochs else drawn
         self.epoch += -(-steps // per_epoch)
-        shard = self.number, self.images, self.labels
-        drawn_batches = draw_batches(self.network, self.algorithm, *shard, self.t, first, steps, self.attempt)
-        return self.masked(drawn_batches, steps)
+        address = self.t, first, steps, self.attempt
+        references = network.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
+        given = correct, self.message, self.memory, self.lr
+        if network.captured and network.captured.serves(algorithm, self.images):
+            shard = self.number, self.images.shape
+            epochs_drawn = draw_epochs(network.recipe, algorithm, *shard, *address)
+            program = network.captured.program(algorithm, *given, references, len(self.labels))
+            return program, program.batches(self.images, self.labels, epochs_drawn, self.keys(steps))
+        total = torch.zeros((), dtype=torch.float64, device=network.device)
+        step = Step(network, algorithm, *given, total, references)
+        batches = draw_batches(network, algorithm, self.number, self.images, self.labels, *address)
+        return step, self.masked(batches, steps)
 
     def masked(self, items: Iterable[T], steps: int) -> Iterator[T]:
         """The same items. While an item is in use, the dropout layers have the masks of its step."""
-        network, layers, call = self.network, self.network.dropouts, self.call
-        self.call += 1
+        network, layers, drawn = self.network, self.network.dropouts, self.keys(steps)
         if not layers:
             return iter(items)
-        keys = dropout_keys(network.recipe.seed, self.t, self.number, steps, len(layers), call, self.attempt)
-        return keyed(items, layers, to_device(network.device, [keys])[0])
+        (keys,) = numbers_to(network.device, drawn)
+        return keyed(items, layers, keys)
+
+    def keys(self, steps: int) -> np.ndarray:
+        """The keys of the dropout layers in the steps of a training, or of a gradient; as in dropout_keys."""
+        network, call = self.network, self.call
+        self.call += 1
+        layers = len(network.dropouts)
+        return dropout_keys(network.recipe.seed, self.t, self.number, steps, layers, call, self.attempt)
 
     def gradient(self, at: Tensors) -> torch.Tensor:
         """The gradient [P] of the mean loss over the whole shard at the model `at`. Images are not augmented.
@@ -148,6 +126,6 @@ class Client:
             batch = slice(n * i // batches, n * (i + 1) // batches)
             inputs = network.inputs(tensor_of(self.images[batch]))
             targets = tensor_of(self.labels[batch]).to(network.device)
-            _, loss = self.losses(network.outputs(flat.module, inputs), targets)
+            _, loss = losses(network, self.algorithm, network.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total

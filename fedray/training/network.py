@@ -25,6 +25,8 @@ class Network:
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
         self.rivals: dict[str, FlatModel] = {}
+        self.captured: Any = None
+        """On a GPU, the CapturedSteps of this network."""
         self.heed: Callable[[], None] = lambda: None
 
     def build(self) -> FlatModel:

@@ -19,6 +19,7 @@ from fedray.core.updates import Report, Vectors, num_bytes
 from fedray.models.build import names_of
 from fedray.models.flat import Array, Tensors
 from fedray.server.task import Task
+from fedray.training.captured import CapturedSteps
 from fedray.training.client import Client
 from fedray.training.fused.together import Together
 from fedray.training.network import Network
@@ -55,6 +56,8 @@ class Trainer:
         self.last_received: tuple[Vectors, Any, Tensors] | None = None
         self.own_parts: dict[Any, OwnPart] = {}
         self.together = Together(recipe, self.network.flat, device)
+        if torch.device(device).type == "cuda":
+            self.network.captured = CapturedSteps(self.network)
 
     def heed_by(self, heed: Callable[[], None]) -> None:
         """Call `heed` before each local step from now on. What it raises ends the client's round."""

@@ -5,6 +5,7 @@ So the results of a client's round stay on the device (Done), the updates of a b
 and the host reads everything that it needs in one copy.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
@@ -118,3 +119,35 @@ class Done(NamedTuple):
             number if isinstance(number, torch.Tensor) else torch.tensor(number, dtype=torch.float64, device=device)
             for number in (self.train_loss, self.update_norm)
         ]
+
+
+class Sheet:
+    """Numbers of several types that stay in one place on a device. One copy writes them, and nobody waits for it."""
+
+    def __init__(self, device: str, fields: Mapping[str, tuple[Any, tuple[int, ...]]]):
+        """`fields` are types of NumPy and shapes, by name, in the order in which they lie."""
+        self.fields = {name: (np.dtype(kind), shape) for name, (kind, shape) in fields.items()}
+        self.places, end = {}, 0
+        for name, (kind, shape) in self.fields.items():
+            self.places[name] = slice(end, end + kind.itemsize * math.prod(shape))
+            end += -(-self.places[name].stop // 8) * 8 - end  # each begins where its numbers may
+        self.there = torch.zeros(end, dtype=torch.uint8, device=device)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        """A field on the device."""
+        kind, shape = self.fields[name]
+        numbers = self.there[self.places[name]].view(torch.from_numpy(np.empty(0, kind)).dtype)
+        return numbers.view(shape)
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Write the first numbers of fields that lie side by side. What else is in a field is not to be read after."""
+        names = [name for name in self.fields if name in values]
+        first, last = self.places[names[0]].start, self.places[names[-1]].stop
+        sheet = torch.empty(last - first, dtype=torch.uint8, pin_memory=self.there.is_cuda)
+        page = sheet.numpy()
+        for name in names:
+            kind, _ = self.fields[name]
+            numbers = np.asarray(values[name], kind).reshape(-1).view(np.uint8)
+            start = self.places[name].start - first
+            page[start : start + len(numbers)] = numbers
+        self.there[first:last].copy_(sheet, non_blocking=True)
