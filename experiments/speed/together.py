@@ -22,7 +22,8 @@ from fedray.models.model import KNOWN, Model
 from fedray.server.task import Task
 from fedray.training.block import train_block
 from fedray.training.fused import stacked
-from fedray.training.fused.layers import AsProducts, AsTorchDoes
+from fedray.training.fused.forms import ByTable
+from fedray.training.fused.layers import AsTorchDoes
 from fedray.training.spec import Recipe
 from fedray.training.trainer import Trainer, settle_in
 
@@ -30,7 +31,7 @@ TIMES, CLIENTS, IMAGES = 9, 8, 20
 WAYS = {
     "plain": ("plain", AsTorchDoes),
     "fused, groups": ("fused", AsTorchDoes),
-    "fused, products": ("fused", AsProducts),
+    "fused, as on a GPU": ("fused", ByTable),
 }
 
 

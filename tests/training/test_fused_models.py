@@ -5,20 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from small_data import make_algorithm, make_dataset, make_recipe
 from torch.multiprocessing.reductions import StorageWeakRef
 
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import ClientError
+from fedray.models import dropout
 from fedray.models.build import build, initial_vectors
 from fedray.models.model import KNOWN
 from fedray.server.rounds import play_rounds
 from fedray.training.device import settle_on
 from fedray.training.fused import stacked
 from fedray.training.fused import together as fused
-from fedray.training.fused.layers import AsProducts, AsTorchDoes, average_pool
+from fedray.training.fused.forms import ByTable
 from fedray.training.fused.losses import add_at
 from fedray.training.fused.replayed import Captured, Replayed
 from fedray.training.in_process import InProcessPopulation
@@ -137,7 +137,8 @@ def test_bfloat16_is_what_is_computed_in():
 
 @pytest.mark.parametrize("name", ["lenet5", "cnn", "googlenet", "resnet18"])
 def test_convolutions_as_products_train_as_in_the_plain_engine(monkeypatch, name):
-    monkeypatch.setitem(stacked.FORMS, "cpu", AsProducts)
+    monkeypatch.setitem(stacked.FORMS, "cpu", ByTable)
+    monkeypatch.setattr(dropout, "IN_FEW_LAUNCHES", {"cpu"})
     assert_agree(name, **without_batch_norm(name))
 
 
@@ -148,61 +149,6 @@ def test_the_hooks_of_every_algorithm_serve_a_convolutional_network(kind):
         algorithm = dataclasses.replace(algorithm, server_lr=0.001)
     if not algorithm.unfusable:
         assert_agree("lenet5", algorithm=algorithm, rounds=3)
-
-
-CONVOLUTIONS = {
-    "a plain one": ((8, 3, 3, 3), {}),
-    "with a bias": ((8, 3, 3, 3), {"bias": True}),
-    "stride and padding": ((8, 3, 3, 3), {"stride": 2, "padding": 1}),
-    "different in each direction": ((4, 3, 5, 2), {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)}),
-    "a single pixel": ((8, 3, 1, 1), {}),
-    "every other pixel": ((8, 3, 1, 1), {"stride": 2}),
-    "stride over the edge": ((8, 3, 2, 2), {"stride": 3}),
-    "as wide as the image": ((8, 3, 9, 11), {}),
-    "groups": ((6, 1, 3, 3), {"groups": 3}),
-    "padding by name": ((8, 3, 3, 3), {"padding": "same"}),
-}
-
-
-@pytest.mark.parametrize("form", [AsProducts, AsTorchDoes])
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_a_convolution_of_each_client_is_its_own(case, form):
-    """Outputs and both gradients, against torch's convolution client by client in float64."""
-    shape, settings = CONVOLUTIONS[case]
-    settings = dict(settings)
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 2, 3, 9, 11, generator=rng, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, *shape, generator=rng, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(3, shape[0], generator=rng, dtype=torch.float64, requires_grad=True)
-    used = settings.pop("bias", False)
-    convolve = lambda x, w, b: F.conv2d(x, w, b if used else None, **settings)  # noqa: E731
-    with form():
-        found = torch.func.vmap(convolve)(x, weight, bias)
-    wanted = torch.stack([convolve(x[i], weight[i], bias[i]) for i in range(3)])
-    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
-    slope = torch.randn(wanted.shape, generator=rng, dtype=torch.float64)
-    inputs = (x, weight, bias) if used else (x, weight)
-    for mine, theirs in zip(
-        torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope), strict=True
-    ):
-        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_a_frozen_convolution_is_computed_once_for_all_clients():
-    x, weight = torch.randn(3, 2, 3, 9, 11), torch.randn(8, 3, 3, 3)
-    with AsProducts():
-        found = torch.func.vmap(lambda x: F.conv2d(x, weight, padding=1))(x)
-    assert torch.equal(found, F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (3, 2)))
-
-
-@pytest.mark.parametrize("size", [1, 7, (3, 4), (None, 2), (9, 11), 16])
-def test_average_pooling_is_torchs(size):
-    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
-    found, wanted = average_pool(x, size), F.adaptive_avg_pool2d(x, size)
-    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
-    slope = torch.randn(wanted.shape, dtype=torch.float64)
-    mine, theirs = (torch.autograd.grad(each, x, slope)[0] for each in (found, wanted))
-    assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 # What is done on a GPU only, on the CPU.
