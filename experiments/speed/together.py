@@ -3,9 +3,9 @@
     python experiments/speed/together.py
 
 A block is eight clients of 20 images, in batches of 10. Fused computes convolutions as torch.func.vmap does, with a
-group for each client, or as batched matrix products of windows (fedray/fused/layers.py), which FORMS chooses by device.
+group for each client, or all layers as on a GPU (fedray/training/fused/forms.py). FORMS chooses by device.
 
-2026-11-23, 2 cores, fused in parts of plain, with groups and with products:
+2026-11-23, 2 cores, fused in parts of plain, with groups and with products of windows, which were then a GPU's form:
 
     logistic 0.32 0.28, mlp 0.93 0.89 (these have no convolutions: two measurements of the same)
     lenet5 0.99 1.42, cnn 1.99 2.43, GroupNorm resnet20 1.20 2.75, GroupNorm resnet18 1.24 2.71

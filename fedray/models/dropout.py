@@ -101,12 +101,15 @@ class Dropped(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
         ctx.save_for_backward(output[1])
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)
         ctx.factor = factor(inputs[-1], inputs[0].dtype)
 
     @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (kept,) = ctx.saved_tensors
-        return torch.ops.aten.native_dropout_backward(slopes[0], kept, ctx.factor), None, None, None, None
+    def backward(ctx: Any, *slopes: torch.Tensor | None) -> tuple[torch.Tensor | None, ...]:
+        (kept,), slope = ctx.saved_tensors, slopes[0]
+        if slope is None:
+            return None, None, None, None, None
+        return torch.ops.aten.native_dropout_backward(slope, kept, ctx.factor), None, None, None, None
 
     @staticmethod
     def vmap(

@@ -210,8 +210,6 @@ def test_images_are_copied_only_to_another_memory_format(one, other):
     assert torch.equal(torch.autograd.grad(arrange(x, other), x, slope)[0], slope.unflatten(1, (3, 4)))
 
 
-
-
 @pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 def test_between_layers_images_lie_in_the_networks_memory_format(order):
     """Convolutions in all forms that keep it, ReLU, pooling and joined channels; whatever lay before them."""

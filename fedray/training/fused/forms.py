@@ -69,5 +69,6 @@ def replacements(
         F.group_norm: partial(channelwise.normalise_groups, precision),
         F.linear: partial(channelwise.linear, precision),
         torch.Tensor.__iadd__: add_up,
+        torch.Tensor.add_: add_up,
         torch.cat: partial(channelwise.join, order),
     }

@@ -27,9 +27,7 @@ class AsTorchDoes(TorchFunctionMode):
         super().__init__()
         self.model, self.module = model, module
 
-    def inputs(
-        self, pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]
-    ) -> torch.Tensor:
+    def inputs(self, pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
         """uint8 images [A, B, c, h, w] as the model's normalised input."""
         inputs = normalise(pixels, mean, std)
         if not self.model.channels_last:
