@@ -3,9 +3,9 @@
     python experiments/speed/together.py
 
 A block is eight clients of 20 images, in batches of 10. Fused computes convolutions as torch.func.vmap does, with a
-group for each client, or as batched matrix products of windows (fedray/fused/layers.py), which FORMS chooses by device.
+group for each client, or all layers as on a GPU (fedray/training/fused/forms.py). FORMS chooses by device.
 
-2026-11-23, 2 cores, fused in parts of plain, with groups and with products:
+2026-11-23, 2 cores, fused in parts of plain, with groups and with products of windows, which were then a GPU's form:
 
     logistic 0.32 0.28, mlp 0.93 0.89 (these have no convolutions: two measurements of the same)
     lenet5 0.99 1.42, cnn 1.99 2.43, GroupNorm resnet20 1.20 2.75, GroupNorm resnet18 1.24 2.71
@@ -22,7 +22,8 @@ from fedray.models.model import KNOWN, Model
 from fedray.server.task import Task
 from fedray.training.block import train_block
 from fedray.training.fused import stacked
-from fedray.training.fused.layers import AsProducts, AsTorchDoes
+from fedray.training.fused.forms import ByTable
+from fedray.training.fused.layers import AsTorchDoes
 from fedray.training.spec import Recipe
 from fedray.training.trainer import Trainer, settle_in
 
@@ -30,7 +31,7 @@ TIMES, CLIENTS, IMAGES = 9, 8, 20
 WAYS = {
     "plain": ("plain", AsTorchDoes),
     "fused, groups": ("fused", AsTorchDoes),
-    "fused, products": ("fused", AsProducts),
+    "fused, as on a GPU": ("fused", ByTable),
 }
 
 

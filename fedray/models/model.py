@@ -119,12 +119,14 @@ class Model:
         ge=0,
         le=1e6,
     )
-    precision: Literal["float32", "tf32", "bfloat16"] = setting(
+    precision: Literal["float32", "tf32", "bfloat16", "float32_3xtf32"] = setting(
         "float32",
         "Arithmetic of the forward and backward pass. float32 never uses TensorFloat-32, which torch by default uses "
         "for convolutions. tf32 is TensorFloat-32 for matrix products and convolutions on GPUs that have it, and "
         "float32 elsewhere. bfloat16 is autocast: parameters and updates stay float32; it is faster for large "
-        "convolutions where the processor has it (AVX512-BF16, AMX).",
+        "convolutions where the processor has it (AVX512-BF16, AMX). float32_3xtf32 is as accurate as float32: on a GPU "
+        "engine = fused computes each convolution that reads 32 channels or more as three TF32 products; all else is "
+        "float32, and so is everything on a CPU.",
     )
     channels_last: Auto[bool] = setting(
         None,

@@ -31,8 +31,8 @@ def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
     e, found = job.experiment, job.blueprint
     if e.model.precision == "bfloat16" and device == "cpu" and not found.torch.bfloat16:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
-    if e.model.precision == "tf32" and device == "cpu":
-        watch.notice("only GPUs have TensorFloat-32, so that model.precision = tf32 is float32 here")
+    if e.model.precision in ("tf32", "float32_3xtf32") and device == "cpu":
+        watch.notice(f"only GPUs have TensorFloat-32, so that model.precision = {e.model.precision} is float32 here")
     if e.engine == "plain" and device == "cuda" and not (e.unfit_to_fuse or found.unfit_to_fuse):
         watch.notice("engine = fused would train a block's clients as one program, which is what keeps a GPU busy")
 

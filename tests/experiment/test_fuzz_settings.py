@@ -166,7 +166,7 @@ COMBINED = {
     "skew.colour": [0, 1e-300, 1], "model.name": ["logistic", "mlp", "lenet5"], "model.projection": [0, 1, 8],
     "model.freeze": ["none", "backbone"], "model.resize": [0, 16, 33], "model.norm": ["own", "group"], "model.groups": [1, 3],
     "model.stem": ["own", "cifar"], "model.aux_weight": [0, 0.3], "model.pretrained": ["false", "true"],
-    "algorithm.norms": ["averaged", "local"], "model.precision": ["float32", "tf32", "bfloat16"], "model.channels_last": ["auto", "true"],
+    "algorithm.norms": ["averaged", "local"], "model.precision": ["float32", "tf32", "bfloat16", "float32_3xtf32"], "model.channels_last": ["auto", "true"],
     "algorithm.name": list(ALGORITHMS), "algorithm.lr": [1e-300, 0.1, 1e6], "algorithm.batch_size": [0, 1, 7, 2**31 - 1],
     "algorithm.lr_schedule": ["constant", "cosine", "step", "exponential"], "algorithm.lr_decay": [1e-300, 1],
     "algorithm.drop_last": ["true", "false"], "algorithm.steps": ["none", 1, 3], "algorithm.momentum": [0, 0.999999],

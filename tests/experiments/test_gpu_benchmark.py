@@ -70,7 +70,7 @@ def test_a_dry_run_says_a_line_for_all_that_it_measures(tmp_path):
     assert found["actors", "4 actors"]["became"] == found["actors", "packed plain"]["became"] == "finished"
     assert (found["actors", "4 actors"]["actors"], found["actors", "packed plain"]["actors"]) == (4, 1)
     assert found["actors", "packed fused"]["became"] == "finished"
-    assert sum(part == "conv" for part, _ in found) == 5 * 1 * 3
+    assert sum(part == "conv" for part, _ in found) == 15 * 4
 
 
 def test_a_part_that_fails_or_takes_too_long_costs_its_own_lines_only(tmp_path, capfd):
@@ -180,23 +180,24 @@ def test_crop_and_flip_in_the_plain_loop_give_what_fedray_gives():
     assert len(drawn) > 0.99 * count  # 2,000 draws leave out one of 162 with probability 4e-6
 
 
-@pytest.mark.parametrize("first", [False, True])
-def test_every_form_of_convolution_gives_the_gradients_of_each_client_alone(first):
+@pytest.mark.parametrize("settings", [{"is_first": True}, {}, {"kernel": 5, "stride": 2}])
+def test_every_form_of_convolution_gives_the_gradients_of_each_client_alone(settings):
     from on_gpu.convolutions import FORMS, Conv, convolution
 
-    conv, count = Conv("small", 3, 5, 8, 1, batch=2, is_first=first), 4
-    torch.manual_seed(0)
-    x, w = torch.randn(count, 2, 3, 8, 8, requires_grad=True), torch.randn(count, 5, 3, 3, 3, requires_grad=True)
-    alone = torch.stack([F.conv2d(x[i], w[i], padding=1) for i in range(count)]).sum()
-    wanted = torch.autograd.grad(alone, [w] if first else [x, w])
-    for form in FORMS:
-        torch.manual_seed(0)
-        found = list(convolution(form, conv, count, "cpu", torch.float32)())
-        if not first and form in ("grouped", "channels_last"):
-            found[0] = found[0].unflatten(1, (count, 3)).transpose(0, 1)
-        assert len(found) == len(wanted)
-        for one, other in zip(found, wanted, strict=True):
-            torch.testing.assert_close(one.reshape(other.shape), other)
+    conv, count = Conv("small", 3, 5, 8, 1, batch=2, **settings), 4
+    for precision, forms in FORMS.items():
+        for form in forms:
+            torch.manual_seed(0)
+            found = convolution(form, conv, count, "cpu", precision)()
+            torch.manual_seed(0)
+            x = torch.randn(2, count, 3, 8, 8, requires_grad=True)
+            w = torch.randn(count, 5, 3, conv.kernel, conv.kernel, requires_grad=True)
+            alone = [F.conv2d(x[:, i], w[i], padding=1, stride=conv.stride) for i in range(count)]
+            wanted = torch.autograd.grad(torch.stack(alone).sum(), [w] if conv.is_first else [x, w])
+            assert len(found) == len(wanted)
+            loose = {"rtol": 0.02, "atol": 0.2} if precision == "bfloat16" else {"rtol": 1e-4, "atol": 1e-4}
+            for one, other in zip(found, wanted, strict=True):
+                torch.testing.assert_close(one.float(), other, **loose)
 
 
 def test_precision_is_what_it_was_after_a_measurement():

@@ -5,20 +5,22 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from small_data import make_algorithm, make_dataset, make_recipe
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import ClientError
+from fedray.models import dropout
 from fedray.models.build import build, initial_vectors
 from fedray.models.model import KNOWN
 from fedray.server.rounds import play_rounds
 from fedray.training.device import settle_on
 from fedray.training.fused import stacked
 from fedray.training.fused import together as fused
-from fedray.training.fused.layers import AsProducts, AsTorchDoes, average_pool
+from fedray.training.fused.convolutions import TABLE
+from fedray.training.fused.forms import ByTable
 from fedray.training.fused.losses import add_at
 from fedray.training.fused.replayed import Captured, Replayed
 from fedray.training.in_process import InProcessPopulation
@@ -135,10 +137,98 @@ def test_bfloat16_is_what_is_computed_in():
     assert 1e-3 * moved < np.linalg.norm(found[-1][0] - exact[-1][0]) < 0.1 * moved
 
 
-@pytest.mark.parametrize("name", ["lenet5", "cnn", "googlenet", "resnet18"])
-def test_convolutions_as_products_train_as_in_the_plain_engine(monkeypatch, name):
-    monkeypatch.setitem(stacked.FORMS, "cpu", AsProducts)
+@pytest.fixture
+def forms_of_a_gpu(monkeypatch):
+    """The forms of many clients' layers on a GPU, on the CPU."""
+    monkeypatch.setitem(stacked.FORMS, "cpu", ByTable)
+    monkeypatch.setattr(dropout, "IN_FEW_LAUNCHES", {"cpu"})
+
+
+SMALL = ["lenet5", "cnn", "resnet18"]
+"""Networks whose forms of a GPU are tried in the default suite."""
+LOOSE = {"bfloat16": {"tolerance": 0.25}}
+
+
+@pytest.mark.parametrize("name", [*SMALL, "googlenet"])
+def test_the_forms_of_a_gpu_train_as_in_the_plain_engine(forms_of_a_gpu, name):
     assert_agree(name, **without_batch_norm(name))
+
+
+@pytest.mark.parametrize("name", ["lenet5", "cnn"])
+@pytest.mark.parametrize("precision", [precision for precision in TABLE if precision != "float32"])
+def test_they_do_in_every_precision(forms_of_a_gpu, name, precision):
+    assert_agree(name, precision=precision, **LOOSE.get(precision, {}))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name", [name for name in KNOWN if name not in {*LARGE, *SMALL, "googlenet", "logistic", "mlp"}]
+)
+def test_the_forms_of_a_gpu_train_every_model(forms_of_a_gpu, name):
+    assert_agree(name, **without_batch_norm(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", [precision for precision in TABLE if precision != "float32"])
+@pytest.mark.parametrize("name", ["mcmahan_cnn", "vgg11", "resnet20", "resnet18"])
+def test_the_forms_of_a_gpu_train_in_every_precision(forms_of_a_gpu, name, precision):
+    assert_agree(name, precision=precision, **without_batch_norm(name), **LOOSE.get(precision, {}))
+
+
+class Launches(TorchDispatchMode):
+    """The operations that are no views, each of which a GPU would have launched. One for many tensors counts as one."""
+
+    free = {"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "_unsafe_view"}
+
+    def __init__(self):
+        super().__init__()
+        self.counted = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if not (func.is_view or name in self.free or name == "promote_types"):
+            self.counted.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "budget"),
+    [("cnn", "float32", 56), ("cnn", "tf32", 60), ("resnet18", "float32", 345), ("resnet18", "tf32", 255)],
+)
+def test_a_step_is_launched_in_few_operations(monkeypatch, forms_of_a_gpu, name, precision, budget):
+    """Required of a GPU: at most 70 and 380."""
+    counts = []
+
+    def differentiate(self, algorithm, batch):
+        with Launches() as launches:
+            found = real(self, algorithm, batch)
+        counts.append(len(launches.counted))
+        return found
+
+    real = stacked.Stacked.differentiate
+    monkeypatch.setattr(stacked.Stacked, "differentiate", differentiate)
+    stem = {"stem": "cifar"} if name == "resnet18" else {}
+    play("fused", name, rounds=1, precision=precision, **stem, **without_batch_norm(name))
+    assert max(counts[1:]) <= budget  # the first step makes what is kept
+
+
+@pytest.mark.parametrize("name", ["lenet5", "mlp"])
+def test_three_tf32_products_are_float32_where_there_is_no_gpu(name):
+    for engine in ("plain", "fused"):
+        (_, three), (_, one) = (play(engine, name, precision=p) for p in ("float32_3xtf32", "float32"))
+        assert [params.tobytes() for params, _ in three] == [params.tobytes() for params, _ in one]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+@pytest.mark.parametrize("precision", TABLE)
+@pytest.mark.parametrize("name", ["lenet5", "cnn", "resnet18"])
+def test_on_a_gpu_every_precision_trains_as_in_the_plain_engine_and_gives_the_same_bits_again(name, precision):
+    settle_on("cuda")
+    settings = {"precision": precision, "device": "cuda", **without_batch_norm(name)}
+    loose = {"bfloat16": {"tolerance": 0.25}, "tf32": {"tolerance": 0.05}}.get(precision, {})
+    assert_agree(name, **settings, **({} if name in DEEP and precision != "bfloat16" else loose))
+    once, again = (play("fused", name, **settings)[1] for _ in range(2))
+    assert [params.tobytes() for params, _ in once] == [params.tobytes() for params, _ in again]
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS.values(), ids=lambda kind: kind.__name__)
@@ -148,61 +238,6 @@ def test_the_hooks_of_every_algorithm_serve_a_convolutional_network(kind):
         algorithm = dataclasses.replace(algorithm, server_lr=0.001)
     if not algorithm.unfusable:
         assert_agree("lenet5", algorithm=algorithm, rounds=3)
-
-
-CONVOLUTIONS = {
-    "a plain one": ((8, 3, 3, 3), {}),
-    "with a bias": ((8, 3, 3, 3), {"bias": True}),
-    "stride and padding": ((8, 3, 3, 3), {"stride": 2, "padding": 1}),
-    "different in each direction": ((4, 3, 5, 2), {"stride": (1, 3), "padding": (2, 0), "dilation": (2, 1)}),
-    "a single pixel": ((8, 3, 1, 1), {}),
-    "every other pixel": ((8, 3, 1, 1), {"stride": 2}),
-    "stride over the edge": ((8, 3, 2, 2), {"stride": 3}),
-    "as wide as the image": ((8, 3, 9, 11), {}),
-    "groups": ((6, 1, 3, 3), {"groups": 3}),
-    "padding by name": ((8, 3, 3, 3), {"padding": "same"}),
-}
-
-
-@pytest.mark.parametrize("form", [AsProducts, AsTorchDoes])
-@pytest.mark.parametrize("case", CONVOLUTIONS)
-def test_a_convolution_of_each_client_is_its_own(case, form):
-    """Outputs and both gradients, against torch's convolution client by client in float64."""
-    shape, settings = CONVOLUTIONS[case]
-    settings = dict(settings)
-    rng = torch.Generator().manual_seed(0)
-    x = torch.randn(3, 2, 3, 9, 11, generator=rng, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(3, *shape, generator=rng, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(3, shape[0], generator=rng, dtype=torch.float64, requires_grad=True)
-    used = settings.pop("bias", False)
-    convolve = lambda x, w, b: F.conv2d(x, w, b if used else None, **settings)  # noqa: E731
-    with form():
-        found = torch.func.vmap(convolve)(x, weight, bias)
-    wanted = torch.stack([convolve(x[i], weight[i], bias[i]) for i in range(3)])
-    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
-    slope = torch.randn(wanted.shape, generator=rng, dtype=torch.float64)
-    inputs = (x, weight, bias) if used else (x, weight)
-    for mine, theirs in zip(
-        torch.autograd.grad(found, inputs, slope), torch.autograd.grad(wanted, inputs, slope), strict=True
-    ):
-        assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
-
-
-def test_a_frozen_convolution_is_computed_once_for_all_clients():
-    x, weight = torch.randn(3, 2, 3, 9, 11), torch.randn(8, 3, 3, 3)
-    with AsProducts():
-        found = torch.func.vmap(lambda x: F.conv2d(x, weight, padding=1))(x)
-    assert torch.equal(found, F.conv2d(x.flatten(0, 1), weight, padding=1).unflatten(0, (3, 2)))
-
-
-@pytest.mark.parametrize("size", [1, 7, (3, 4), (None, 2), (9, 11), 16])
-def test_average_pooling_is_torchs(size):
-    x = torch.randn(2, 3, 9, 11, dtype=torch.float64, requires_grad=True)
-    found, wanted = average_pool(x, size), F.adaptive_avg_pool2d(x, size)
-    assert torch.allclose(found, wanted, rtol=1e-12, atol=1e-12)
-    slope = torch.randn(wanted.shape, dtype=torch.float64)
-    mine, theirs = (torch.autograd.grad(each, x, slope)[0] for each in (found, wanted))
-    assert torch.allclose(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
 # What is done on a GPU only, on the CPU.

@@ -352,7 +352,9 @@ def test_a_message_that_cannot_change_is_copied_once_and_any_other_each_time():
 FLAGS = (torch.backends.cuda.matmul, torch.backends.cudnn.conv, torch.backends.cudnn.rnn)
 
 
-@pytest.mark.parametrize(("precision", "expected"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee")])
+@pytest.mark.parametrize(
+    ("precision", "expected"), [("float32", "ieee"), ("tf32", "tf32"), ("bfloat16", "ieee"), ("float32_3xtf32", "ieee")]
+)
 def test_a_device_computes_in_tf32_where_it_is_asked_to_and_is_left_as_it_was(precision, expected):
     """In the plain and the fused engine and in both evaluations, whatever was set before and whatever fails."""
     seen = []

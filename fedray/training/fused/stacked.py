@@ -4,17 +4,17 @@ import torch
 from torch.func import functional_call, vmap
 
 from fedray.core.algorithm import Algorithm
-from fedray.data.augment import normalise
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.training.fused.batches import Batch
-from fedray.training.fused.layers import AsProducts, AsTorchDoes
+from fedray.training.fused.forms import ByTable
+from fedray.training.fused.layers import AsTorchDoes
 from fedray.training.fused.losses import losses_and_slopes
 from fedray.training.spec import Recipe
 
-FORMS = {"cpu": AsTorchDoes, "cuda": AsProducts}
-"""The forms of many clients' convolutions. On a CPU a block of cnn takes 0.8 of the time with vmap's own grouped
-convolutions, and one of resnet18 0.5 (experiments/speed/together.py). Neither form has been measured on a GPU."""
+FORMS: dict[str, type[AsTorchDoes]] = {"cpu": AsTorchDoes, "cuda": ByTable}
+"""The forms of many clients' layers. On a CPU a block of cnn takes 0.8 of the time with vmap's own grouped convolutions
+that it takes with products, and one of resnet18 0.5 (experiments/speed/together.py)."""
 
 
 class Stacked:
@@ -22,7 +22,7 @@ class Stacked:
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
         self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
-        self.form = FORMS[self.kind]
+        self.form = FORMS[self.kind](recipe.model, flat.module)
         self.dropouts = dropout_layers(flat.module)
         self.leaves: Tensors = {}
         self.slopes: list[torch.Tensor] = []
@@ -45,8 +45,9 @@ class Stacked:
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""
         leaves = list(self.leaves.values())
+        inputs = self.form.inputs(batch.pixels, self.recipe.mean, self.recipe.std)
         with torch.enable_grad():
-            main, *others = self.outputs(self.leaves, batch.keys, self.inputs(batch.pixels))
+            main, *others = self.outputs(self.leaves, batch.keys, inputs)
         loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
         slopes = [slope]
         for other in others:
@@ -59,15 +60,11 @@ class Stacked:
             self.apart = list(found)
         return loss
 
-    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 images [A, B, c, h, w] as the model's normalised input."""
-        inputs = normalise(pixels, self.recipe.mean, self.recipe.std)
-        if not self.recipe.model.channels_last:
-            return inputs
-        return inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(inputs)
-
     def outputs(self, params: Tensors, keys: torch.Tensor, inputs: torch.Tensor) -> list[torch.Tensor]:
-        """The models' float32 outputs [A, B, classes], and those of their auxiliary classifiers."""
+        """The models' float32 outputs [A, B, classes], and those of their auxiliary classifiers.
+
+        The clients of `inputs` are where the form has them.
+        """
         model, module = self.recipe.model, self.flat.module
 
         def output(tensors: Tensors, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -77,8 +74,8 @@ class Stacked:
 
         tensors = params | {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
         half = torch.autocast(self.kind, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
-        with half, self.form():
-            outputs = vmap(output)(tensors, inputs)
+        with half, self.form:
+            outputs = vmap(output, in_dims=(0, self.form.clients_at))(tensors, inputs)
         return [output.float() for output in outputs]
 
     @property
