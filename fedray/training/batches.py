@@ -11,7 +11,7 @@ from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw
 from fedray.models.flat import Array, tensor_of
 from fedray.training.network import Network
 from fedray.training.spec import Recipe
-from fedray.training.transfer import numbers_to
+from fedray.training.transfer import to_device
 
 
 class Epoch(NamedTuple):
@@ -96,7 +96,7 @@ def draw_batches(
     recipe, shard = network.recipe, (client, images.shape)
     for drawn, batches in draw_epochs(recipe, algorithm, *shard, t, first_epoch, steps, attempt):
         if isinstance(images, torch.Tensor):
-            drawn = dict(zip(drawn, numbers_to(network.device, *drawn.values()), strict=True))
+            drawn = dict(zip(drawn, to_device(network.device, list(drawn.values())), strict=True))
         pixels, targets = tensor_of(images[drawn["order"]]), tensor_of(labels[drawn["order"]])
         pixels = augmented(pixels, drawn, recipe)
         for batch in batches:

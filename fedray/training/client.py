@@ -18,7 +18,7 @@ from fedray.training.batches import cut_epoch, draw_batches, draw_epochs
 from fedray.training.captured import Program
 from fedray.training.network import Network
 from fedray.training.step import Correct, Step, losses
-from fedray.training.transfer import numbers_to
+from fedray.training.transfer import to_device
 
 T = TypeVar("T")
 
@@ -101,7 +101,7 @@ class Client:
         network, layers, drawn = self.network, self.network.dropouts, self.keys(steps)
         if not layers:
             return iter(items)
-        (keys,) = numbers_to(network.device, drawn)
+        (keys,) = to_device(network.device, [drawn])
         return keyed(items, layers, keys)
 
     def keys(self, steps: int) -> np.ndarray:

@@ -6,7 +6,7 @@ and the host reads everything that it needs in one copy.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
@@ -23,11 +23,6 @@ Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]
 
 ALIGNED = 512  # bytes; as torch's own allocator on a GPU, so that kernels read whole words
 SMALL = 2**16  # bytes; tensors below are first joined on the device, since a copy costs some microseconds
-
-
-def numbers_to(device: str, *numbers: np.ndarray) -> Iterable[torch.Tensor]:
-    """Copy a few arrays of one shape and type to the device at once, without waiting."""
-    return to_device(device, numbers)
 
 
 def to_device(device: str, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:

@@ -32,7 +32,7 @@ from fedray.training.outgoing import Outgoing
 from fedray.training.shards import place
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU, evaluation_batch
 from fedray.training.trainer import Trainer
-from fedray.training.transfer import Done, numbers_to, to_host
+from fedray.training.transfer import Done, to_device, to_host
 
 DEVICE = "cpu:0"
 DATASET = make_dataset(test=230, side=8, validation=110)
@@ -234,7 +234,7 @@ def test_one_copy_brings_back_tensors_of_every_kind():
 
 
 def test_numbers_of_an_epoch_go_there_in_one_copy():
-    one, other = numbers_to(DEVICE, np.arange(5), np.arange(5, 10))
+    one, other = to_device(DEVICE, [np.arange(5), np.arange(5, 10)])
     assert (one.tolist(), other.tolist()) == ([0, 1, 2, 3, 4], [5, 6, 7, 8, 9])
     assert one.untyped_storage().data_ptr() == other.untyped_storage().data_ptr()
 
