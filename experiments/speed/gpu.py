@@ -34,8 +34,8 @@ roofline      for each fused line: the arithmetic of convolutions and matrix pro
 actors        the cnn with 10 clients of 500 images, all of them a round, as 10 actors at 0.1 GPU each, engine = plain,
               beside the same packed into one actor, plain and fused.
 conv          forward and backward of one convolution for C clients at once, each with weights of its own, replayed in a
-              CUDA graph, deterministic, without bias, the images' own gradient left out where the layer is the first, in
-              each form of the fused engine that its table could choose.
+              CUDA graph, deterministic, without bias, the images' own gradient left out where the layer is the first.
+              It is timed in each form of the fused engine that its table could choose.
 
 It was run once, on 2026-11-27 at commit 1c1e1ca, on an H100 80GB; docs/cluster-and-gpu.md has what came out.
 """

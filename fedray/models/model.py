@@ -124,9 +124,9 @@ class Model:
         "Arithmetic of the forward and backward pass. float32 never uses TensorFloat-32, which torch by default uses "
         "for convolutions. tf32 is TensorFloat-32 for matrix products and convolutions on GPUs that have it, and "
         "float32 elsewhere. bfloat16 is autocast: parameters and updates stay float32; it is faster for large "
-        "convolutions where the processor has it (AVX512-BF16, AMX). float32_3xtf32 is as accurate as float32: on a GPU "
-        "engine = fused computes each convolution that reads 32 channels or more as three TF32 products; all else is "
-        "float32, and so is everything on a CPU.",
+        "convolutions where the processor has it (AVX512-BF16, AMX). float32_3xtf32 is as accurate as float32: on a "
+        "GPU engine = fused computes convolutions that read at least 32 channels as three TF32 products; all else is "
+        "float32, as is everything on a CPU.",
     )
     channels_last: Auto[bool] = setting(
         None,

@@ -104,7 +104,10 @@ class RectifiedOfEach(torch.autograd.Function):
 
 
 class Rectified(torch.autograd.Function):
-    """ReLU of [B, A, channels, h, w], as [B, A * channels, h, w]. The output is in the network's memory format, the gradient in the input's."""
+    """ReLU of [B, A, channels, h, w], as [B, A * channels, h, w].
+
+    The output is in the network's memory format, the gradient in the input's.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, order: Order) -> torch.Tensor:
@@ -176,7 +179,7 @@ class Normalised(torch.autograd.Function):
         images = grouped(x, CONTIGUOUS, dtype)
         scale, shift = (None if each is None else each.reshape(-1) for each in (weight, bias))
         ctx.sizes = batch, clients * channels, size[0] * size[1], clients * groups
-        out, mean, rstd = torch.native_group_norm(images, scale, shift, *ctx.sizes, eps)
+        out, mean, rstd = torch.ops.aten.native_group_norm(images, scale, shift, *ctx.sizes, eps)
         ctx.save_for_backward(images, mean, rstd, scale)
         ctx.channels, ctx.dtype = (clients, channels), x.dtype
         return out

@@ -91,7 +91,7 @@ class Convolution:
         return CONTIGUOUS if self.form == "contiguous" else self.order
 
     def padding_of_slope(self, kernel: Sequence[int]) -> Pair | None:
-        """The padding with which the gradient of x is a convolution of the output's, of stride 1; None if there is none."""
+        """The padding with which the gradient of x is a convolution of the slope of stride 1; None if there is none."""
         rows, columns = (d * (k - 1) - p for d, k, p in zip(self.dilation, kernel, self.padding, strict=True))
         return (rows, columns) if min(rows, columns) >= 0 else None
 
@@ -265,7 +265,8 @@ def split(x: torch.Tensor, into: torch.Tensor, low: int) -> None:
 @contextmanager
 def tf32() -> Iterator[None]:
     """TensorFloat-32 for the convolutions of a `with`, on a GPU."""
-    conv: Any = torch.backends.cudnn.conv
+    cudnn: Any = torch.backends.cudnn
+    conv = cudnn.conv
     before = conv.fp32_precision
     conv.fp32_precision = "tf32"
     try:
