@@ -504,7 +504,12 @@ MASKS = [
     (DROPOUT, "        if self.calls:", "        if False:", "a layer that is used twice has one mask"),
     (DROPOUT, "        layer.calls = 0\n", "        pass\n", "the next pass is another use"),
     (DROPOUT, "        self.calls += 1\n", "", "uses are not counted"),
-    (DROPOUT, ".bitwise_xor_(words >> 16)", "", "a word's high half does not reach the low one"),
+    (
+        DROPOUT,
+        "words = words.bitwise_xor_(words >> 16)",
+        "words = words",
+        "a word's high half does not reach the low one",
+    ),
     (DROPOUT, ".add_(summand)", "", "half a key"),
     (DROPOUT, "* (1 / (1 - self.p))", "* 1.0", "what is kept is not scaled"),
     (DROPOUT, "round((1 - p)", "round(p", "p is what is kept"),
@@ -522,20 +527,28 @@ MASKS = [
 
 
 LAYERS, REPLAYED = "training/fused/layers.py", "training/fused/replayed.py"
+CONVOLUTIONS = "training/fused/convolutions.py"
+
+FORMS = [
+    (LAYERS, "-(-(i + 1) * length // wanted)", "(i + 1) * length // wanted", "averages end too early"),
+    (CONVOLUTIONS, "] += windows[:, :, :, :, i, j]", "] = windows[:, :, :, :, i, j]", "windows do not add up"),
+    (CONVOLUTIONS, "top, left = i * dilation[0], j * dilation[1]", "top, left = i, j", "a gradient without dilation"),
+    (CONVOLUTIONS, "made = made.add_(biases) if", "made = made if", "no bias"),
+    (CONVOLUTIONS, "if groups != 1 or", "if", "groups are left out"),
+    (CONVOLUTIONS, "torch.arange(length - 1, -1, -1, device=device)", "torch.arange(length, device=device)", "kernels are not mirrored"),
+    (CONVOLUTIONS, "words.bitwise_and_(-0x2000)\n", "pass\n", "a high part of all bits"),
+    (CONVOLUTIONS, "out=words)  # half", "out=words).sub_(0x1000)  # half", "high parts are cut, not rounded"),
+    (CONVOLUTIONS, 'conv.fp32_precision = "tf32"', "pass", "three products of float32"),
+]  # fmt: skip
 
 FUSED_MODELS = [
+    (LAYERS, "{F.adaptive_avg_pool2d: average_pool}", "{}", "adaptive pooling is torch's"),
     (STACKED, "found = torch.autograd.grad([main, *others], leaves, slopes,",
      "found = torch.autograd.grad([main], leaves, slopes[:1],", "auxiliary classifiers do not train"),
     (STACKED, "slope.mul_(self.recipe.model.aux_weight)", "slope", "auxiliary classifiers weigh as the main one"),
     (STACKED, 'model.precision == "bfloat16", cache', "False, cache", "all in float32"),
     (STACKED, "zip(self.dropouts, keys.unbind(1), strict=True)", "zip(self.dropouts, keys.roll(1, 0).unbind(1), strict=True)",
      "a client has another's masks"),
-    (LAYERS, "{F.adaptive_avg_pool2d: average_pool}", "{}", "adaptive pooling is torch's"),
-    (LAYERS, "-(-(i + 1) * length // wanted)", "(i + 1) * length // wanted", "averages end too early"),
-    (LAYERS, "] += windows[:, :, :, :, i, j]", "] = windows[:, :, :, :, i, j]", "windows do not add up"),
-    (LAYERS, "top, left = i * dilation[0], j * dilation[1]", "top, left = i, j", "a gradient without dilation"),
-    (LAYERS, "output + bias[:, None, None]", "output", "no bias"),
-    (LAYERS, "if groups != 1 or", "if", "groups are left out"),
     (REPLAYED, "            static.copy_(given)\n", "            pass\n", "the first batch for ever"),
     (REPLAYED, "batch.targets.shape, algorithm", "algorithm", "one graph for all widths"),
     (REPLAYED, "        self.program.forget()\n", "", "what is given up is looked at"),
@@ -614,6 +627,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["models/test_dropout.py"], MASKS),
     (["server/test_participation.py"], WITH_FAULTS),
     (["training/test_transfer.py"], ON_A_DEVICE),
+    (["training/test_forms.py"], FORMS),
     (["training/test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
     (["training/test_outgoing.py"], CHAIN),
