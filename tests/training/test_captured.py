@@ -25,8 +25,9 @@ from fedray.training.device import settle_on
 from fedray.training.in_process import InProcessPopulation
 from fedray.training.shards import Shards
 
-SHARDS = [np.arange(0, 14), np.arange(14, 17), np.arange(17, 40), np.arange(40, 60)]
-"""Batches of four: rests of 2, 3, 3 and none, one shard that is smaller than a batch, and one that needs more steps."""
+SHARDS = [np.arange(0, 10), np.arange(10, 13), np.arange(13, 28)]
+"""In batches of four: rests of 2 and 3, and a shard that is smaller than a batch."""
+FEW = [np.arange(0, 8), np.arange(8, 15)]
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 
 
@@ -68,10 +69,10 @@ MODELS = {
     "lenet5": ("lenet5", {}),
     "cnn": ("cnn", {}),
     "cnn, whose layers have the channels last": ("cnn", {"channels_last": True}),
-    "BatchNorm": ("resnet20", {"rounds": 2}),
+    "BatchNorm": ("resnet20", {"rounds": 2, "shards": FEW}),
     "bfloat16": ("lenet5", {"precision": "bfloat16"}),
-    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "rounds": 1, "shards": [np.arange(0, 16)]}),
-    "frozen layers": ("resnet18", {"freeze": "backbone", "rounds": 2}),
+    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "rounds": 1, "shards": [np.arange(0, 12)]}),
+    "frozen layers": ("resnet18", {"freeze": "backbone", "rounds": 2, "shards": FEW}),
     "crop-flip": ("lenet5", {"augment": "crop-flip"}),
     "cutout": ("cnn", {"augment": "crop-flip-cutout"}),
 }
@@ -103,7 +104,8 @@ TRAINING = {
 
 @pytest.mark.parametrize("case", TRAINING)
 def test_settings_of_the_local_training_are_kept(tapes, case):
-    assert_same("cnn", FedAvg(**{"lr": 0.05, "batch_size": 4, **TRAINING[case]}))
+    model = "cnn" if case == "several epochs" else "lenet5"  # with dropout, whose keys go on from epoch to epoch
+    assert_same(model, FedAvg(**{"lr": 0.05, "batch_size": 4, **TRAINING[case]}))
     assert tapes
 
 
@@ -112,8 +114,10 @@ def test_every_algorithm_gives_the_bits_of_the_loop(tapes, kind):
     """With a learning rate that falls, so that none is left in a graph; memories, too."""
     settings = {"lr": 0.02, "batch_size": 4, "lr_schedule": "exponential", "lr_decay": 0.8, "epochs": 2}
     algorithm = make_algorithm(kind, **settings)
-    model = "resnet20" if algorithm.personalises and kind.__name__ != "FedPer" else "lenet5"
-    assert_same(model, algorithm, rounds=2 if model == "resnet20" else 3)
+    if kind.__name__ == "FedBN":
+        assert_same("resnet20", algorithm, rounds=1, shards=FEW)
+    else:
+        assert_same("lenet5", algorithm)
     assert tapes or kind.__name__ == "FedSGD"
 
 
@@ -174,16 +178,6 @@ def test_with_ones_own_loss_nothing_is_captured(tapes):
     assert not tapes
 
 
-def rewritten(change):
-    """Trainers' networks with another forward pass: `change(module, output)` is called after each."""
-
-    def wrap(module):
-        real = module.forward
-        module.forward = lambda x: change(module, real(x))
-
-    return wrap
-
-
 def count(module, output):
     module.passes = getattr(module, "passes", 0) + 1
     return output * (1 + module.passes % 2)
@@ -202,16 +196,34 @@ def wait(module, output):
     return output * (2.0 if float(output.detach().sum()) > 0 else 1.0)
 
 
-@pytest.mark.parametrize("change", [count, draw, recall, wait])
-def test_a_network_that_is_another_in_each_step_is_not_captured(tapes, monkeypatch, change):
-    """One that waits for the device is found out by torch on a GPU; here by the capture, which fails."""
-    real = captured.Network.__init__
+def scale(module, output):
+    module.factor = torch.tensor(2.0) if not hasattr(module, "factor") else module.factor
+    return output * module.factor
+
+
+def test_a_network_of_ones_own_is_captured(tapes, monkeypatch):
+    """It makes something in its first step and keeps it."""
+    change_networks(monkeypatch, scale)
+    assert_same("lenet5", rounds=2)
+    assert tapes
+
+
+def change_networks(monkeypatch, change):
+    """Have every network's output changed by `change(module, output)`."""
 
     def init(self, *args):
         real(self, *args)
-        rewritten(change)(self.flat.module)
+        forward, module = self.flat.module.forward, self.flat.module
+        module.forward = lambda x: change(module, forward(x))
 
+    real = captured.Network.__init__
     monkeypatch.setattr(captured.Network, "__init__", init)
+
+
+@pytest.mark.parametrize("change", [count, draw, recall, wait])
+def test_a_network_that_is_another_in_each_step_is_not_captured(tapes, monkeypatch, change):
+    """One that waits for the device is found out by torch on a GPU; here by the capture, which fails."""
+    change_networks(monkeypatch, change)
     played = []
     for device in ("cpu:0", "cpu"):
         random.seed(1)
@@ -261,8 +273,9 @@ def test_a_size_of_batch_has_one_graph(tapes):
 
 def test_a_larger_shard_takes_a_larger_room_and_new_graphs(tapes, monkeypatch):
     monkeypatch.setattr(captured, "LEAST_ROWS", 4)
-    network = assert_same("lenet5", FedProx(lr=0.05, batch_size=4, mu=0.5), augment="crop-flip-cutout")
-    assert network.captured.room.rows == 32  # of 14, then of 23 images
+    algorithm, shards = FedProx(lr=0.05, batch_size=4, mu=0.5), [np.arange(0, 13), np.arange(13, 20), np.arange(20, 40)]
+    network = assert_same("lenet5", algorithm, shards=shards, augment="crop-flip-cutout")
+    assert network.captured.room.rows == 32  # of 13, then of 20 images
     assert len(tapes) > network.captured.made
 
 
@@ -333,16 +346,14 @@ class Launches(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         results = func(*args, **(kwargs or {}))
-        self.count += func.is_view is False if hasattr(func, "is_view") else True
+        self.count += not func.is_view
         return results
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "most"), [(FedAvg(lr=0.05, batch_size=4), 0), (FedProx(lr=0.05, batch_size=4), 0)]
-)
-def test_a_captured_step_is_one_launch(tapes, algorithm, most):
+@pytest.mark.parametrize("kind", [FedAvg, FedProx])
+def test_a_captured_step_is_one_launch(tapes, kind):
     """Two clients of 16 and of 32 images differ by four replays and by nothing else."""
-    counts, replays = [], []
+    counts, replays, algorithm = [], [], kind(lr=0.05, batch_size=4)
     dataset = make_dataset(train=60, test=6, validation=0)
     trainer = InProcessPopulation(dataset, SHARDS, make_recipe(dataset, "cnn", "crop-flip"), 1, device="cpu:0").trainer
     params, buffers = initial_vectors(build(trainer.recipe.model, (3, 32, 32), 10, 3))
@@ -355,8 +366,7 @@ def test_a_captured_step_is_one_launch(tapes, algorithm, most):
         counts.append(launches.count)
         replays.append(Tape.replays - before)
     assert replays == [6, 8, 4, 8]
-    assert counts[1] - counts[2] == most
-    assert counts[1] == counts[3] < 60
+    assert counts[1] == counts[2] == counts[3] <= 32
 
 
 # On a GPU itself.
@@ -372,7 +382,7 @@ def test_on_a_gpu_graphs_give_what_the_loop_gives_and_the_same_bits_again(monkey
 @on_a_gpu
 @pytest.mark.parametrize("case", TRAINING)
 def test_on_a_gpu_the_settings_of_the_local_training_do(monkeypatch, case):
-    agree_on_a_gpu(monkeypatch, "cnn", FedAvg(**{"lr": 0.01, "batch_size": 4, **TRAINING[case]}))
+    agree_on_a_gpu(monkeypatch, "cnn", FedAvg(**{"lr": 0.01, "batch_size": 4, **TRAINING[case]}), rounds=4)
 
 
 @on_a_gpu
