@@ -123,10 +123,10 @@ def check_gpu_memory(
 def runs_on_share(memory: int | None, needs: "Needs", packed: bool) -> float:
     """The number of such runs that an actor can take part in with `memory` bytes of a GPU; infinite where unknown.
 
-    An actor trains for one run at a time, but the CUDA graphs of engine = fused keep the memory of their batches.
+    An actor trains for one run at a time, but CUDA graphs keep the memory of their batches.
     """
     if memory is None:
         return math.inf
     alike = needed_parts(needs, packed)
-    shared = alike["its CUDA context"] + alike["cuBLAS"] + (0 if needs.together else alike["batches of images"])
+    shared = alike["its CUDA context"] + alike["cuBLAS"]
     return max(1, (memory - shared) // max(1, needed(needs, packed) - shared))

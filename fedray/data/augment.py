@@ -82,6 +82,8 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     of those measured: 1.6 microseconds an image in batches of 32.
     """
     scale, shift = scale_and_shift(mean, std, images.device)
+    if images.is_cuda:  # where a product takes bytes as they are, with the same bits
+        return torch.mul(images, scale).add_(shift)
     return images.to(torch.float32).mul_(scale).add_(shift)
 
 

@@ -15,6 +15,7 @@ neither wait for the device nor change Python's state in a step, which is looked
 optimizers of torch.optim. With an own `loss`, `penalty` or `clip` nothing is captured.
 """
 
+import logging
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -34,6 +35,8 @@ from fedray.training.network import Network
 from fedray.training.spec import Recipe
 from fedray.training.step import Correct, Step
 from fedray.training.transfer import Sheet
+
+log = logging.getLogger(__name__)
 
 CALLED = 2  # steps of a size that are called before one is captured: libraries choose their algorithms, caches fill
 MOST_GRAPHS = 32  # steps of further sizes are called; where a batch is the whole shard, there may be as many as shards
@@ -247,7 +250,8 @@ class Program:
         try:
             with owner.graphs.beside():
                 graph, _ = owner.graphs.capture(lambda: self.run(sizes))
-        except RuntimeError:
+        except RuntimeError as error:
+            log.info("steps are launched one by one from now on, since one could not be captured: %s", error)
             owner.stop_capturing()
             return
         owner.made += 1

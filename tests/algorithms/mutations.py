@@ -14,6 +14,7 @@ from pathlib import Path
 AVG, SERVER, FUSED = "algorithms/fedavg.py", "server/rounds.py", "training/fused/together.py"
 LOSSES, BATCHES, STACKED = "training/fused/losses.py", "training/fused/batches.py", "training/fused/stacked.py"
 CLIENT, TRAINER, PART = "training/client.py", "training/trainer.py", "training/personal.py"
+STEP, CAPTURED = "training/step.py", "training/captured.py"
 NETWORK, ROUND, EVALUATE = "training/network.py", "training/batches.py", "training/evaluate.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
@@ -52,10 +53,10 @@ GLOBAL = [
     (SERVER, "/ all_weights", "/ all_weights * len(population) / len(members)", "the share is not of all clients"),
     (CLIENT, "self.t, self.lr, self.attempt = task.t, task.lr,", "self.t, self.lr, self.attempt = task.t, task.algorithm.lr,",
      "clients train with the lr of round 1"),
-    (CLIENT, "velocity.mul_(algorithm.momentum).add_(direction)",
+    (STEP, "velocity.mul_(algorithm.momentum).add_(direction)",
      "velocity.mul_(algorithm.momentum).add_(direction, alpha=1 - algorithm.momentum)", "momentum with dampening"),
-    (CLIENT, "direction = correct(direction, flat.params, self.message, self.memory, self.lr)",
-     'direction = correct(direction, start["params"], self.message, self.memory, self.lr)',
+    (STEP, "direction = self.correct(direction, flat.params, self.message, self.memory, self.lr)",
+     'direction = self.correct(direction, self.message["params"], self.message, self.memory, self.lr)',
      "corrected at w_t, not at w"),
     (CLIENT, 'flat.load(at["params"], at["buffers"])\n', "\n", "option I: the gradient at y, not at x"),
     (CLIENT, "alpha=len(targets) / n", "alpha=1.0", "option I: a sum over batches, not their mean"),
@@ -65,21 +66,21 @@ GLOBAL = [
      'self.rivals[name].load(model["params"], self.flat.buffers)',
      "references with the statistics of the model in training"),
     (NETWORK, "isinstance(layer, nn.Linear)][-1]", "isinstance(layer, nn.Linear)][-2]", "features of another layer"),
-    (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
+    (STEP, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = loss + algorithm.penalty(features.detach(), rivals)", "the features are detached"),
-    (CLIENT, "loss = loss + algorithm.penalty(features, rivals)",
+    (STEP, "loss = loss + algorithm.penalty(features, rivals)",
      "loss = algorithm.penalty(features, rivals)", "no cross-entropy"),
     (TRAINER, 'algorithm.init_memory(self.network.initial["params"], self.network.initial["buffers"])',
      'algorithm.init_memory(received["params"], received["buffers"])', "a memory begins with the round's model"),
-    (CLIENT,
-     "losses += main.detach().double() * len(targets)\n"
-     "            if algorithm.compares:\n"
-     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
-     "                loss = loss + algorithm.penalty(features, rivals)\n",
+    (STEP,
+     "self.losses.add_(main.detach(), alpha=len(targets))  # in float64, where the product is exact\n"
+     "        if algorithm.compares:\n"
+     "            rivals = {name: network.features(model, inputs) for name, model in self.references.items()}\n"
+     "            loss = loss + algorithm.penalty(features, rivals)\n",
      "if algorithm.compares:\n"
-     "                rivals = {name: network.features(model, inputs) for name, model in references.items()}\n"
-     "                loss = loss + algorithm.penalty(features, rivals)\n"
-     "            losses += loss.detach().double() * len(targets)\n",
+     "            rivals = {name: network.features(model, inputs) for name, model in self.references.items()}\n"
+     "            loss = loss + algorithm.penalty(features, rivals)\n"
+     "        self.losses.add_(loss.detach(), alpha=len(targets))\n",
      "the reported loss has the penalty in it"),
     (FUSED, "np.array([[share.steps] for share", "np.array([[share.per_epoch] for share", "steps of one epoch"),
     (FUSED, "direction = algorithm.correct(grad, now, message, memory, lr)",
@@ -450,13 +451,14 @@ LOST = [
 ]
 
 LOCAL_TRAINING = [
-    (CLIENT, "direction = algorithm.clip(flat.gradient(loss))", "direction = flat.gradient(loss)", "no clipping"),
-    (CLIENT, "optimizer or algorithm.clip_norm or", "optimizer or", "plain SGD is not clipped"),
-    (CLIENT, "direction = correct(direction, flat.params, self.message, self.memory, self.lr)",
-     "direction = algorithm.clip(correct(direction, flat.params, self.message, self.memory, self.lr))",
+    (STEP, "(algorithm.clip(flat.gradient(loss)),)", "(flat.gradient(loss),)", "no clipping"),
+    (STEP, "self.optimizer or algorithm.clip_norm or", "self.optimizer or", "plain SGD is not clipped"),
+    (STEP, "direction = self.correct(direction, flat.params, self.message, self.memory, self.lr)",
+     "direction = algorithm.clip(self.correct(direction, flat.params, self.message, self.memory, self.lr))",
      "clipped after it was corrected, too"),
     (CLIENT, "self.algorithm.clip(flat.gradient(loss)), alpha", "flat.gradient(loss), alpha", "option I: no clipping"),
-    (CLIENT, "make_optimizer(flat.trainable, self.lr)", "make_optimizer(flat.trainable, algorithm.lr)", "lr of round 1"),
+    (STEP, "make_optimizer(network.flat.trainable, lr)", "make_optimizer(network.flat.trainable, algorithm.lr)",
+     "lr of round 1"),
     (CLIENT, "steps = epochs * per_epoch if epochs else drawn", "steps = drawn", "fine-tuning's epochs are drawn"),
     ("models/flat.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
     (FUSED, "        algorithm.clip(grad)\n", "", "fused: no clipping"),
@@ -494,8 +496,8 @@ MASKS = [
     (CLIENT, "        self.call += 1\n", "", "a client that descends again has the same masks"),
     (
         CLIENT,
-        "self.number, steps, len(layers), call,",
-        "0, steps, len(layers), call,",
+        "self.number, steps, layers, call,",
+        "0, steps, layers, call,",
         "the same masks for all clients",
     ),
     (CLIENT, "self.masked(range(batches), batches)", "range(batches)", "a full gradient's masks are not keyed"),
@@ -567,6 +569,32 @@ FUSED_MODELS = [
     (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),
 ]  # fmt: skip
 
+AS_GRAPHS = [
+    (CAPTURED, "tensor.copy_(message[name])", "pass", "the first message for ever"),
+    (CAPTURED, "tensor.copy_(memory[name])", "pass", "the first client's memory for ever"),
+    (CAPTURED, "room.lr, room.losses, references", "lr, room.losses, references", "the first learning rate for ever"),
+    (CAPTURED, ".velocity.fill_(-0.0)", ".velocity.mul_(1.0)", "one client's momentum is the next one's"),
+    (CAPTURED, 'numbers: dict[str, Any] = {"losses": 0.0, "lr": self.lr}', 'numbers: dict[str, Any] = {"lr": self.lr}',
+     "losses of all clients add up"),
+    (CAPTURED, "            numbers = {}\n", "", "losses of the last epoch alone"),
+    (CAPTURED, "keys[len(batches) :]", "keys", "an epoch's masks are the first one's"),
+    (CAPTURED, "        room.step.add_(1)\n", "", "the first batch for ever"),
+    (CAPTURED, "alpha=full)", "alpha=size)", "a rest begins too early"),
+    (CAPTURED, "sizes = batch.stop - batch.start, self.full", "sizes = self.full, self.full", "a rest is as a full batch"),
+    (CAPTURED, "key = algorithm, whole, correct", "key = whole, correct", "one algorithm's steps are another's"),
+    (CAPTURED, "correct.__func__ if whole and isinstance(correct, MethodType) else None", "None",
+     "one training's correction is another's"),
+    (CAPTURED, "own = correct is not None and not (", "own = correct is not None and (", "own hooks are captured"),
+    (CAPTURED, "map(is_ours, (algorithm.loss, ", "map(is_ours, (", "own losses are captured"),
+    (CAPTURED, "not own and not algorithm.local_optimizer", "not own", "optimizers are left out"),
+    (CAPTURED, "if waits or python_state(self.network.flat.module) != before:", "if waits:", "a state is captured"),
+    (CAPTURED, "if self.room is None or self.room.rows < examples:", "if self.room is None:", "no room for more images"),
+    (CAPTURED, "            program.captured.clear()\n", "            pass\n", "graphs outlive their memory"),
+    (CAPTURED, "self.pixels[:n].copy_(augmented", "(augmented", "images are not augmented"),
+    (CAPTURED, " and owner.made < MOST_GRAPHS", "", "ever more graphs"),
+    (TRANSFER, "end += -(-self.places[name].stop // 8) * 8 - end", "end = self.places[name].stop", "numbers across words"),
+]  # fmt: skip
+
 ON_A_DEVICE = [
     (UPDATES, "float(np.float32(weight))", "float(weight)", "weights are not rounded"),
     (OUTGOING, ".masked_fill(~counts, -0.0)", ".masked_fill(~counts, 0.0)", "a zero loses its sign"),
@@ -628,6 +656,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["server/test_participation.py"], WITH_FAULTS),
     (["training/test_transfer.py"], ON_A_DEVICE),
     (["training/test_forms.py"], FORMS),
+    (["training/test_captured.py"], AS_GRAPHS),
     (["training/test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
     (["training/test_outgoing.py"], CHAIN),
