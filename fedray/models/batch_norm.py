@@ -1,8 +1,8 @@
 """BatchNorm of many clients at once under torch.func.vmap, each with the statistics of its own batch.
 
-Inside `with ManyNorms(layers, rows):` F.batch_norm in training mode is one call for all clients, whose channels lie side
-by side: [B, A * C, ...]. Where batches are padded, the statistics are those of the real rows. A padding row adds nothing
-to them, and its gradient is 0.
+Inside `with ManyNorms(layers, rows):` F.batch_norm in training mode is one call for all clients, whose channels lie
+side by side: [B, A * C, ...]. Where batches are padded, the statistics are those of the real rows. A padding row adds
+nothing to them, and its gradient is 0.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,7 +38,8 @@ class Counted(NamedTuple):
 
     def __call__(self) -> torch.Tensor:
         """The last batch's share in the average."""
-        return self.layer.num_batches_tracked.double().reciprocal()
+        counter: Any = self.layer.num_batches_tracked
+        return counter.double().reciprocal()
 
 
 class ManyNorms(TorchFunctionMode):
@@ -98,59 +99,67 @@ class OneOfMany(torch.autograd.Function):
             raise ValueError(EVERY)
         if any(tensor is not None and dim is None for tensor, dim in ((running_mean, dims[1]), (running_var, dims[2]))):
             raise ValueError(FOREIGN)
-        running = [running_mean, running_var]
-        affine = [
+        weight, bias = (
             None if tensor is None else tensor.expand(info.batch_size, -1) if dim is None else tensor.movedim(dim, 0)
             for tensor, dim in ((weight, dims[3]), (bias, dims[4]))
-        ]
+        )
         x = x.movedim(dims[0], 1)
-        if rows is None:
-            return normalise(x, running, affine, share, eps), 1
-        return normalise_real(x, running, affine, share, eps, rows), 1
+        if rows:
+            return normalise_real(x, running_mean, running_var, weight, bias, share, eps, rows), 1
+        return normalise(x, running_mean, running_var, weight, bias, share, eps), 1
 
 
 def normalise(
-    x: torch.Tensor, running: list[Maybe], affine: list[Maybe], share: torch.Tensor | float, eps: float
+    x: torch.Tensor,
+    running_mean: Maybe,
+    running_var: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    share: torch.Tensor | float,
+    eps: float,
 ) -> torch.Tensor:
-    """x [B, A, C, ...] by torch's BatchNorm of A * C channels. The running mean and variance [A, C] move.
-
-    `affine` are the weight and the bias [A, C].
-    """
-    mean, variance = running
-    flat = [None if tensor is None else tensor.flatten() for tensor in affine]
-    if mean is None or variance is None:
-        output = F.batch_norm(x.flatten(1, 2), None, None, *flat, True, eps=eps)
-    elif isinstance(share, torch.Tensor):
-        found = [torch.zeros_like(tensor) for tensor in (mean, variance)]
-        output = F.batch_norm(x.flatten(1, 2), *(each.view(-1) for each in found), *flat, True, 1.0, eps)
-        move(running, found, share)
-    else:
-        output = F.batch_norm(x.flatten(1, 2), mean.view(-1), variance.view(-1), *flat, True, share, eps)
+    """x [B, A, C, ...] by torch's BatchNorm of A * C channels. All other tensors are [A, C]. The running ones move."""
+    running: list[Any] = [running_mean, running_var]
+    averages = isinstance(share, torch.Tensor)
+    found = [torch.zeros_like(tensor) for tensor in running] if averages else running
+    mean, variance = (None if tensor is None else tensor.view(-1) for tensor in found)
+    weight, bias = (None if tensor is None else tensor.flatten() for tensor in (weight, bias))
+    momentum: Any = 1.0 if averages else share
+    output = F.batch_norm(x.flatten(1, 2), mean, variance, weight, bias, True, momentum, eps)
+    if averages:
+        for tensor, target in zip(running, found, strict=True):
+            move(tensor, target, share)
     return output.unflatten(1, x.shape[1:3])
 
 
 def normalise_real(
-    x: torch.Tensor, running: list[Maybe], affine: list[Maybe], share: torch.Tensor | float, eps: float, rows: Rows
+    x: torch.Tensor,
+    running_mean: Maybe,
+    running_var: Maybe,
+    weight: Maybe,
+    bias: Maybe,
+    share: torch.Tensor | float,
+    eps: float,
+    rows: Rows,
 ) -> torch.Tensor:
-    """As `normalise`, from the real rows alone. Padding rows become the bias."""
-    area = x.shape[3:].numel()
-    if len(x) != rows.real.shape[1]:
-        raise ValueError(f"it gives a BatchNorm {len(x)} rows for {rows.real.shape[1]} images, so that padding is unknown")
+    """As `normalise`, from the real rows alone. Padding becomes the bias."""
+    images, area = rows.real.shape[1], x.shape[3:].numel()
+    if len(x) != images:
+        raise ValueError(f"it gives a BatchNorm {len(x)} rows for {images} images, so that padding cannot be told")
     if rows.least * area == 1:
         raise ValueError(f"Expected more than 1 value per channel when training, got input size {(1, *x.shape[2:])}")
     real = rows.real.T[(..., *[None] * (x.dim() - 2))]
     number = rows.real.sum(1, keepdim=True).clamp(min=1) * area
-    output, mean, variance = OfRealRows.apply(x, *affine, real, number, eps)
-    unbiased = variance * number / (number - 1).clamp(min=1)
-    move(running, [mean, unbiased], share)
+    output, mean, variance = OfRealRows.apply(x, weight, bias, real, number, eps)
+    move(running_mean, mean, share)
+    move(running_var, variance * number / (number - 1).clamp(min=1), share)
     return output
 
 
-def move(running: list[Maybe], found: list[torch.Tensor], share: torch.Tensor | float) -> None:
-    """Move running statistics [A, C] towards those of the last batch, by its share: one for all, or one a client."""
-    for tensor, target in zip(running, found, strict=True):
-        if tensor is not None:
-            tensor.lerp_(target, share[:, None].to(tensor.dtype) if isinstance(share, torch.Tensor) else share)
+def move(running: Maybe, found: torch.Tensor, share: torch.Tensor | float) -> None:
+    """Move a running statistic [A, C] towards that of the last batch, by its share: one for all, or one a client."""
+    if running is not None:
+        running.lerp_(found, share[:, None].to(found.dtype) if isinstance(share, torch.Tensor) else share)
 
 
 class OfRealRows(torch.autograd.Function):
@@ -210,8 +219,12 @@ class RunningStatistics:
             if isinstance(layer, BatchNorm) and f"{name}.running_mean" in flat.buffer_layout.names
         }
         counters = {f"{name}.num_batches_tracked": layer for name, layer in self.layers.items()}
-        self.counters = {name: layer.num_batches_tracked for name, layer in counters.items() if layer.momentum is None}
-        self.unread: dict[str, Any] = {name: None for name in counters.keys() - self.counters.keys()}
+        self.counters: Tensors = {
+            name: layer.num_batches_tracked
+            for name, layer in counters.items()
+            if layer.momentum is None and layer.num_batches_tracked is not None
+        }
+        self.unread: dict[str, Any] = dict.fromkeys(counters.keys() - self.counters.keys())
         """Counters that nothing depends on. A layer with None in its place counts nothing."""
         self.blocks: Tensors = {}
         self.begun = flat.buffers
@@ -221,7 +234,8 @@ class RunningStatistics:
         self.begun = buffers
         if not self.layers:
             return
-        begin = {name: tensor for name, tensor in self.views(buffers).items() if self.is_moving(name)} | self.counters
+        begin = {name: tensor for name, tensor in self.views(buffers).items() if self.is_moving(name)}
+        begin |= self.counters
         if not self.blocks or len(next(iter(self.blocks.values()))) < places:
             self.blocks = {name: tensor.new_empty(places, *tensor.shape) for name, tensor in begin.items()}
         for name, tensor in begin.items():

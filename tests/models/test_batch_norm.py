@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.func import functional_call, vmap
 
-from fedray.models.batch_norm import ManyNorms, Rows, RunningStatistics
-from fedray.models.flat import FlatModel
+from fedray.models.batch_norm import ManyNorms, Rows
 
 CLIENTS, BATCH, CHANNELS = 4, 6, 3
 SIZES = [6, 2, 5, 3]  # of the clients' batches where they are ragged
