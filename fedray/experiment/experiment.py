@@ -101,8 +101,8 @@ class Experiment:
     engine: Auto[Literal["plain", "fused"]] = setting(
         None,
         "How clients train: plain, one after another, or fused, a block's clients as one batched program, which is "
-        "faster for small models, on a GPU for all, and gives the same within rounding, but trains no BatchNorm; auto: "
-        "fused for logistic and mlp.",
+        "faster for small models, on a GPU for all, and gives the same within rounding; auto: fused for logistic and "
+        "mlp.",
     )
     chunk_size: Auto[int] = setting(
         None,
@@ -184,11 +184,6 @@ class Experiment:
     @property
     def unfit_to_fuse(self) -> str:
         """The reason that the fused engine cannot play this, to follow its name in a sentence; empty where it can."""
-        if self.model.has_batch_norm:
-            return (
-                f"trains no BatchNorm, which model.name = {self.model.name} has: its statistics would be those of many "
-                "clients' padded batches; set model.norm = group"
-            )
         if self.algorithm.unfusable:
             return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"
         return ""

@@ -52,8 +52,6 @@ class Blueprint:
         """The reason why engine = fused cannot train the model; empty if it can."""
         if self.draws:
             return "it draws random numbers in training other than by nn.Dropout"
-        if self.norms:
-            return f"its layer {self.norms[0].rpartition('.')[0]} is a BatchNorm, which that engine does not train"
         return f"it fails for many clients at a time ({self.unstackable})" if self.unstackable else ""
 
     @property

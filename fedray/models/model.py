@@ -183,11 +183,6 @@ class Model:
         return self.name in WRITTEN_OUT and not (self.projection or self.resize) and self.precision != "bfloat16"
 
     @property
-    def has_batch_norm(self) -> bool:
-        """Whether the network has BatchNorm layers that train. Of a user's network that is not known; then False."""
-        return self.is_known and KNOWN[self.name].norms and self.norm == "own" and self.freeze == "none"
-
-    @property
     def features_are_fixed(self) -> str:
         """The setting that leaves no layer to train before the last Linear layer; empty if layers there train."""
         fixed = {"model.freeze = backbone": self.freeze == "backbone", "model.name = logistic": self.name == "logistic"}

@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
+from fedray.models.batch_norm import ManyNorms, Rows, RunningStatistics
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.models.model import Model, Shape
@@ -69,25 +70,32 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
 
 def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
     """The reason why torch.func.vmap cannot train the network for two clients' parameters; empty if it can."""
+    statistics = RunningStatistics(flat)
+    statistics.start(2, flat.buffers)
     tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
     tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
+    tensors |= statistics.of(2)
     buffers = [(buffer, buffer.clone()) for buffer in flat.module.buffers()]
+    first, second = images
+    rows = Rows(torch.tensor([[True, True, False]] * 2), 2)
 
     def output(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(functional_call(flat.module, tensors, (images,)))
+        return torch.as_tensor(functional_call(flat.module, tensors | statistics.unread, (images,)))
 
-    first, other = images
+    def outputs(padding: torch.Tensor) -> torch.Tensor:
+        with ManyNorms(statistics.layers, rows):
+            batches = torch.stack([first, second, padding] * 2).unflatten(0, (2, 3))
+            found: torch.Tensor = vmap(output, randomness="different")(tensors, batches)
+        return found[:, :2]
+
     try:
-        found, again = (
-            vmap(output, randomness="different")(tensors, torch.stack([first, second] * 2).unflatten(0, (2, 2)))
-            for second in (other, 1 - other)
-        )
+        found, again = outputs(second), outputs(1 - second)
     except (Exception, SystemExit) as error:
         return own_code.describe(error)
     if not all(torch.equal(buffer, before) for buffer, before in buffers):
         return "it changes its buffers in training"
     # Batches are padded, and the padding must not change the output for the examples.
-    return "" if torch.equal(found[:, 0], again[:, 0]) else "its output for an image depends on the rest of the batch"
+    return "" if torch.equal(found, again) else "its output for an image depends on the rest of the batch"
 
 
 def check_tensors(module: nn.Module, model: Model) -> None:

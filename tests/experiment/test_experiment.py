@@ -137,10 +137,6 @@ def test_switches_auto_and_none():
         (["--evaluation.target_accuracy", "55"], ["evaluation.target_accuracy", "less than or equal to 1"]),
         (["--cluster.clients_per_actor", "0"], ["cluster.clients_per_actor", "greater than or equal to 1"]),
         (["--engine", "fusd"], ["engine = 'fusd'", "did you mean fused?"]),
-        (
-            ["--engine", "fused", "--model.name", "resnet18"],
-            ["engine = fused trains no BatchNorm", "model.norm = group"],
-        ),
         (["--chunk_size", "5", "--model.name", "lenet5"], ["chunk_size = 5 is for engine = fused, and this is plain"]),
         (["--chunk_size", "0"], ["chunk_size", "greater than or equal to 1"]),
     ],

@@ -148,10 +148,7 @@ def test_features_that_nothing_trains_are_refused_where_they_would_have_to_be(al
     compose({"algorithm": {"name": "moon"}, "model": {"name": "mine:net", "freeze": "backbone", "projection": 8}})
 
 
-def test_the_fused_engine_refuses_batchnorm_and_is_chosen_for_what_is_written_out():
-    with pytest.raises(BadInputError, match="engine = fused trains no BatchNorm, which model.name = resnet20 has"):
-        compose({"engine": "fused", "model": {"name": "resnet20"}})
-    compose({"engine": "fused", "model": {"name": "resnet20", "norm": "group"}})
+def test_the_fused_engine_is_chosen_for_what_is_written_out():
     for engine, model in (
         ("fused", {"name": "mlp"}),
         ("fused", {"name": "logistic", "precision": "tf32"}),
@@ -159,6 +156,7 @@ def test_the_fused_engine_refuses_batchnorm_and_is_chosen_for_what_is_written_ou
         ("plain", {"name": "mlp", "projection": 8}),
         ("plain", {"name": "mlp", "precision": "bfloat16"}),
         ("plain", {"name": "lenet5"}),
+        ("plain", {"name": "resnet20"}),
     ):
         assert compose({"model": model}).resolved().engine == engine
         if engine == "plain":
@@ -493,6 +491,23 @@ class Drawing(Centred):
     def forward(self, x):
         return self.body(x + torch.rand_like(x))
 
+class Seldom(Centred):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.register_buffer("mean", torch.zeros(classes))
+        self.register_buffer("variance", torch.ones(classes))
+
+    def forward(self, x):
+        return nn.functional.batch_norm(self.body(x), self.mean, self.variance, training=self.training)
+
+class Folding(Centred):
+    def __init__(self, shape, classes):
+        super().__init__(shape, classes)
+        self.norm = nn.BatchNorm1d(classes // 2)
+
+    def forward(self, x):
+        return self.norm(self.body(x).view(2 * len(x), -1)).view(len(x), -1)
+
 class Writing(Centred):
     def forward(self, x):
         return self.body(x.sub_(0.5))
@@ -682,7 +697,11 @@ def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, sett
         ("Stepping", ["it changes its buffers in training"]),
         ("Branching", ["it fails for many clients at a time", "data-dependent control flow"]),
         ("Drawing", ["it draws random numbers in training other than by nn.Dropout"]),
-        ("net", ["its layer 2 is a BatchNorm"]),
+        ("Seldom", ["F.batch_norm running statistics that are not those of a BatchNorm layer"]),
+        ("Folding", ["it gives a BatchNorm 6 rows for 3 images"]),
+        ("net", []),
+        ("counting", []),
+        ("plain_norm", []),
         ("Writing", []),
         ("linear", []),
     ],

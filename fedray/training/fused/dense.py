@@ -26,6 +26,8 @@ class Dense:
     """None, because it reads only its arguments."""
     apart: ClassVar[list[torch.Tensor]] = []
     """None, because it writes all gradients where they belong."""
+    moving: ClassVar[list[torch.Tensor]] = []
+    """None, because it changes only the gradients."""
 
     def __init__(self, recipe: Recipe, layout: Layout):
         self.recipe, self.layout = recipe, layout
@@ -40,6 +42,9 @@ class Dense:
     def forget(self) -> None:
         """Let go of the params and gradients."""
         self.layers, self.slopes = [], []
+
+    def kind_of(self, batch: Batch) -> None:
+        """All batches of a shape are computed alike."""
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""

@@ -4,6 +4,7 @@ Without a graph the GPU waits for Python between the kernels of small models. A 
 in place. The batch is copied into them here. The caller sees to the params and gradients.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -22,6 +23,10 @@ class Program(Protocol):
 
     @property
     def constants(self) -> list[torch.Tensor]: ...
+    @property
+    def moving(self) -> list[torch.Tensor]: ...
+
+    def kind_of(self, batch: Batch) -> Hashable: ...
 
     @property
     def apart(self) -> list[torch.Tensor]: ...
@@ -67,9 +72,12 @@ class Replayed:
             losses = self.program.differentiate(algorithm, batch)
             self.apart = self.program.apart
             return losses
-        key = (self.place, batch.targets.shape, algorithm.label_smoothing)
+        key = (self.place, batch.targets.shape, algorithm.label_smoothing, self.program.kind_of(batch))
         if key not in self.captured:
+            before = [tensor.clone() for tensor in self.program.moving]
             self.captured[key] = self.capture(algorithm, batch)
+            for tensor, value in zip(self.program.moving, before, strict=True):
+                tensor.copy_(value)
         captured = self.captured[key]
         for static, given in zip(captured.batch.tensors, batch.tensors, strict=True):
             static.copy_(given)

@@ -1,9 +1,12 @@
-"""The gradients of many clients' models of any kind without BatchNorm: torch.func.vmap over params [A, P]."""
+"""The gradients of many clients' models of any kind: torch.func.vmap over params [A, P]."""
+
+from contextlib import nullcontext
 
 import torch
 from torch.func import functional_call, vmap
 
 from fedray.core.algorithm import Algorithm
+from fedray.models.batch_norm import BatchNorm, ManyNorms, Rows, RunningStatistics
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.training.fused.batches import Batch
@@ -20,10 +23,12 @@ that it takes with products, and one of resnet18 0.5 (experiments/speed/together
 class Stacked:
     """The program that differentiates the sum of all clients' losses, since none depends on another client."""
 
-    def __init__(self, recipe: Recipe, flat: FlatModel, device: str):
+    def __init__(self, recipe: Recipe, flat: FlatModel, device: str, statistics: RunningStatistics):
         self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
         self.form = FORMS[self.kind](recipe.model, flat.module)
         self.dropouts = dropout_layers(flat.module)
+        self.statistics = statistics
+        self.normalises = any(isinstance(layer, BatchNorm) for layer in flat.module.modules())
         self.leaves: Tensors = {}
         self.slopes: list[torch.Tensor] = []
         self.apart: list[torch.Tensor] = []
@@ -47,7 +52,7 @@ class Stacked:
         leaves = list(self.leaves.values())
         inputs = self.form.inputs(batch.pixels, self.recipe.mean, self.recipe.std)
         with torch.enable_grad():
-            main, *others = self.outputs(self.leaves, batch.keys, inputs)
+            main, *others = self.outputs(self.leaves, batch.keys, inputs, self.rows(batch))
         loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
         slopes = [slope]
         for other in others:
@@ -60,7 +65,24 @@ class Stacked:
             self.apart = list(found)
         return loss
 
-    def outputs(self, params: Tensors, keys: torch.Tensor, inputs: torch.Tensor) -> list[torch.Tensor]:
+    def rows(self, batch: Batch) -> Rows | None:
+        """The rows that BatchNorm is to see; None where it may see all, those of clients without a batch included."""
+        if not self.is_ragged(batch):
+            return None
+        return Rows(batch.weights > 0, int(batch.sizes[batch.sizes > 0].min()))
+
+    def is_ragged(self, batch: Batch) -> bool:
+        """Whether BatchNorm has to tell rows from padding."""
+        return self.normalises and bool(((batch.sizes > 0) & (batch.sizes < batch.targets.shape[1])).any())
+
+    def kind_of(self, batch: Batch) -> tuple[bool, bool]:
+        """Whether BatchNorm has to tell rows from padding, and whether it may meet a batch of one image."""
+        ragged = self.is_ragged(batch)
+        return ragged, ragged and bool((batch.sizes == 1).any())
+
+    def outputs(
+        self, params: Tensors, keys: torch.Tensor, inputs: torch.Tensor, rows: Rows | None
+    ) -> list[torch.Tensor]:
         """The models' float32 outputs [A, B, classes], and those of their auxiliary classifiers.
 
         The clients of `inputs` are where the form has them.
@@ -68,15 +90,22 @@ class Stacked:
         model, module = self.recipe.model, self.flat.module
 
         def output(tensors: Tensors, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            made = functional_call(module, tensors, (inputs,))
+            made = functional_call(module, tensors | self.statistics.unread, (inputs,))
             outputs = tuple(made) if isinstance(made, tuple) else (made,)
             return outputs if model.aux_weight else outputs[:1]
 
-        tensors = params | {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
+        tensors = params | self.statistics.of(len(keys))
+        tensors |= {f"{name}.key": key for name, key in zip(self.dropouts, keys.unbind(1), strict=True)}
         half = torch.autocast(self.kind, torch.bfloat16, model.precision == "bfloat16", cache_enabled=False)
-        with half, self.form:
+        norms = ManyNorms(self.statistics.layers, rows) if self.normalises else nullcontext()
+        with half, norms, self.form:
             outputs = vmap(output, in_dims=(0, self.form.clients_at))(tensors, inputs)
         return [output.float() for output in outputs]
+
+    @property
+    def moving(self) -> list[torch.Tensor]:
+        """The tensors that it changes besides the gradients."""
+        return list(self.statistics.blocks.values())
 
     @property
     def constants(self) -> list[torch.Tensor]:

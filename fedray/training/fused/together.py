@@ -1,7 +1,7 @@
 """Local training of many clients as one batched program: the loop of client.py for params [C, P].
 
 Clients lie along the leading dimension of every tensor. A program computes their gradients. For stacks of Linear and
-ReLU these are written out (dense.py). All other models without BatchNorm go through torch.func.vmap (stacked.py). On a
+ReLU these are written out (dense.py). All other models go through torch.func.vmap (stacked.py). On a
 GPU either program is captured in CUDA graphs (replayed.py). The loop around it, with the algorithms' hooks, is here.
 
 A client's batches are padded by the size of its own shard, never by its neighbours'. So on a CPU the written-out
@@ -23,6 +23,7 @@ import torch
 from fedray.core.algorithm import Algorithm
 from fedray.core.updates import Report, Vectors, num_bytes
 from fedray.models.activations import measure_activations
+from fedray.models.batch_norm import RunningStatistics
 from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
@@ -62,7 +63,10 @@ class Together:
         self.on_device = has_own_memory(device)
         self.on_gpu = torch.device(device).type == "cuda"
         self.written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
-        program: Program = Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device)
+        self.statistics = RunningStatistics(flat)
+        program: Program = (
+            Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device, self.statistics)
+        )
         self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
         self.params_bytes = flat.params.nbytes
@@ -182,7 +186,7 @@ class Together:
         start = message["params"].expand(count, -1)
         remembered = stack_memories(algorithm, shares, initial, self.device)
         batches = Batches(self.recipe, shares, task, self.device, self.places(count), len(self.dropouts))
-        end, losses, computed = self.descend(task, batches, message, remembered, count)
+        end, buffers, losses, computed = self.descend(task, batches, message, remembered, count)
         found = algorithm.finish(start, end, batches.steps, task.lr, message, remembered)
         update, remembered = map(self.aside, found)
         if update["params"].shape != end.shape:
@@ -190,8 +194,7 @@ class Together:
             raise ValueError(f'finish() gave updates "params" of shape {shape}, not {wanted}')
         sizes = batches.sizes[:, :count]
         images, padding = sizes.sum(0).tolist(), padded(computed, sizes, shares[0].width)
-        still = torch.zeros_like(message["buffers"])  # nothing here changes buffers
-        updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": still}.items()}
+        updates = {name: rows.expand(count, -1) for name, rows in {**update, "buffers": buffers}.items()}
         means, norms, counts = self.figures(updates, losses, batches)
         memories = rows_of(remembered, count)
         # On the host these are arrays, because a row of an array is made in half the time of a tensor's.
@@ -228,22 +231,27 @@ class Together:
 
     def descend(
         self, task: Task, batches: Batches, message: Tensors, remembered: Tensors, count: int
-    ) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
-        """The SGD loop. Returns all params [C, P] after their last step, the mean losses [S, C] of the batches, and the
-        number of clients' places [S] that were computed.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, np.ndarray]:
+        """The SGD loop. Returns all params [C, P] after their last step, how far their buffers moved [C, B], the mean
+        losses [S, C] of the batches, and the number of clients' places [S] that were computed.
 
-        The clients with steps left are always the first few. The params of the others stay as they are.
+        The clients with steps left are always the first few. The params of the others stay as they are. Their buffers
+        are computed on with the others', so that they are read before.
         """
         algorithm, lr = task.algorithm, task.lr
         steps, places = batches.sizes.shape
         plainly = self.goes_plainly(algorithm)
         params, grads = self.take_room(places, message["params"], apart=plainly)
+        self.statistics.start(places, message["buffers"])
+        moved: list[torch.Tensor] = []
         velocity = torch.empty_like(params[:count]) if algorithm.momentum else params
         losses = torch.zeros(steps, count, device=params.device)
         places_computed = np.zeros(steps, np.int64)
         before = 0
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
             if active != before:
+                if before:
+                    moved.insert(0, self.statistics.moved(active, before))
                 before, computed = active, self.places(count, active)
                 self.program.look_at(params[:computed], None if grads is None else grads[:computed])
                 now, speed = params[:active], velocity[:active]
@@ -263,7 +271,8 @@ class Together:
             if algorithm.momentum:
                 direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
             now.add_(direction, alpha=-lr)
-        return params[:count], losses, places_computed
+        moved.insert(0, self.statistics.moved(0, before))
+        return params[:count], torch.cat(moved), losses, places_computed
 
     def goes_plainly(self, algorithm: Algorithm) -> bool:
         """Whether steps go along the unchanged gradients, so that a GPU need not gather them into flat vectors."""
@@ -309,6 +318,7 @@ class Together:
     def forget(self) -> None:
         """Give up the memory and the graphs that are kept for the next round."""
         self.room = None
+        self.statistics.forget()
         self.program.forget()
 
 
