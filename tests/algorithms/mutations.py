@@ -535,7 +535,7 @@ FORMS = [
     (LAYERS, "-(-(i + 1) * length // wanted)", "(i + 1) * length // wanted", "averages end too early"),
     (CONVOLUTIONS, "] += windows[:, :, :, :, i, j]", "] = windows[:, :, :, :, i, j]", "windows do not add up"),
     (CONVOLUTIONS, "top, left = i * dilation[0], j * dilation[1]", "top, left = i, j", "a gradient without dilation"),
-    (CONVOLUTIONS, "made = made.add_(biases) if", "made = made if", "no bias"),
+    (CONVOLUTIONS, "made.add_(biases)", "made", "no bias"),
     (CONVOLUTIONS, "if groups != 1 or", "if", "groups are left out"),
     (CONVOLUTIONS, "torch.arange(length - 1, -1, -1, device=device)", "torch.arange(length, device=device)", "kernels are not mirrored"),
     (CONVOLUTIONS, "words.bitwise_and_(-0x2000)\n", "pass\n", "a high part of all bits"),
