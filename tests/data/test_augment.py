@@ -7,7 +7,7 @@ from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.randomness import generator
-from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise
+from fedray.data.augment import crop_flip, cutout, draw_cutout, normalise, scale_and_shift
 from fedray.training.batches import draw_batches
 from fedray.training.trainer import Trainer
 
@@ -159,3 +159,10 @@ def test_normalise_is_its_formula(shape):
     found = normalise(batch, mean, std)
     assert found.dtype == torch.float32
     assert np.allclose(found.numpy(), expected, atol=2e-6)
+
+
+def test_a_product_takes_bytes_as_they_are():
+    """Which is how a GPU normalises, and spares it a pass."""
+    batch, (scale, shift) = images(5), scale_and_shift((0.5, 0.4, 0.45), (0.25, 0.2, 0.3), torch.device("cpu"))
+    found = torch.mul(batch, scale).add_(shift)
+    assert torch.equal(found, normalise(batch, (0.5, 0.4, 0.45), (0.25, 0.2, 0.3)))

@@ -24,6 +24,7 @@ from fedray.server.aggregators import Mean
 from fedray.server.rounds import play_rounds
 from fedray.server.task import Task
 from fedray.training.in_process import InProcessPopulation
+from fedray.training.outgoing import all_finite
 
 DATASET = make_dataset(test=40, side=8)
 SHARDS = [np.arange(0, 20), np.arange(20, 30), np.arange(30, 60), np.arange(60, 85), np.arange(85, 96)]
@@ -279,3 +280,11 @@ class Failing(Plain):
 def test_an_error_in_the_chain_names_client_and_round(engine, device):
     with pytest.raises(ClientError, match=r"client \d failed in round 1(?s:.*)in the chain"):
         play(engine, device, (Failing(),))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_one_number_that_is_not_finite_is_seen(wrong):
+    update = {"params": torch.full((1000,), 3e38), "buffers": torch.zeros(0)}
+    assert all_finite(update)
+    update["params"][77] = wrong
+    assert not all_finite(update)
