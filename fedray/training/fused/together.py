@@ -241,20 +241,26 @@ class Together:
         velocity = torch.empty_like(params[:count])
         losses = torch.zeros(steps, count, device=params.device)
         places_computed = np.zeros(steps, np.int64)
-        before = 0
+        before, optimizer = 0, None
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
             if active != before:
                 if before:
                     moved.insert(0, self.statistics.moved(active, before))
-                before, computed = active, self.places(count, active)
+                computed = self.places(count, active)
                 self.program.look_at(params[:computed], grads[:computed])
                 now, grad, speed = params[:active], grads[:active], velocity[:active]
                 memory = {name: tensor[:active] for name, tensor in remembered.items()}
+                optimizer = keep_first(optimizer, now) if before else algorithm.make_optimizer([now], lr)
+                before = active
             self.heed()
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
             places_computed[step] = computed
             algorithm.clip(grad)
             direction = algorithm.correct(grad, now, message, memory, lr)
+            if optimizer:
+                now.grad = grad if direction is grad else grad.copy_(direction)  # some optimizers write to it
+                optimizer.step()
+                continue
             if algorithm.weight_decay:
                 direction = direction.add(now, alpha=algorithm.weight_decay)
             if algorithm.momentum:
@@ -318,6 +324,20 @@ def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
     found = (width * there - sizes).sum(0)
     found[0] += width * np.maximum(computed - count, 0).sum()
     return [int(number) for number in found]
+
+
+def keep_first(optimizer: torch.optim.Optimizer | None, params: torch.Tensor) -> torch.optim.Optimizer | None:
+    """An optimizer of more clients, as one of the first few with `params` [A, P]."""
+    if optimizer:
+        states = list(optimizer.state.values())  # of one tensor, or none
+        optimizer.state.clear()
+        for state in states:
+            optimizer.state[params] = {
+                name: value[: len(params)] if isinstance(value, torch.Tensor) and value.dim() else value
+                for name, value in state.items()
+            }
+        optimizer.param_groups[0]["params"] = [params]
+    return optimizer
 
 
 def narrow(size: int, wanted: int) -> int:
