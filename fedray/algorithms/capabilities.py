@@ -63,7 +63,7 @@ class Capabilities(Hooks):
         """The reason why the fused engine cannot train this algorithm, as a clause about it; empty if it can."""
         if not self.fusable:
             return "whose class sets fusable = False"
-        if self.local_optimizer:
+        if self.local_optimizer and not self.local_optimizer.is_elementwise:
             return f"whose optimizer, torch's {self.optimizer}, needs one client at a time"
         alone = {"local_round": self.has_own("local_round"), "penalty": self.compares, "personal": self.personalises}
         own = next((name for name, own in alone.items() if own), "")

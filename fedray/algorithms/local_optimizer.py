@@ -27,6 +27,12 @@ UNFIT = {
 """The optimizers of torch.optim that cannot be used here, each with the reason as a clause about it."""
 
 
+ELEMENTWISE = frozenset(
+    {"adadelta", "adagrad", "adam", "adamax", "adamw", "asgd", "nadam", "radam", "rmsprop", "rprop", "sgd"}
+)
+"""Those whose step moves each element by its own gradients alone. One of them serves many clients at once."""
+
+
 PRELOADED = ("torch._dynamo",)
 """The modules that torch imports when the first optimizer is made."""
 
@@ -38,6 +44,11 @@ class LocalOptimizer(NamedTuple):
     options: str
     momentum: float
     weight_decay: float
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether an element's step does not depend on the others, nor on the parameters' shapes."""
+        return self.name in ELEMENTWISE
 
     @property
     def said(self) -> str:

@@ -178,8 +178,9 @@ class Experiment:
 
     @property
     def chosen_engine(self) -> Literal["plain", "fused"]:
-        """The engine, "auto" replaced by its value."""
-        return self.engine or ("fused" if self.model.is_written_out and not self.unfit_to_fuse else "plain")
+        """The engine, "auto" replaced by its value: plain for optimizers of torch's, as when none of them was fused."""
+        plain = self.unfit_to_fuse or self.algorithm.local_optimizer or not self.model.is_written_out
+        return self.engine or ("plain" if plain else "fused")
 
     @property
     def unfit_to_fuse(self) -> str:

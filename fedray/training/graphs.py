@@ -1,5 +1,6 @@
 """CUDA graphs that belong together: their memory, and the stream that they are captured on."""
 
+import gc
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -36,12 +37,24 @@ class Graphs:
         """Capture the program within `beside`. Nothing is computed. Returns the graph and what the program returned."""
         self.pool = self.pool or torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+        with nothing_collected(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
             return graph, program()
 
     def forget(self) -> None:
         """Take other memory for the graphs to come. That of the others goes with them."""
         self.pool = None
+
+
+@contextmanager
+def nothing_collected() -> Iterator[None]:
+    """Python collects no garbage within a `with`: a graph that is destroyed during a capture would end it (seen)."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 @contextmanager

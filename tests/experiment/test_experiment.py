@@ -128,8 +128,8 @@ def test_switches_auto_and_none():
         (["--algorithm.optimizer_options", "beta"], ["algorithm.optimizer_options = 'beta'", "keyword arguments"]),
         (["--algorithm.optimizer", "adam", "--algorithm.momentum", "0.9"], ["algorithm.momentum = 0.9 is for"]),
         (
-            ["--algorithm.optimizer", "adam", "--engine", "fused", "--model.name", "mlp"],
-            ["engine = fused cannot train fedavg, whose optimizer, torch's adam, needs one client at a time"],
+            ["--algorithm.optimizer", "adafactor", "--engine", "fused", "--model.name", "mlp"],
+            ["engine = fused cannot train fedavg, whose optimizer, torch's adafactor, needs one client at a time"],
         ),
         (["--data.augment", "cut-out"], ["data.augment = 'cut-out'", "did you mean cutout?"]),
         (["--data.cutout", "0", "--data.augment", "cutout"], ["data.cutout = '0'", "greater than or equal to 1"]),

@@ -165,6 +165,12 @@ def test_the_fused_engine_is_chosen_for_what_is_written_out():
         compose({"model": model, "chunk_size": 2, "engine": "fused"})
 
 
+def test_torchs_optimizers_are_fused_where_that_is_asked_for():
+    settings = {"model": {"name": "mlp"}, "algorithm": {"optimizer": "adam"}}
+    assert compose(settings).resolved().engine == "plain"
+    assert compose({**settings, "engine": "fused"}).resolved().engine == "fused"
+
+
 def test_group_norm_takes_the_place_of_every_batchnorm_and_leaves_all_else():
     own, grouped = (build(Model(name="resnet18", norm=norm), CIFAR, 10, 0) for norm in ("own", "group"))
     kinds = [type(layer) for layer in own.modules()], [type(layer) for layer in grouped.modules()]

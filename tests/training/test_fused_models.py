@@ -10,7 +10,7 @@ from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fedray.algorithms import ALGORITHMS
+from fedray.algorithms import ALGORITHMS, local_optimizer
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import ClientError
 from fedray.models import dropout
@@ -376,6 +376,38 @@ def test_the_hooks_of_every_algorithm_serve_a_convolutional_network(kind):
         algorithm = dataclasses.replace(algorithm, server_lr=0.001)
     if not algorithm.unfusable:
         assert_agree("lenet5", algorithm=algorithm, rounds=3)
+
+
+OPTIMIZERS = {
+    "adadelta": {"lr": 1.0},
+    "adam": {"optimizer_options": "amsgrad=True"},
+    "rmsprop": {"optimizer_options": "momentum=0.5, centered=True"},
+    "rprop": {"weight_decay": 0.0},
+    "sgd": {"optimizer_options": "nesterov=True, dampening=0.0", "momentum": 0.5},
+}
+"""Settings of some of torch's optimizers."""
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("name", sorted(local_optimizer.ELEMENTWISE))
+def test_an_optimizer_of_torchs_is_each_clients_own(request, name, on_gpu):
+    """Clients stop after one, two and three steps."""
+    if on_gpu:
+        request.getfixturevalue("as_on_gpu")
+    settings = {"lr": 0.001, "weight_decay": 1e-3, **OPTIMIZERS.get(name, {})}
+    algorithm = FedAvg(optimizer=name, batch_size=4, clip_norm=5.0, **settings)
+    assert_agree("lenet5" if on_gpu else "mlp", algorithm=algorithm)
+
+
+class Anchored(FedAvg):
+    """The direction is the message: one vector for all clients and rounds."""
+
+    def correct(self, grad, params, message, memory, lr):
+        return message["params"]
+
+
+def test_an_optimizer_takes_a_direction_that_all_clients_share():
+    assert_agree("mlp", algorithm=Anchored(optimizer="adam", lr=0.001, weight_decay=0.1))
 
 
 # What is done on a GPU only, on the CPU.

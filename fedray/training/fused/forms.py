@@ -55,7 +55,7 @@ def replacements(
         return None if inplace and not in_place_may_wait else rectify(input)
 
     def add_up(one: torch.Tensor, other: Any) -> torch.Tensor | None:
-        return one + other if in_place_may_wait else None
+        return one + other if in_place_may_wait and one.dim() > 1 else None  # a counter of batches has to count
 
     return {
         F.conv2d: partial(convolve, precision, order),

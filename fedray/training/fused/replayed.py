@@ -12,6 +12,7 @@ import torch
 
 from fedray.core.algorithm import Algorithm
 from fedray.training.fused.batches import Batch
+from fedray.training.graphs import nothing_collected
 
 MOST_GRAPHS = 32  # one for each number of clients and width of batches; beyond that all are captured anew
 CAPTURING = "This was while a step was captured in a CUDA graph; engine = plain trains without."
@@ -109,7 +110,7 @@ class Replayed:
     def record(self, graph: torch.cuda.CUDAGraph, algorithm: Algorithm, own: Batch) -> torch.Tensor:
         """Capture the program itself. Returns its losses."""
         try:
-            with torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
+            with nothing_collected(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
                 return self.program.differentiate(algorithm, own)
         except RuntimeError as error:
             error.add_note(CAPTURING)

@@ -247,16 +247,18 @@ class Together:
         velocity = torch.empty_like(params[:count]) if algorithm.momentum else params
         losses = torch.zeros(steps, count, device=params.device)
         places_computed = np.zeros(steps, np.int64)
-        before = 0
+        before, optimizer = 0, None
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
             if active != before:
                 if before:
                     moved.insert(0, self.statistics.moved(active, before))
-                before, computed = active, self.places(count, active)
+                computed = self.places(count, active)
                 self.program.look_at(params[:computed], None if grads is None else grads[:computed])
                 now, speed = params[:active], velocity[:active]
                 memory = {name: tensor[:active] for name, tensor in remembered.items()}
                 of_each = list(self.flat.layout.views(now).values()) if plainly else []
+                optimizer = keep_first(optimizer, now) if before else algorithm.make_optimizer([now], lr)
+                before = active
             self.heed()
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
             places_computed[step] = computed
@@ -266,6 +268,10 @@ class Together:
             grad = grads[:active]
             algorithm.clip(grad)
             direction = algorithm.correct(grad, now, message, memory, lr)
+            if optimizer:
+                now.grad = grad if direction is grad else grad.copy_(direction)  # some optimizers write to it
+                optimizer.step()
+                continue
             if algorithm.weight_decay:
                 direction = direction.add(now, alpha=algorithm.weight_decay)
             if algorithm.momentum:
@@ -277,7 +283,7 @@ class Together:
     def goes_plainly(self, algorithm: Algorithm) -> bool:
         """Whether steps go along the unchanged gradients, so that a GPU need not gather them into flat vectors."""
         changes = algorithm.corrects or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum
-        return self.on_gpu and not changes and not self.written_out
+        return self.on_gpu and not (changes or algorithm.local_optimizer or self.written_out)
 
     def take_room(
         self, places: int, start: torch.Tensor, apart: bool = False
@@ -343,6 +349,20 @@ def padded(computed: np.ndarray, sizes: np.ndarray, width: int) -> list[int]:
     found = (width * there - sizes).sum(0)
     found[0] += width * np.maximum(computed - count, 0).sum()
     return [int(number) for number in found]
+
+
+def keep_first(optimizer: torch.optim.Optimizer | None, params: torch.Tensor) -> torch.optim.Optimizer | None:
+    """An optimizer of more clients, as one of the first few with `params` [A, P]."""
+    if optimizer:
+        states = list(optimizer.state.values())  # of one tensor, or none
+        optimizer.state.clear()
+        for state in states:
+            optimizer.state[params] = {
+                name: value[: len(params)] if isinstance(value, torch.Tensor) and value.dim() else value
+                for name, value in state.items()
+            }
+        optimizer.param_groups[0]["params"] = [params]
+    return optimizer
 
 
 def narrow(size: int, wanted: int) -> int:
