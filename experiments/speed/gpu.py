@@ -21,8 +21,8 @@ resnet-*      resnet18 with GroupNorm and the stem for small images (model.stem 
               10 a round, the same in all parts, one epoch in batches of 20, crop and flip (in eager on the GPU). To
               reach: 3 times the rounds of eager. A fused line says what share of the images computed was padding.
 waits         how often the host waits for the GPU in a round of cnn. To reach: once.
-book          experiments/book/resnet18.toml, on synthetic images: 5 of 10 clients, 3 epochs of 5,000 images each, as one
-              program and by default.
+book          experiments/book/resnet18.toml, on synthetic images: 5 of 10 clients, 3 epochs of 5,000 images each, in
+              one program and by default.
 quickstart    experiments/quickstart.toml, on synthetic images.
 bits          the fingerprints of the models that two processes train.
 tests         the tests that need a GPU.

@@ -192,7 +192,8 @@ def dropout_keys(
     """
     if not layers:
         return np.empty((steps, 0, 2), np.int32)
-    return draw_keys(generator(seed, "dropout", t=t, client=client, epoch=key_epoch(call), attempt=attempt), steps, layers)
+    rng = generator(seed, "dropout", t=t, client=client, epoch=key_epoch(call), attempt=attempt)
+    return draw_keys(rng, steps, layers)
 
 
 def key_epoch(call: int = 0) -> int:

@@ -59,11 +59,11 @@ def to_host(tensors: Sequence[torch.Tensor]) -> list[np.ndarray]:
         found[i] = copy.copy_(tensor, non_blocking=True).numpy()
     if small:
         pieces = [as_bytes(tensors[i].detach().reshape(-1)) for i in small]
-        copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])  # which waits for all before
+        copies = torch.cat(pieces).cpu().split([len(piece) for piece in pieces])
         for i, copy in zip(small, copies, strict=True):
             found[i] = copy.view(tensors[i].dtype).view(tensors[i].shape).numpy()
-    elif found:
-        torch.cuda.current_stream().synchronize()
+    if len(small) < len(tensors):
+        torch.cuda.current_stream().synchronize()  # also after small ones, since a copy of nothing waits for nothing
     return [found[i] for i in range(len(tensors))]
 
 

@@ -64,7 +64,12 @@ def test_a_dry_run_says_a_line_for_all_that_it_measures(tmp_path):
             fused, bound = found[f"{workload}-fused", precision], found["roofline", f"{workload} {precision}"]
             assert fused["times_eager"] > 0 and 0 <= fused["padding"] < 1
             assert "share" in bound if "seconds" in fused else "not known" in bound["text"]
-    for part, what in (("cnn-whole", "float32"), ("cnn-whole", "tf32"), ("book", "fused"), ("quickstart", "by default")):
+    for part, what in (
+        ("cnn-whole", "float32"),
+        ("cnn-whole", "tf32"),
+        ("book", "fused"),
+        ("quickstart", "by default"),
+    ):
         assert found[part, what]["became"] == "finished" and found[part, what]["first"] > 0
     assert all(found["bits", precision]["same"] for precision in PRECISIONS)
     assert found["actors", "4 actors"]["became"] == found["actors", "packed plain"]["became"] == "finished"

@@ -13,8 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fedray.algorithms import ALGORITHMS, local_optimizer
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import ClientError
-from fedray.models import dropout
 from fedray.models import build as networks
+from fedray.models import dropout
 from fedray.models.build import build, initial_vectors
 from fedray.models.model import KNOWN
 from fedray.server.rounds import play_rounds

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from small_data import make_algorithm, make_dataset, make_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 

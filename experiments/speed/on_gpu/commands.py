@@ -101,8 +101,8 @@ def tell_command(bench: Bench, what: str, words: Sequence[object], limit: float)
         "seconds": trained[WARM_UP:],
         **{f"median_{name}": float(rounds[name].iloc[WARM_UP:].median()) for name in parts},
     }
-    text = "{seconds_whole:.1f} s from start to exit, {became}, {rounds} rounds on {device}, {actors} actors, {retries} "
-    text += "calls made again, {first:.1f} s to the end of round 1, "
+    text = "{seconds_whole:.1f} s from start to exit, {became}, {rounds} rounds on {device}, {actors} actors, "
+    text += "{retries} calls made again, {first:.1f} s to the end of round 1, "
     bench.tell(what, text.format(**figures) + (per_round(trained[WARM_UP:]) if trained[WARM_UP:] else ""), **figures)
 
 
