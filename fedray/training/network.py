@@ -1,7 +1,7 @@
 """The model of a process, bound to flat vectors, and its forward passes."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.training.device import has_own_memory
 from fedray.training.spec import Recipe
+from fedray.training.taps import Trimmed
 
 
 class Network:
@@ -22,6 +23,7 @@ class Network:
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
         self.on_device = has_own_memory(device)
+        self.trims = torch.device(device).type == "cuda"
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
         self.rivals: dict[str, FlatModel] = {}
@@ -64,10 +66,8 @@ class Network:
     def outputs(self, module: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:
         """The model's float32 output [batch, classes], and in training those of its auxiliary classifiers."""
         model = self.recipe.model
-        if model.precision == "bfloat16":
-            with torch.autocast(torch.device(self.device).type, torch.bfloat16):
-                made = module(inputs)
-        else:
+        half = torch.autocast(torch.device(self.device).type, torch.bfloat16, model.precision == "bfloat16")
+        with half, Trimmed() if self.trims else nullcontext():
             made = module(inputs)
         outputs = made if isinstance(made, tuple) else (made,)
         return [output.float() for output in (outputs if model.aux_weight else outputs[:1])]

@@ -11,7 +11,7 @@ from torch import nn
 from fedray.models import dropout
 from fedray.models.model import Model
 from fedray.training.fused import convolutions
-from fedray.training.fused.convolutions import TABLE, Convolution, convolve, form_of, memory_format
+from fedray.training.fused.convolutions import TABLE, Convolution, convolve, forms_of, memory_format
 from fedray.training.fused.forms import ByTable, replacements
 from fedray.training.fused.layers import AsTorchDoes, average_pool
 from fedray.training.fused.layout import CHANNELS_LAST, CONTIGUOUS, arrange, grouped, is_grouped, new
@@ -29,7 +29,8 @@ class In(ByTable):
 
             def chosen(*args, **settings):
                 with pytest.MonkeyPatch.context() as patch:
-                    patch.setitem(convolutions.TABLE, precision, ((float("inf"), form),))
+                    forms = (form,) * 3 if isinstance(form, str) else form
+                    patch.setitem(convolutions.TABLE, precision, ((float("inf"), forms, forms),))
                     return convolve(precision, order, *args, **settings)
 
             self.replaced[F.conv2d] = chosen
@@ -73,6 +74,7 @@ CONVOLUTIONS = {
     "stride over the edge": ((8, 3, 2, 2), {"stride": 3}),
     "as wide as the image": ((8, 3, 9, 11), {}),
     "one channel out": ((1, 3, 3, 3), {"bias": True}),
+    "one that sees little but padding": ((4, 3, 19, 3), {"padding": (9, 1), "bias": True}),
     "groups": ((6, 1, 3, 3), {"groups": 3}),
     "padding by name": ((8, 3, 3, 3), {"padding": "same"}),
 }
@@ -83,6 +85,9 @@ FORMS = {
         for form in ("products", "contiguous", "grouped", "split")
         for name, order in ORDERS.items()
     },
+    "one each way": (("grouped", "products", "contiguous"), CHANNELS_LAST),
+    "another each way": (("products", "contiguous", "grouped"), CHANNELS_LAST),
+    "a third each way": (("contiguous", "grouped", "products"), CHANNELS_LAST),
 }
 
 
@@ -240,14 +245,15 @@ def test_between_layers_images_lie_in_the_networks_memory_format(order):
 
 def test_the_table_has_a_form_for_every_number_of_channels():
     for rows in TABLE.values():
-        bounds = [bound for bound, _ in rows]
+        bounds = [bound for bound, *_ in rows]
         assert bounds == sorted(set(bounds)) and bounds[-1] == float("inf")
-    assert [form_of("float32", channels) for channels in (1, 3, 15, 16, 64, 255, 256, 512)] == [
+    assert [forms_of("float32", channels)[0] for channels in (1, 3, 15, 16, 64, 255, 256, 512)] == [
         *["contiguous"] * 3, *["grouped"] * 3, *["products"] * 2,
     ]  # fmt: skip
-    assert [form_of("tf32", channels) for channels in (3, 15, 16, 2048)] == ["products"] * 2 + ["grouped"] * 2
-    assert {form_of("bfloat16", channels) for channels in (1, 3, 64, 512)} == {"grouped"}
-    assert [form_of("float32_3xtf32", n) for n in (3, 31, 32, 512)] == ["contiguous", "grouped", "split", "split"]
+    assert forms_of("float32", 64) == ("grouped", "grouped", "contiguous")
+    assert forms_of("float32", 64, (2, 2)) == ("products", "products", "products")
+    assert [forms_of("tf32", channels)[0] for channels in (3, 15, 16, 2048)] == ["products"] * 2 + ["grouped"] * 2
+    assert [forms_of("float32_3xtf32", n)[0] for n in (3, 31, 32, 512)] == ["contiguous", "grouped", "split", "split"]
     assert set(TABLE) == set(Model.__dataclass_fields__["precision"].type.__args__)
 
 
@@ -319,7 +325,7 @@ def test_tf32_is_on_for_the_three_products_alone(monkeypatch):
 
     def noting(real):
         def call(self, *args):
-            seen.append((self.form, flag.fp32_precision))
+            seen.append((self.forms[0], flag.fp32_precision))
             return real(self, *args)
 
         return call

@@ -4,12 +4,13 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 from on_gpu.bench import Bench, Figures, float32_as, in_one_line
 
-from fedray.training.fused.convolutions import FORMS_VERSION, Convolution, Grouped, Products, Split, form_of
+from fedray.training.fused.convolutions import FORMS_VERSION, Convolution, Many, Split, forms_of
 from fedray.training.fused.layout import CHANNELS_LAST, CONTIGUOUS, new
 
 PATIENCE = 55.0  # seconds, after which no other layer is begun
@@ -75,56 +76,67 @@ def measure_convolutions(bench: Bench) -> None:
                 for form in forms:
                     try:
                         with float32_as(precision):  # a split convolution turns TF32 on by itself
-                            found[form] = clock_convolution(bench, form, conv, count, precision)
+                            found |= clock_convolution(bench, form, conv, count, precision)
                     except Exception as error:
                         found[form] = f"failed: {in_one_line(error)}"
                     if bench.is_cuda:
                         torch.cuda.empty_cache()
                 each = (f"{f} {s * 1e6:.1f} us" if isinstance(s, float) else f"{f} {s}" for f, s in found.items())
-                chosen = form_of(precision, conv.inputs)
-                bench.tell(what, f"{', '.join(each)}; table: {chosen}", table=chosen, version=FORMS_VERSION, **found)
+                chosen = forms_of(precision, conv.inputs, (conv.stride, conv.stride))
+                text = f"{', '.join(each)}; table: {', '.join(chosen)}"
+                bench.tell(what, text, table=chosen, version=FORMS_VERSION, **found)
 
 
-def clock_convolution(bench: Bench, form: str, conv: Conv, count: int, precision: str) -> float:
-    """The seconds that one forward and backward takes for so many clients, as part of a CUDA graph."""
-    both = convolution(form, conv, count, bench.device, precision)
-    both()
-    if (once := bench.clock(both)) > 0.05:
+def clock_convolution(bench: Bench, form: Any, conv: Conv, count: int, precision: str) -> dict[str, float]:
+    """The seconds that each direction takes for so many clients, as part of a CUDA graph."""
+    return {
+        f"{form} {direction}": clock_captured(bench, call)
+        for direction, call in directions(form, conv, count, bench.device, precision).items()
+    }
+
+
+def clock_captured(bench: Bench, call: Callable[[], object]) -> float:
+    call()
+    if (once := bench.clock(call)) > 0.05:
         return once
     times = 10 if once < 1e-3 else 1  # so that the launch of the graph hardly counts
 
     def often() -> None:
         for _ in range(times):
-            both()
+            call()
 
     replay = bench.captured(often)
     replay()
     return statistics.median(bench.clock(replay) for _ in range(REPEATS)) / times
 
 
-def convolution(
-    form: Any, conv: Conv, count: int, device: str, precision: str
-) -> Callable[[], tuple[torch.Tensor, ...]]:
-    """Forward and backward for `count` clients, whose images lie as this form would have them.
+class Context(SimpleNamespace):
+    """What autograd hands a function, without autograd."""
 
-    It gives the gradients, of weights and, before them, of images; the gradient of the output is all ones. Weights are
-    float32, and images are of the precision.
+    def save_for_backward(self, *tensors: Any) -> None:
+        self.saved_tensors = tensors
+
+
+def directions(form: Any, conv: Conv, count: int, device: str, precision: str) -> dict[str, Callable[[], torch.Tensor]]:
+    """The output, the gradient of the images and that of the kernels, for `count` clients.
+
+    Images lie as this form would have them. A first layer's have no gradient. That of the output is all ones. Kernels
+    are float32, and images are of the precision.
     """
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     order = CONTIGUOUS if form == "contiguous" else CHANNELS_LAST
     drawn = torch.randn(conv.batch, count, conv.inputs, conv.side, conv.side, device=device)
     x = new(drawn, drawn.shape, order, dtype).copy_(drawn)
     w = torch.randn(count, conv.outputs, conv.inputs, conv.kernel, conv.kernel, device=device)
-    x.requires_grad_(not conv.is_first)
-    w.requires_grad_()
     stride, padding = (conv.stride, conv.stride), (conv.padding, conv.padding)
-    how = Convolution(form, order, dtype, stride, padding, (1, 1))
-    compute = {"products": Products, "split": Split}.get(form, Grouped)
+    how = Convolution((form, form, form), order, dtype, stride, padding, (1, 1))
+    compute = Split if form == "split" else Many
+    context = Context(needs_input_grad=(False, False, False))
+    slope = torch.ones_like(compute.forward(context, x, w, None, how))
 
-    def forward() -> torch.Tensor:
-        return compute.apply(x, w, None, how)
+    def gradient(which: int) -> Callable[[], torch.Tensor]:
+        mine = Context(**{**vars(context), "needs_input_grad": tuple(i == which for i in range(3))})
+        return lambda: compute.backward(mine, slope)[which]
 
-    with torch.no_grad():
-        slope = torch.ones_like(forward())
-    wanted = [w] if conv.is_first else [x, w]
-    return lambda: torch.autograd.grad(forward(), wanted, slope)
+    made = {"output": lambda: compute.forward(Context(needs_input_grad=()), x, w, None, how)}
+    return made | ({} if conv.is_first else {"images": gradient(0)}) | {"kernels": gradient(1)}

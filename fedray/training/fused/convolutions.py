@@ -1,7 +1,8 @@
 """Convolutions of many clients, each with a kernel of its own, on a GPU: the forms, and the table that chooses one.
 
-A form is chosen by the precision and the channels that a convolution reads, and by nothing else: not by the number of
-clients or images, nor by what is installed. Results depend on it.
+A form is chosen by the precision, the channels that a convolution reads and its stride, and by nothing else: not by
+the number of clients or images, nor by what is installed. Results depend on it. Only where a kernel sees one pixel and
+padding around it (taps.py) it is a product in any case.
 """
 
 from collections.abc import Iterator, Sequence
@@ -15,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedray.training.fused.layout import CHANNELS_LAST, CONTIGUOUS, grouped, is_grouped, new
+from fedray.training.taps import Pair, pair, trimmed
 
-Pair = tuple[int, int]
 Form = Literal["products", "contiguous", "grouped", "split"]
 """products: one batched product of the windows that the kernels see. The others are one convolution with a group for
 each client: in the contiguous memory format, in the network's, or in that and as three TF32 products."""
@@ -25,42 +26,47 @@ FORMS_VERSION = 2
 """Changes whenever another form is computed in the place of one, since results then differ by rounding. 1: all
 convolutions as products."""
 
-TABLE: dict[str, tuple[tuple[float, Form], ...]] = {
-    "bfloat16": (
-        (16, "grouped"),
-        (32, "grouped"),  # nearest, not measured
-        (129, "grouped"),
-        (512, "grouped"),  # nearest, not measured
-        (float("inf"), "grouped"),
+Forms = tuple[Form, Form, Form]
+"""Those of the output, and of the gradients of the images and of the kernels."""
+EVERY = float("inf")
+
+TABLE: dict[str, tuple[tuple[float, Forms, Forms], ...]] = {
+    "float32": (
+        (16, ("contiguous", "contiguous", "contiguous"), ("contiguous", "contiguous", "contiguous")),
+        (64, ("grouped", "grouped", "contiguous"), ("products", "products", "products")),
+        (256, ("grouped", "grouped", "contiguous"), ("products", "products", "products")),
+        (EVERY, ("products", "products", "products"), ("products", "products", "products")),
     ),
     "tf32": (
-        (16, "products"),
-        (32, "grouped"),  # nearest, not measured
-        (129, "grouped"),
-        (512, "grouped"),  # nearest, not measured
-        (float("inf"), "grouped"),
+        (16, ("products", "products", "products"), ("contiguous", "contiguous", "contiguous")),
+        (256, ("grouped", "grouped", "grouped"), ("grouped", "products", "products")),
+        (512, ("grouped", "products", "grouped"), ("grouped", "grouped", "products")),
+        (EVERY, ("grouped", "grouped", "products"), ("grouped", "grouped", "products")),
     ),
-    "float32": (
-        (16, "contiguous"),
-        (32, "grouped"),  # nearest, not measured
-        (129, "grouped"),
-        (256, "grouped"),  # nearest, not measured
-        (512, "products"),  # nearest, not measured
-        (float("inf"), "products"),
+    "bfloat16": (
+        (16, ("contiguous", "contiguous", "contiguous"), ("contiguous", "contiguous", "contiguous")),
+        (512, ("grouped", "grouped", "grouped"), ("grouped", "grouped", "grouped")),
+        (EVERY, ("grouped", "grouped", "products"), ("grouped", "grouped", "products")),
     ),
     "float32_3xtf32": (
-        (16, "contiguous"),
-        (32, "grouped"),  # nearest, not measured
-        (float("inf"), "split"),  # three times the work of tf32, which was measured, not measured as such
+        (16, ("contiguous", "contiguous", "contiguous"), ("contiguous", "contiguous", "contiguous")),
+        (32, ("grouped", "grouped", "contiguous"), ("products", "products", "products")),
+        (EVERY, ("split", "split", "split"), ("products", "products", "products")),
     ),
 }
-"""For each precision, the form of convolutions that read fewer channels than the number beside it, in order. An H100
-measured 3 x 3 kernels of stride 1 that read 3, 32, 64, 128 and 512 channels, for 10 and 50 clients."""
+"""For each precision, the forms of convolutions that read fewer channels than the number beside them, in order: first
+of stride 1, then of longer ones.
+
+They are those that were fastest on an H200 on 2026-11-27, each direction by itself in a CUDA graph, of 3 x 3 kernels
+that read 3, 32, 64, 128, 256 and 512 channels, 7 x 7 ones that read 3, and 3 x 3 and 1 x 1 ones of stride 2, for 5, 10
+or 50 clients (torch 2.11, cuDNN 9.19; experiments/speed/on_gpu/convolutions.py). Other numbers of channels have the
+forms of the nearest, not measured. So has all of float32_3xtf32, whose products are those of tf32."""
 
 
-def form_of(precision: str, channels: int) -> Form:
-    """The form of a convolution that reads so many channels."""
-    return next(form for bound, form in TABLE[precision] if channels < bound)
+def forms_of(precision: str, channels: int, stride: Pair = (1, 1)) -> Forms:
+    """The forms of a convolution that reads so many channels."""
+    plain, strided = next((one, other) for bound, one, other in TABLE[precision] if channels < bound)
+    return plain if stride == (1, 1) else strided
 
 
 def memory_format(precision: str, module: nn.Module) -> torch.memory_format:
@@ -69,7 +75,7 @@ def memory_format(precision: str, module: nn.Module) -> torch.memory_format:
     It is channels_last for grouped convolutions. In bfloat16 the contiguous one is faster if none reads 64 channels.
     """
     read = [layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d) and layer.groups == 1]
-    fits = any(form_of(precision, channels) in ("grouped", "split") for channels in read)
+    fits = any(forms_of(precision, channels)[0] in ("grouped", "split") for channels in read)
     return CHANNELS_LAST if fits and (precision != "bfloat16" or max(read) >= 64) else CONTIGUOUS
 
 
@@ -77,7 +83,7 @@ def memory_format(precision: str, module: nn.Module) -> torch.memory_format:
 class Convolution:
     """How a convolution is computed."""
 
-    form: Form
+    forms: Forms
     order: torch.memory_format
     """The memory format of the output."""
     dtype: torch.dtype
@@ -85,10 +91,9 @@ class Convolution:
     padding: Pair
     dilation: Pair
 
-    @property
-    def inner(self) -> torch.memory_format:
+    def inner(self, form: Form) -> torch.memory_format:
         """The memory format that a grouped convolution computes in."""
-        return CONTIGUOUS if self.form == "contiguous" else self.order
+        return CONTIGUOUS if form == "contiguous" else self.order
 
     def padding_of_slope(self, kernel: Sequence[int]) -> Pair | None:
         """The padding with which the gradient of x is a convolution of the slope of stride 1; None if there is none."""
@@ -124,14 +129,12 @@ def convolve(
     if groups != 1 or isinstance(padding, str) or input.dim() != 4:
         return None
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.promote_types(input.dtype, weight.dtype)
-    form = form_of(precision, weight.shape[1])
-    how = Convolution(form, order, dtype, pair(stride), pair(padding), pair(dilation))
-    return OfEach.apply(input, weight, bias, how)
-
-
-def pair(value: int | tuple[int, ...] | list[int]) -> Pair:
-    values = (value, value) if isinstance(value, int) else (*value, *value)[:2]
-    return values[0], values[1]
+    far, apart = pair(stride), pair(dilation)
+    kernel, around = trimmed(input, weight, far, pair(padding), apart)
+    forms: Forms = ("products",) * 3
+    if kernel is weight or kernel.shape[2:] != (1, 1):
+        forms = forms_of(precision, weight.shape[1], far)
+    return OfEach.apply(input, kernel, bias, Convolution(forms, order, dtype, far, around, apart))
 
 
 class OfEach(torch.autograd.Function):
@@ -161,37 +164,59 @@ class OfEach(torch.autograd.Function):
             weight = weight.movedim(dims[1], 0)
             if bias is not None:
                 bias = bias.expand(len(weight), -1)
-            form = Products if how.form == "products" else Split if how.form == "split" else Grouped
+            form = Split if "split" in how.forms else Many
             # Outside of the function, since a view that is made inside cannot be changed in place.
             return form.apply(x, weight, bias, how).unflatten(1, weight.shape[:2]), 1
 
 
-class Grouped(torch.autograd.Function):
+class Many(torch.autograd.Function):
     """Images [B, A, c, h, w] with kernels [A, o, c, i, j] and biases [A, o]: [B, A * o, h', w']."""
 
     @staticmethod
     def forward(
         ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, how: Convolution
     ) -> torch.Tensor:
-        images, kernels = grouped(x, how.inner, how.dtype), kernels_of(weight, how.inner, how.dtype)
-        ctx.save_for_backward(images, kernels)
-        ctx.how, ctx.shape, ctx.dtype = how, weight.shape, x.dtype
-        return finish(how.of(images, kernels, len(weight)).unflatten(1, weight.shape[:2]), bias, how)
+        form, kernels = how.forms[0], None
+        ctx.how, ctx.dtype, weight = how, x.dtype, weight.to(how.dtype)
+        if form == "products":
+            images = x.to(how.dtype)
+            made = product(images, weight, how)
+        else:
+            together, kernels = grouped(x, how.inner(form), how.dtype), kernels_of(weight, how.inner(form))
+            images = together.unflatten(1, (len(weight), weight.shape[2]))
+            made = how.of(together, kernels, len(weight)).unflatten(1, weight.shape[:2])
+        ctx.save_for_backward(images, weight, kernels)
+        return finish(made, bias, how)
 
     @staticmethod
     def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (images, kernels), how, shape = ctx.saved_tensors, ctx.how, ctx.shape
-        wanted = list(ctx.needs_input_grad[:2])
+        (images, weight, kernels), how = ctx.saved_tensors, ctx.how
+        slope = slopes[0].unflatten(1, weight.shape[:2])
         of_x = of_weight = None
-        if any(wanted):
-            slope = grouped(slopes[0].unflatten(1, shape[:2]), how.inner)
-            of_x, of_weight = how.slopes(slope, images, kernels, shape[0], wanted)
-        return (
-            None if of_x is None else of_x.unflatten(1, (shape[0], shape[2])).to(ctx.dtype),
-            None if of_weight is None else of_weight.unflatten(0, shape[:2]),
-            slope_of_bias(ctx, slopes[0], shape),
-            None,
-        )
+        forward, for_images, for_weight = how.forms
+        if ctx.needs_input_grad[0]:
+            if for_images == "products":
+                of_x = product_for_images(slope, images, weight, how)
+            else:
+                order = how.inner(for_images)
+                if kernels is None or order != how.inner(forward):
+                    kernels = kernels_of(weight, order)
+                like = images if is_grouped(images, order) else new(images, images.shape, order)  # for its shape alone
+                of_x, _ = how.slopes(grouped(slope, order), like.flatten(1, 2), kernels, len(weight), [True, False])
+                of_x = of_x.unflatten(1, (len(weight), weight.shape[2]))
+            of_x = of_x.to(ctx.dtype)
+        if ctx.needs_input_grad[1]:
+            if for_weight == "products":
+                of_weight = product_for_weight(slope, images, weight, how)
+            else:
+                order = how.inner(for_weight)
+                if kernels is None or order != how.inner(forward):  # for its shape alone
+                    kernels = kernel_memory(weight, (weight.shape[0] * weight.shape[1], *weight.shape[2:]), order)
+                _, of_weight = how.slopes(
+                    grouped(slope, order), grouped(images, order), kernels, len(weight), [False, True]
+                )
+                of_weight = of_weight.unflatten(0, weight.shape[:2])
+        return of_x, of_weight, slope_of_bias(ctx, slopes[0], weight.shape), None
 
 
 class Split(torch.autograd.Function):
@@ -275,15 +300,13 @@ def tf32() -> Iterator[None]:
         conv.fp32_precision = before
 
 
-def kernel_memory(
-    like: torch.Tensor, shape: tuple[int, ...], order: torch.memory_format, dtype: torch.dtype | None = None
-) -> torch.Tensor:
-    return torch.empty(shape, dtype=dtype or like.dtype, device=like.device, memory_format=order)
+def kernel_memory(like: torch.Tensor, shape: tuple[int, ...], order: torch.memory_format) -> torch.Tensor:
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=order)
 
 
-def kernels_of(weight: torch.Tensor, order: torch.memory_format, dtype: torch.dtype) -> torch.Tensor:
+def kernels_of(weight: torch.Tensor, order: torch.memory_format) -> torch.Tensor:
     """Kernels [A, o, c, i, j] as one tensor [A * o, c, i, j] of this memory format."""
-    made = kernel_memory(weight, (weight.shape[0] * weight.shape[1], *weight.shape[2:]), order, dtype)
+    made = kernel_memory(weight, (weight.shape[0] * weight.shape[1], *weight.shape[2:]), order)
     made.unflatten(0, weight.shape[:2]).copy_(weight)
     return made
 
@@ -306,48 +329,35 @@ def slope_of_bias(ctx: Any, slope: torch.Tensor, shape: torch.Size) -> torch.Ten
     return slope.sum((0, 2, 3)).view(shape[:2]) if ctx.needs_input_grad[2] else None
 
 
-class Products(torch.autograd.Function):
-    """As Grouped, as products of the windows that the kernels see [A, N, K] and the kernels [A, K, o].
+def product(x: torch.Tensor, weight: torch.Tensor, how: Convolution) -> torch.Tensor:
+    """The output [B, A, o, h', w'] as products of the windows that the kernels see [A, N, K] and the kernels [A, K, o].
 
     Windows take i * j times the memory of the input, so they are made again for the gradient.
     """
+    windows, size = windows_of(x.transpose(0, 1), weight, how.stride, how.padding, how.dilation)
+    out = torch.bmm(windows, weight.permute(0, 3, 4, 2, 1).flatten(1, 3))
+    return out.view(len(weight), len(x), *size, -1).permute(1, 0, 4, 2, 3)
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, how: Convolution
-    ) -> torch.Tensor:
-        images, kernels = x.transpose(0, 1).to(how.dtype), weight.to(how.dtype)
-        ctx.save_for_backward(images, kernels)
-        ctx.how, ctx.dtype = how, x.dtype
-        windows, size = windows_of(images, kernels, how.stride, how.padding, how.dilation)
-        out = torch.bmm(windows, kernels.permute(0, 3, 4, 2, 1).flatten(1, 3))
-        made = out.view(*images.shape[:2], *size, -1).permute(1, 0, 4, 2, 3)
-        return finish(made, bias, how)
 
-    @staticmethod
-    def backward(ctx: Any, *slopes: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (x, weight), how = ctx.saved_tensors, ctx.how
-        slope = slopes[0].unflatten(1, weight.shape[:2]).permute(1, 0, 3, 4, 2).flatten(1, 3)  # [A, N, o]
-        of_x = of_weight = None
-        if ctx.needs_input_grad[1]:
-            windows, _ = windows_of(x, weight, how.stride, how.padding, how.dilation)
-            by_place = torch.bmm(windows.transpose(1, 2), slope)
-            of_weight = by_place.unflatten(1, (*weight.shape[3:], -1)).permute(0, 4, 3, 1, 2)
-        if ctx.needs_input_grad[0] and how.stride == (1, 1) and (padding := how.padding_of_slope(weight.shape[3:])):
-            # The convolution of the slope with the mirrored kernels: fewer passes than adding windows up.
-            windows, size = windows_of(
-                slopes[0].unflatten(1, weight.shape[:2]).transpose(0, 1), weight, (1, 1), padding, how.dilation
-            )
-            mirrored = (
-                weight.flatten(3).permute(0, 3, 1, 2).index_select(1, backwards(weight[0, 0, 0].numel(), x.device))
-            )
-            of_x = torch.bmm(windows, mirrored.flatten(1, 2)).view(*x.shape[:2], *size, -1)
-            of_x = of_x.permute(1, 0, 4, 2, 3).to(ctx.dtype)
-        elif ctx.needs_input_grad[0]:
-            windows = torch.bmm(slope, weight.permute(0, 1, 3, 4, 2).flatten(2))
-            of_x = put_back(windows, slopes[0].shape[2:], x, weight, how.stride, how.padding, how.dilation)
-            of_x = of_x.transpose(0, 1).to(ctx.dtype)
-        return of_x, of_weight, slope_of_bias(ctx, slopes[0], weight.shape), None
+def product_for_weight(slope: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, how: Convolution) -> torch.Tensor:
+    """The gradient of the kernels [A, o, c, i, j], from that of the output [B, A, o, h', w']."""
+    windows, _ = windows_of(x.transpose(0, 1), weight, how.stride, how.padding, how.dilation)
+    by_place = torch.bmm(windows.transpose(1, 2), slope.permute(1, 0, 3, 4, 2).flatten(1, 3))
+    return by_place.unflatten(1, (*weight.shape[3:], -1)).permute(0, 4, 3, 1, 2)
+
+
+def product_for_images(slope: torch.Tensor, x: torch.Tensor, weight: torch.Tensor, how: Convolution) -> torch.Tensor:
+    """The gradient of the images [B, A, c, h, w]."""
+    if how.stride == (1, 1) and (padding := how.padding_of_slope(weight.shape[3:])):
+        # The convolution of the slope with the mirrored kernels: fewer passes than adding windows up.
+        windows, size = windows_of(slope.transpose(0, 1), weight, (1, 1), padding, how.dilation)
+        mirrored = weight.flatten(3).permute(0, 3, 1, 2).index_select(1, backwards(weight[0, 0, 0].numel(), x.device))
+        found = torch.bmm(windows, mirrored.flatten(1, 2)).view(len(weight), len(x), *size, -1)
+        return found.permute(1, 0, 4, 2, 3)
+    by_place = torch.bmm(slope.permute(1, 0, 3, 4, 2).flatten(1, 3), weight.permute(0, 1, 3, 4, 2).flatten(2))
+    return put_back(
+        by_place, slope.shape[3:], x.transpose(0, 1), weight, how.stride, how.padding, how.dilation
+    ).transpose(0, 1)
 
 
 @cache  # for good, since a CUDA graph may read it

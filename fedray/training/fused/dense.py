@@ -34,10 +34,10 @@ class Dense:
         self.layers: Layers = []
         self.slopes: Layers = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
-        """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change."""
+    def look_at(self, params: Tensors, grads: torch.Tensor | None) -> None:
+        """Differentiate at `params`, [A, ...] by name, from now on, and write into `grads` [A, P]."""
         assert grads is not None
-        self.layers, self.slopes = pair(self.layout.views(params)), pair(self.layout.views(grads))
+        self.layers, self.slopes = pair(params), pair(self.layout.views(grads))
 
     def forget(self) -> None:
         """Let go of the params and gradients."""

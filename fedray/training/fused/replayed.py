@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from fedray.core.algorithm import Algorithm
+from fedray.models.flat import Tensors
 from fedray.training.fused.batches import Batch
 from fedray.training.graphs import nothing_collected
 
@@ -32,7 +33,7 @@ class Program(Protocol):
     @property
     def apart(self) -> list[torch.Tensor]: ...
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None: ...
+    def look_at(self, params: Tensors, grads: torch.Tensor | None) -> None: ...
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor: ...
 
@@ -62,10 +63,11 @@ class Replayed:
         self.place: tuple[int, ...] = ()
         self.apart: list[torch.Tensor] = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
+    def look_at(self, params: Tensors, grads: torch.Tensor | None) -> None:
         """Differentiate at `params` and write into `grads` from now on, as the program does."""
         self.program.look_at(params, grads)
-        self.place = (params.data_ptr(), 0 if grads is None else grads.data_ptr(), len(params))
+        written = [] if grads is None else [grads]
+        self.place = tuple(tensor.data_ptr() for tensor in (*params.values(), *written))
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written. The next call overwrites them, and `apart`."""

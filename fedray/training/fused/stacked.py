@@ -33,13 +33,12 @@ class Stacked:
         self.slopes: list[torch.Tensor] = []
         self.apart: list[torch.Tensor] = []
 
-    def look_at(self, params: torch.Tensor, grads: torch.Tensor | None) -> None:
-        """Differentiate at `params` [A, P] from now on, and write into `grads` [A, P]. The params may change.
+    def look_at(self, params: Tensors, grads: torch.Tensor | None) -> None:
+        """Differentiate at `params`, [A, ...] by name, from now on, and write into `grads` [A, P]. Params may change.
 
         Without `grads` each parameter's gradient is left in `apart`, in the layout's order.
         """
-        views = self.flat.layout.views(params)
-        self.leaves = {name: view.detach().requires_grad_() for name, view in views.items()}
+        self.leaves = {name: view.detach().requires_grad_() for name, view in params.items()}
         self.slopes = [] if grads is None else list(self.flat.layout.views(grads).values())
         self.apart = []
 

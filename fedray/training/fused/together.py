@@ -33,6 +33,7 @@ from fedray.training.device import has_own_memory
 from fedray.training.fused.batches import Batches, Share, share_of
 from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
+from fedray.training.fused.room import Blocks, Room, Rows, blocks_size
 from fedray.training.fused.stacked import Stacked
 from fedray.training.spec import Recipe
 from fedray.training.transfer import Done, Examples, Received, to_device, to_host
@@ -71,6 +72,7 @@ class Together:
         self.dropouts = dropout_layers(flat.module)
         self.params_bytes = flat.params.nbytes
         self.room: tuple[torch.Tensor, torch.Tensor | None] | None = None
+        """On a GPU: memory for params, and for their gradients where they were wanted flat."""
         self.at_once: int | None = None
         self.heed: Callable[[], None] = lambda: None
 
@@ -241,11 +243,11 @@ class Together:
         algorithm, lr = task.algorithm, task.lr
         steps, places = batches.sizes.shape
         plainly = self.goes_plainly(algorithm)
-        params, grads = self.take_room(places, message["params"], apart=plainly)
+        room = self.take_room(places, message["params"], apart=plainly)
         self.statistics.start(places, message["buffers"])
         moved: list[torch.Tensor] = []
-        velocity = torch.empty_like(params[:count]) if algorithm.momentum else params
-        losses = torch.zeros(steps, count, device=params.device)
+        velocity: torch.Tensor | None = None
+        losses = torch.zeros(steps, count, device=self.device)
         places_computed = np.zeros(steps, np.int64)
         before, optimizer = 0, None
         for step, active in enumerate((batches.sizes > 0).sum(1).tolist()):
@@ -253,19 +255,18 @@ class Together:
                 if before:
                     moved.insert(0, self.statistics.moved(active, before))
                 computed = self.places(count, active)
-                self.program.look_at(params[:computed], None if grads is None else grads[:computed])
-                now, speed = params[:active], velocity[:active]
-                memory = {name: tensor[:active] for name, tensor in remembered.items()}
-                of_each = list(self.flat.layout.views(now).values()) if plainly else []
-                optimizer = keep_first(optimizer, now) if before else algorithm.make_optimizer([now], lr)
+                self.program.look_at(room.leaves(computed), room.grads(computed))
+                of_each, grad = list(room.leaves(active).values()), room.grads(active)
+                if grad is not None:
+                    now, memory = room.end(active), {name: tensor[:active] for name, tensor in remembered.items()}
+                    optimizer = keep_first(optimizer, now) if before else algorithm.make_optimizer([now], lr)
                 before = active
             self.heed()
             losses[step, :active] = self.program.differentiate(algorithm, batches.at(step, computed))[:active]
             places_computed[step] = computed
-            if grads is None:
-                torch._foreach_add_(of_each, [grad[:active] for grad in self.program.apart], alpha=-lr)
+            if grad is None:
+                torch._foreach_add_(of_each, [each[:active] for each in self.program.apart], alpha=-lr)
                 continue
-            grad = grads[:active]
             algorithm.clip(grad)
             direction = algorithm.correct(grad, now, message, memory, lr)
             if optimizer:
@@ -274,30 +275,38 @@ class Together:
                 continue
             if algorithm.weight_decay:
                 direction = direction.add(now, alpha=algorithm.weight_decay)
-            if algorithm.momentum:
-                direction = speed.mul_(algorithm.momentum).add_(direction) if step else speed.copy_(direction)
+            if algorithm.momentum and velocity is None:
+                direction = velocity = direction.clone()
+            elif algorithm.momentum and velocity is not None:
+                direction = velocity[:active].mul_(algorithm.momentum).add_(direction)
             now.add_(direction, alpha=-lr)
         moved.insert(0, self.statistics.moved(0, before))
-        return params[:count], torch.cat(moved), losses, places_computed
+        return room.end(count), torch.cat(moved), losses, places_computed
 
     def goes_plainly(self, algorithm: Algorithm) -> bool:
         """Whether steps go along the unchanged gradients, so that a GPU need not gather them into flat vectors."""
         changes = algorithm.corrects or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum
         return self.on_gpu and not (changes or algorithm.local_optimizer or self.written_out)
 
-    def take_room(
-        self, places: int, start: torch.Tensor, apart: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Params [places, P] at `start`, and their gradients, unless these are left apart. Graphs on a GPU need the
-        same memory each time."""
+    def take_room(self, places: int, start: torch.Tensor, apart: bool) -> Room:
+        """Room for clients at `start` [P]. Where gradients are left apart, it is in blocks.
+
+        Graphs on a GPU need the same memory each time.
+        """
+        layout = self.flat.layout
         if not self.on_gpu:
             params = start.expand(places, -1).clone(memory_format=torch.contiguous_format)
-            return params, None if apart else torch.empty_like(params)
-        if self.room is None or len(self.room[0]) < places or (self.room[1] is None and not apart):
+            return Rows(layout, params, torch.empty_like(params))
+        size = blocks_size(layout, places)
+        if self.room is None or len(self.room[0]) < size or (self.room[1] is None and not apart):
             self.forget()
-            self.room = start.new_empty(places, len(start)), None if apart else start.new_empty(places, len(start))
-        params, grads = self.room
-        return params[:places].copy_(start), None if grads is None or apart else grads[:places]
+            self.room = start.new_empty(size), None if apart else start.new_empty(size)
+        whole, slopes = self.room
+        if apart or slopes is None:
+            return Blocks(layout, whole, places, start)
+        params, grads = (each[: places * layout.size].view(places, -1) for each in (whole, slopes))
+        params.copy_(start)
+        return Rows(layout, params, grads)
 
     def aside(self, tensors: Tensors) -> Tensors:
         """The tensors, copied where the next group would overwrite them."""
