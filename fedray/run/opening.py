@@ -42,8 +42,8 @@ def warn_of_arithmetic(job: Job, played: Played, watch: Watch) -> None:
         watch.notice("engine = fused would train a block's clients as one program, which is what keeps a GPU busy")
     if played.engine != e.engine:
         watch.notice(
-            f"engine = auto is fused on a GPU for more than {MOST_AUTOMATIC} clients, here with blocks = {played.blocks}; "
-            f"the run has the id that it has on a CPU, of engine = {e.engine}"
+            f"engine = auto is fused on a GPU for more than {MOST_AUTOMATIC} clients, and has blocks = {played.blocks} "
+            f"here; the run has the id that it has on a CPU, of engine = {e.engine}"
         )
 
 

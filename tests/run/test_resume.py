@@ -56,7 +56,8 @@ def test_it_is_said_where_a_run_goes_on_on_another_device(tmp_path, monkeypatch)
     past = resume.read_past(job)
     assert [each.device for each in past.played] == ["cpu"] and past.notice_by(past.played[0]) == past.notice
     read = resume.read_checkpoint
-    monkeypatch.setattr(resume, "read_checkpoint", lambda *given: dataclasses.replace(read(*given), device="cuda"))
+    there = (dataclasses.replace(past.played[0], device="cuda"),)
+    monkeypatch.setattr(resume, "read_checkpoint", lambda *given: dataclasses.replace(read(*given), played=there))
     run(job.experiment, watch)
     assert watch.notices == [
         f"continuing run {job.run} after round 3; it was trained on cuda and now is on cpu, so the bits differ from an "
