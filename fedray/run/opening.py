@@ -111,9 +111,10 @@ def population(
         cluster = anyhow(cluster)
         played, planned = reserved(job, session, cluster)
     clients = start(job, session, played, planned, notice)
-    if decide(job, clients.device) != played:  # torch finds no GPU where Ray has reserved one
+    expected, played = played, decide(job, clients.device)
+    if (played.engine, played.blocks) != (expected.engine, expected.blocks):  # torch finds no GPU where Ray has one
         clients.close()
-        played, planned = reserved(job, session, cluster, clients.device)
+        played, planned = reserved(job, session, cluster, played.device)
         clients = start(job, session, played, planned, notice)
     try:
         yield clients, describe(planned, e.clients, session, clients.device), played

@@ -13,6 +13,7 @@ from typing import Any
 from fedray.cluster.plan import MOST_AUTOMATIC
 from fedray.core.errors import BadInputError, DamagedError
 from fedray.results.files import read_row
+from fedray.run.checks import fault_of_own_algorithm
 from fedray.run.prepared import Job
 from fedray.training.device import has_own_memory
 from fedray.training.fused.version import FORMS_VERSION
@@ -41,24 +42,21 @@ def decide(job: Job, device: str) -> Played:
         engine = "fused"
     if on_gpu and asked.blocks is None and engine == "fused":
         blocks = -(-e.cohort // MOST_IN_A_BLOCK)
-    return Played(engine, blocks, device, forms_of(job, engine, FORMS_VERSION))
+    model = e.model
+    written_out = model.is_written_out and not model.side(job.recipe.shape)  # without any convolution
+    return Played(engine, blocks, device, FORMS_VERSION if engine == "fused" and not written_out else None)
 
 
 def fuses_on_a_gpu(job: Job) -> bool:
     """Whether `engine = auto` is fused on a GPU, of a run that is plain on a CPU.
 
-    It is where there are more clients than get an actor each, and where it can be.
+    It is where there are more clients than get an actor each, and where it can be. An algorithm of the user's own is
+    tried.
     """
     e = job.experiment
-    apart = e.clients <= MOST_AUTOMATIC or e.cluster.clients_per_actor == 1
-    return not (apart or e.unfit_to_fuse or job.blueprint.unfit_to_fuse)
-
-
-def forms_of(job: Job, engine: str, version: int) -> int | None:
-    """The version of the convolutions' forms where they matter: logistic and mlp are fused without any."""
-    model = job.experiment.model
-    written_out = model.is_written_out and not model.side(job.recipe.shape)
-    return None if engine != "fused" or written_out else version
+    if e.clients <= MOST_AUTOMATIC or e.cluster.clients_per_actor == 1:
+        return False
+    return not (e.unfit_to_fuse or job.blueprint.unfit_to_fuse or fault_of_own_algorithm(job, "fused"))
 
 
 def read_played(job: Job, found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Played]:
@@ -69,7 +67,7 @@ def read_played(job: Job, found: Mapping[str, Any], settings: Mapping[str, Any])
     try:
         earlier = [Played(**each) for each in json.loads(found.get("played_before") or "[]")]
         engine = str(found.get("engine") or settings.get("engine"))
-        version = found.get("forms_version") or forms_of(job, engine, 1)
+        version = found.get("forms_version") or (1 if engine == "fused" else None)
         blocks = int(found.get("blocks") or settings.get("blocks") or 1)
         return [*earlier, Played(engine, blocks, str(found.get("device") or ""), version)]
     except (ValueError, TypeError, AttributeError, RecursionError) as error:

@@ -15,7 +15,7 @@ from fedray.cluster.settings import Cluster
 from fedray.cluster.start import Session, connected
 from fedray.experiment.composition import compose
 from fedray.models.build import build, initial_vectors
-from fedray.run import run
+from fedray.run import opening, run
 from fedray.run.opening import reserved
 from fedray.run.prepared import Job
 from fedray.run.watch import Watch
@@ -98,19 +98,22 @@ def test_clients_kept_apart_stay_plain(tmp_path):
 
 
 @needs_no_gpu
-def test_where_torch_finds_no_gpu_auto_is_what_it_is_on_a_cpu_to_the_same_bits(session, tmp_path):
+def test_where_torch_finds_no_gpu_auto_is_what_it_is_on_a_cpu_to_the_same_bits(session, tmp_path, monkeypatch):
     """It shows when the actors are up. Then they are given the plain engine, and the next run knows it at once."""
+    started, really = [], opening.start
+    monkeypatch.setattr(opening, "start", lambda *given: started.append(given[2].engine) or really(*given))
+    session.pool.give_up(session.pool.slots)
     tables, watch = played(tmp_path, session)
+    assert started == ["fused", "plain"] and session.pool.finds_no_gpu
     assert tables.runs[["engine", "blocks", "device"]].to_numpy().tolist() == [["plain", 16, "cpu"]]
     assert watch.notices == [
         "torch finds no GPU where the actors have a share of one reserved, so clients train on the CPU"
     ]
-    assert session.pool.finds_no_gpu
     here, _ = played(tmp_path / "here", None, **IN_PROCESS)
     assert here.runs["run"].tolist() == tables.runs["run"].tolist()
     assert here.runs["model_fingerprint"].tolist() == tables.runs["model_fingerprint"].tolist()
     again, _ = played(tmp_path / "again", session, seed=1)
-    assert set(again.population["actor"]) == set(tables.population["actor"])
+    assert started[2:] == ["plain"] and set(again.population["actor"]) == set(tables.population["actor"])
 
 
 def test_a_sweep_decides_as_a_run_does_and_its_runs_share_the_actors(session, tmp_path, believed, monkeypatch):

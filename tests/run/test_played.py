@@ -81,6 +81,11 @@ def test_what_cannot_be_fused_stays_plain(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert on_a_gpu(tmp_path, model__name="noisy_model:Noisy") == ("plain", 16)  # only the model as it is built tells
     assert on_a_gpu(tmp_path, algorithm__name="moon") == ("plain", 16)
+    (tmp_path / "branching.py").write_text(
+        "from fedray import FedAvg\n\n\nclass Branching(FedAvg):\n    def loss(self, output, targets):\n"
+        "        loss = super().loss(output, targets)\n        return loss if loss.item() < 9 else 9 * loss\n"
+    )
+    assert on_a_gpu(tmp_path, algorithm__name="branching:Branching") == ("plain", 16)  # it is tried
     assert on_a_gpu(tmp_path, cluster__clients_per_actor=1) == ("plain", 16)
 
 
