@@ -98,8 +98,10 @@ def play(
                 warn_of_arithmetic(job, played, watch)
                 warn_of_gpus(job, clients, played.device, watch)
             if past:
-                watch.notice(past.notice_by(played))
-                carried += [Event("resumed", past.notice_by(played))] * (attempt == 0)
+                said = past.notice_by(played)
+                watch.notice(said)
+                if attempt == 0:
+                    carried.append(Event("resumed", said))
             elif before:
                 watch.notice(f"run {job.run} was {before} before its first checkpoint, and starts over")
             try:

@@ -28,8 +28,9 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="here client
 
 @pytest.fixture(scope="module")
 def session():
-    """Two CPUs and two GPUs, neither of which exists."""
-    with connected(Cluster(cpus=2, gpus=2, object_store=200, start_timeout=120)) as session:
+    """Two GPUs that do not exist, or those that do."""
+    gpus = None if torch.cuda.is_available() else 2
+    with connected(Cluster(cpus=2, gpus=gpus, object_store=200, start_timeout=120)) as session:
         yield session
 
 
@@ -68,6 +69,7 @@ def played(root, session, **changes):
 IN_PROCESS = {"cluster": {"backend": "in-process"}}
 
 
+@needs_no_gpu
 def test_many_clients_are_fused_on_as_few_actors_as_there_are_gpus(session, tmp_path, believed):
     tables, watch = played(tmp_path, session)
     assert watch.where.startswith("2 Ray actors, 101 clients packed into them, 1 CPU and 1 GPU each")
@@ -77,6 +79,7 @@ def test_many_clients_are_fused_on_as_few_actors_as_there_are_gpus(session, tmp_
     assert asked.runs["model_fingerprint"].tolist() == tables.runs["model_fingerprint"].tolist()
 
 
+@needs_no_gpu
 def test_few_clients_have_an_actor_each_with_its_share_and_a_notice_names_the_fused_engine(session, tmp_path, believed):
     tables, watch = played(tmp_path, session, clients=8)
     assert watch.where.startswith("8 Ray actors, one for each client, 0.25 CPU and 0.25 GPU each")
@@ -116,6 +119,7 @@ def test_where_torch_finds_no_gpu_auto_is_what_it_is_on_a_cpu_to_the_same_bits(s
     assert started[2:] == ["plain"] and set(again.population["actor"]) == set(tables.population["actor"])
 
 
+@needs_no_gpu
 def test_a_sweep_decides_as_a_run_does_and_its_runs_share_the_actors(session, tmp_path, believed, monkeypatch):
     (tmp_path / "lr.toml").write_text(
         "rounds = 1\nclients = 101\ncohort = 4\n[data]\ndataset = 'synthetic'\ntrain_examples = 202\n"
@@ -136,9 +140,22 @@ def test_a_sweep_decides_as_a_run_does_and_its_runs_share_the_actors(session, tm
     assert results.load("lr", tmp_path).population["actor"].nunique() == 2
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_on_a_gpu_many_clients_are_fused_and_few_have_an_actor_each(session, tmp_path):
+    many, _ = played(tmp_path / "many", session)
+    assert many.runs[["engine", "blocks", "device"]].to_numpy().tolist() == [["fused", 1, "cuda"]]
+    again, _ = played(tmp_path / "again", None, **IN_PROCESS)
+    assert again.runs[["engine", "blocks", "device"]].to_numpy().tolist() == [["fused", 1, "cuda"]]
+    assert again.runs["model_fingerprint"].tolist() == many.runs["model_fingerprint"].tolist()
+    few, watch = played(tmp_path / "few", session, clients=8)
+    assert few.runs[["engine", "blocks", "device", "actors"]].to_numpy().tolist() == [["plain", 16, "cuda", 8]]
+    assert "engine = fused would train" in watch.notices[0]
+
+
 # Idle lanes.
 
 
+@needs_no_gpu
 @pytest.mark.parametrize(("settings", "lanes"), [({"clients_per_actor": 1}, 5), ({"clients_per_actor": 3}, 2)])
 def test_only_lanes_that_could_have_had_work_are_counted_as_idle(session, dataset, settings, lanes):
     """Five of ten clients, with an actor each, are five calls; two actors for all of them are busy with ten blocks."""
