@@ -31,7 +31,7 @@ BASE: dict[str, Any] = {
 def main(words: list[str]) -> None:
     e = experiment(BASE, words)
     tables = run(e)
-    count = e.resolved().blocks or 1
+    count = int(tables.runs["blocks"].iloc[0])
     # A cohort's blocks are its clients in order, cut as evenly as can be.
     of_one = np.concatenate([np.full(len(b), i) for i, b in enumerate(cut(list(range(e.cohort)), count))])
     place = np.tile(of_one, e.rounds)

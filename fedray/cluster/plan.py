@@ -87,6 +87,12 @@ def plan(cluster: Cluster, clients: int, capacity: Capacity, needs: Needs) -> Pl
     return Plan(actors, per_actor, num_cpus, num_gpus, fit, most_lanes, most, gpu_bytes, why)
 
 
+def reserves_gpus(cluster: Cluster, capacity: Capacity) -> bool:
+    """Whether the actors of a plan reserve shares of GPUs."""
+    wanted = cluster.gpus_per_client
+    return capacity.has_gpus and wanted != 0 and bool(wanted or capacity.single_gpus)
+
+
 def shares_of_each(cluster: Cluster, clients: int, capacity: Capacity) -> tuple[float, float]:
     """The CPUs and the share of a GPU of an actor, where each client has one."""
     gpus, num_gpus = capacity.single_gpus, cluster.gpus_per_client

@@ -47,6 +47,12 @@ class Pool:
         self.shared: dict[str, tuple[Dataset, Any]] = {}  # by run; under LAST the data set used last
         self.looked, self.room, self.cores = 0.0, 0, 0  # when nodes were last read; the actors and cores they hold
 
+    @property
+    def finds_no_gpu(self) -> bool:
+        """Whether torch finds no GPU in the actors that are up, though Ray has reserved shares of GPUs for them."""
+        found = [slot.where["device"] for slot in list(self.slots) if slot.where]
+        return bool(self.shape and self.shape[1] and found) and set(found) == {"cpu"}
+
     def claim(self, run: str, traffic: Traffic, plan: Plan, dataset: Dataset) -> tuple[list[Slot], Any]:
         """The slots of the planned number of actors, all up, and a reference to the data set, until the run leaves.
 

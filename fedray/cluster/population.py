@@ -169,11 +169,13 @@ class RayPopulation:
         self.memory.hand_out(handle)
         try:
             self.refill()
-            handle.errand, handle.orders = Errand(self.traffic, self.plan.lanes), self.orders_for(task)
-            handle.tickets = [
-                [self.ticket(handle, part) for part in ([block] if self.plan.packed else [[each] for each in block])]
+            calls = [
+                [block] if self.plan.packed else [[client] for client in block]
                 for block in cut(handle.clients, self.blocks)
             ]
+            lanes = max(1, min(self.plan.lanes, sum(map(len, calls))))  # one that no call could use is not idle
+            handle.errand, handle.orders = Errand(self.traffic, lanes), self.orders_for(task)
+            handle.tickets = [[self.ticket(handle, part) for part in block] for block in calls]
         except BaseException:
             self.memory.discard(handle)
             raise

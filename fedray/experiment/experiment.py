@@ -95,14 +95,15 @@ class Experiment:
     blocks: Auto[int] = setting(
         None,
         "Into how many blocks of consecutive clients a cohort is cut, which are handed out and summed; auto: 16, which "
-        "2, 4, 8 and 16 cores share evenly, or, fused, one for every 25 clients and 2 to 16.",
+        "2, 4, 8 and 16 cores share evenly, or, fused, one for every 25 clients and 2 to 16, and on a GPU as few as "
+        "have at most 50 clients.",
         ge=1,
     )
     engine: Auto[Literal["plain", "fused"]] = setting(
         None,
         "How clients train: plain, one after another, or fused, a block's clients as one batched program, which is "
         "faster for small models, on a GPU for all, and gives the same within rounding; auto: fused for logistic and "
-        "mlp.",
+        "mlp, and on a GPU for more than 100 clients where it can be.",
     )
     chunk_size: Auto[int] = setting(
         None,
@@ -165,7 +166,10 @@ class Experiment:
                 raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
 
     def resolved(self) -> "Experiment":
-        """The same with a value for every "auto" that changes a result; needs the data's folder, not its content."""
+        """The same with a value for every "auto" that changes a result; needs the data's folder, not its content.
+
+        The engine and the blocks are those of a CPU, and the id has them. A GPU may play others (run/played.py).
+        """
         engine = self.chosen_engine
         return dataclasses.replace(
             self,
@@ -178,7 +182,10 @@ class Experiment:
 
     @property
     def chosen_engine(self) -> Literal["plain", "fused"]:
-        """The engine, "auto" replaced by its value: plain for optimizers of torch's, as when none of them was fused."""
+        """The engine, "auto" replaced by its value on a CPU, which is in the ids of runs and so never changes.
+
+        It is plain for optimizers of torch's, as when none of them was fused.
+        """
         plain = self.unfit_to_fuse or self.algorithm.local_optimizer or not self.model.is_written_out
         return self.engine or ("plain" if plain else "fused")
 

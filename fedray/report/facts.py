@@ -87,6 +87,14 @@ def banners(results: Results) -> list[tuple[str, str]]:
     ]
     if left_out:
         found.append(("Updates left out", f"{' and '.join(left_out)}. All averages exclude them."))
+    if elsewhere := int(runs["played_before"].notna().sum()):
+        found.append(
+            (
+                "Trained in two ways",
+                f"{wording.count(elsewhere, 'run')} went on with another engine, other blocks or another device than "
+                "before. The column played_before of runs has what was before.",
+            )
+        )
     return found
 
 
@@ -148,9 +156,11 @@ def varying_settings(study: Study) -> list[tuple[str, str]]:
 
 def versions(runs: "pd.DataFrame") -> list[tuple[str, str]]:
     names = {f"{name}_version": name for name in VERSIONS} | {"device": "device", "cpu_capability": "CPU capability"}
-    return [
+    found = [
         (said, ", ".join(map(str, runs[name].dropna().drop_duplicates())) or "unknown") for name, said in names.items()
     ]
+    forms = runs["forms_version"].dropna().drop_duplicates()
+    return found + [("fused convolutions", ", ".join(f"{version:g}" for version in forms))] * bool(len(forms))
 
 
 def runs_table(study: Study) -> list[dict[str, str]]:

@@ -23,8 +23,8 @@ At = Literal["final", "best"]
 
 COMPLETE = tuple(status for status in FINAL_STATUSES if status != "diverged")
 
-DECIDED = ("data_format", "blocks", "engine", "model.channels_last", "evaluation.clients_every")
-"""Settings that fedray decides from others unless it is told."""
+DECIDED = ("data_format", "engine", "blocks", "model.channels_last", "evaluation.clients_every")
+"""Settings that fedray decides from others unless it is told. `engine` and `blocks` are those that trained a run."""
 
 
 def varied(results: "Results") -> list[str]:

@@ -18,7 +18,7 @@ from fedray.core.version import __version__
 from fedray.results.files import check_columns, read_parquet, read_row, some
 from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
 from fedray.results.journal import journal_tables, read_journal
-from fedray.results.schema import FINAL_STATUSES, GROUPING, PER_RUN, REPEATS, SCHEMAS
+from fedray.results.schema import FINAL_STATUSES, GROUPING, PER_RUN, PLAYED, REPEATS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -139,7 +139,11 @@ def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
     import pandas as pd
 
     rows = [_settings(text) for text in runs["settings"].dropna()]
-    settings = pd.DataFrame(rows, index=runs.index[runs["settings"].notna()])
+    known = runs.index[runs["settings"].notna()]
+    for name, kind in PLAYED.items():
+        theirs = [row[name] if type(row.get(name)) is kind else None for row in rows]
+        runs = _filled(runs, name, pd.Series(theirs, known, object).reindex(runs.index))
+    settings = pd.DataFrame(rows, index=known)
     return runs.join(settings.drop(columns=[name for name in settings if name in runs]))
 
 
@@ -152,12 +156,18 @@ def _settings(text: str) -> dict[str, Any]:
 def _with_neutral_grouping(frame: "pd.DataFrame", runs: "pd.DataFrame") -> "pd.DataFrame":
     """The frame whose grouping columns are filled in where they repeat a setting that is newer than the file."""
     for column in [name for name in GROUPING if REPEATS.get(name) in NEWER and name in frame]:
-        if REPEATS[column] in runs and frame[column].isna().any():
-            of_runs = runs.set_index("run")[REPEATS[column]]
-            filled = frame[column].astype(object).where(frame[column].notna(), frame["run"].map(of_runs))
-            typed = pa.array(filled, GROUPING[column], from_pandas=True).to_pandas().set_axis(frame.index)
-            frame = frame.assign(**{column: typed})
+        if REPEATS[column] in runs:
+            frame = _filled(frame, column, frame["run"].map(runs.set_index("run")[REPEATS[column]]))
     return frame
+
+
+def _filled(frame: "pd.DataFrame", column: str, others: "pd.Series[Any]") -> "pd.DataFrame":
+    """The frame with other values where this column of `runs` has none, typed as it is."""
+    if not frame[column].isna().any():
+        return frame
+    filled = frame[column].astype(object).where(frame[column].notna(), others)
+    typed = pa.array(filled, SCHEMAS["runs"].field(column).type, from_pandas=True).to_pandas()
+    return frame.assign(**{column: typed.set_axis(frame.index)})
 
 
 def _missing(name: str, root: Path) -> str:

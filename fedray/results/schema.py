@@ -46,7 +46,9 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         "model_fingerprint": STRING,
         **dict.fromkeys(("started_at", "finished_at"), TIME),
         **dict.fromkeys(("fedray_version", "python_version", "torch_version", "ray_version", "numpy_version"), STRING),
-        **dict.fromkeys(("device", "cpu_capability"), STRING),
+        **dict.fromkeys(("device", "cpu_capability", "engine"), STRING),
+        **dict.fromkeys(("blocks", "forms_version"), INT),
+        "played_before": STRING,
     },
     "rounds": {
         "round": INT,
@@ -107,6 +109,12 @@ BY_ROUND = ("rounds", "clients", "metrics", "evaluations", "events")
 """The tables that hold what each round added to them."""
 PACKED = ("round", "split", "counts")
 """The columns of `confusion` in the journal, where it is packed (confusion_counts.py). The table has two rounds."""
+
+PLAYED = {"engine": str, "blocks": int}
+"""Columns of `runs` with the name and the type of a setting: what trained the run, which may not be what is in its id.
+
+`load` fills them in from the settings for files of versions that had no such columns.
+"""
 
 REPEATS = {
     **{name: f"{name}.name" for name in ("algorithm", "model", "partition")},

@@ -11,6 +11,7 @@ from fedray.core.updates import Event, Report, Vectors
 from fedray.results.recorder import Recorder
 from fedray.run.kept_models import fingerprint, save_best, save_final
 from fedray.run.opening import log, timed
+from fedray.run.played import Played, followed, played_columns
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, save
 from fedray.run.round_rows import PARTS, client_columns, evaluated, event_rows, metric_rows
@@ -31,15 +32,16 @@ class Attempt:
         self,
         job: Job,
         clients: Population,
-        device: str,
+        played: Played,
         recorder: Recorder,
         watch: Watch,
         interrupt: Interrupt,
         events: list[Event],
     ):
-        self.job, self.clients, self.device, self.recorder = job, clients, device, recorder
+        self.job, self.clients, self.played, self.recorder = job, clients, played, recorder
         self.watch, self.interrupt, self.events = watch, interrupt, events
         self.judged = judged_by(job.experiment)
+        self.before: list[Played] = []  # what trained the rounds before, where that was something else
         self.squeezed: set[int] = set()
         self.state: Vectors = {}
         self.t = self.saved = 0
@@ -59,7 +61,7 @@ class Attempt:
         except (KeyboardInterrupt, TooFewSurvivorsError) as error:
             if self.t > self.saved:
                 with suppress(LostStateError):  # the checkpoint before is still there
-                    save(self.job, self.state, self.t, self.clients, self.device)
+                    self.save()
             self.add_events()
             short = isinstance(error, TooFewSurvivorsError)
             self.recorder.finish("too_few_survivors" if short else "interrupted", str(error) if short else None)
@@ -79,12 +81,14 @@ class Attempt:
         e, clients = self.job.experiment, self.clients
         self.state, self.t = (past.state, past.t) if past else (e.algorithm.init(*self.job.vectors), 0)
         self.saved = self.t
+        self.before = followed(past.played, past.t, self.played) if past else []
         for client, memory in past.memories if past else ():
             clients.remember(client, memory)
             del memory  # before the next one is read
         rows = clients.rows()
         actors = len(set(rows["actor"]))
-        self.recorder.start(rows, partition_columns(self.job), actors=actors, device=self.device)
+        by = played_columns(self.played, self.before)
+        self.recorder.start(rows, partition_columns(self.job), actors=actors, **by)
         if past:
             past.drop_damaged()
 
@@ -109,11 +113,14 @@ class Attempt:
             if self.t % e.output.checkpoint_every == 0 or self.t == until or asked:
                 with timed(f"the checkpoint after round {self.t}"):
                     self.recorder.sync()
-                    save(self.job, self.state, self.t, self.clients, self.device)
+                    self.save()
                 self.saved = self.t
             if asked:
                 break
         return status
+
+    def save(self) -> None:
+        save(self.job, self.state, self.t, self.clients, played_columns(self.played, self.before))
 
     def outcome(self) -> str | None:
         e = self.job.experiment

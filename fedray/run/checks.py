@@ -75,20 +75,31 @@ def try_optimizer(server: ForkServer | None, wanted: LocalOptimizer, shapes: tup
 
 def try_own_algorithm(job: Job) -> None:
     """Try the user's own algorithm where torch is, on a few images; BadInputError where it fails."""
+    if why := fault_of_own_algorithm(job, str(job.experiment.engine)):
+        raise BadInputError(why)
+
+
+def fault_of_own_algorithm(job: Job, engine: str) -> str:
+    """The reason why the user's own algorithm fails in this engine; empty where it does not, or is fedray's."""
     e = job.experiment
-    if e.own_algorithm:
-        recipe = dataclasses.replace(job.recipe, seed=0)
-        mine = packed(e.algorithm, e.aggregator)
-        rehearse(job.fork_server(), recipe, e.chosen_name("algorithm"), job.algorithm_source, mine, e.rounds)
+    if not e.own_algorithm:
+        return ""
+    recipe = dataclasses.replace(job.recipe, seed=0, engine=engine)
+    mine = packed(e.algorithm, e.aggregator)
+    return fault(job.fork_server(), recipe, e.chosen_name("algorithm"), job.algorithm_source, mine, e.rounds)
 
 
 @lru_cache
-def rehearse(server: ForkServer | None, recipe: Recipe, name: str, source: str, mine: bytes, rounds: int) -> None:
+def fault(server: ForkServer | None, recipe: Recipe, name: str, source: str, mine: bytes, rounds: int) -> str:
     """Rehearse an algorithm, once for all runs of a sweep that differ in nothing that matters to it.
 
     `source` is the fingerprint of its content, and `mine` the algorithm with its settings, and the aggregator.
     """
-    called_by_name(server, "fedray.training.rehearsal:rehearse", recipe, name, mine, rounds)()
+    try:
+        called_by_name(server, "fedray.training.rehearsal:rehearse", recipe, name, mine, rounds)()
+    except BadInputError as error:
+        return str(error)
+    return ""
 
 
 def check_batches(algorithm: Algorithm, sizes: list[int], normalises: bool) -> None:

@@ -5,14 +5,15 @@ import dataclasses
 from fedray.cluster.needs import Needs, object_store_bytes
 from fedray.core.algorithm import Algorithm
 from fedray.models.model import Model
+from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
 from fedray.training.chunks import VECTORS, bytes_of_client, most_at_once
 from fedray.training.spec import EVALUATION_BATCH, EVALUATION_BATCH_ON_GPU
 
 
-def needs_of(job: Job) -> Needs:
-    """The bytes that this run takes, by kind."""
-    d, e = job.dataset, job.experiment
+def needs_of(job: Job, played: Played | None = None) -> Needs:
+    """The bytes that this run takes, by kind, where `played` trains it; without it what trains it on a CPU."""
+    d, e, played = job.dataset, job.experiment, played or decide(job, "cpu")
     model = sum(vector.nbytes for vector in job.vectors)
     train = d.train_images.nbytes + d.train_labels.nbytes
     held = sum(len(shard) for shard in job.shards)  # more than there are, where a partition draws with replacement
@@ -35,11 +36,11 @@ def needs_of(job: Job) -> Needs:
         evaluated=evaluated,
         activations_on_gpu=blueprint.activation_bytes(batch, EVALUATION_BATCH_ON_GPU),
     )
-    if e.engine != "fused":
+    if played.engine != "fused":
         return needs
     params, images = job.vectors[0].nbytes, (blueprint.kept_bytes, blueprint.widest_bytes)
     of_client = bytes_of_client(params, e.algorithm.batch_size or largest, *images)
-    block = -(-(e.cohort + e.faults.over_selection) // (e.blocks or 1))
+    block = -(-(e.cohort + e.faults.over_selection) // played.blocks)
     on_cpu, on_gpu = (
         min(block, most_at_once(e.chunk_size, size, gpu)) for size, gpu in ((params, False), (of_client, True))
     )

@@ -9,32 +9,42 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fedray.cluster.plan import Plan, plan
+from fedray.cluster.plan import MOST_AUTOMATIC, Plan, plan, reserves_gpus
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
+from fedray.data.dataset import Dataset
 from fedray.results.recorder import Recorder
 from fedray.run.needs import needs_of
+from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.watch import Watch
 from fedray.server.population import Population
+from fedray.training.device import has_own_memory
+from fedray.training.spec import Recipe
 
 if TYPE_CHECKING:
+    from fedray.cluster.population import RayPopulation
     from fedray.cluster.start import Session
 
 log = logging.getLogger(__name__)
 
 
-def warn_of_arithmetic(job: Job, device: str, watch: Watch) -> None:
+def warn_of_arithmetic(job: Job, played: Played, watch: Watch) -> None:
     """Notices where the device lacks what the settings ask for, or has what they leave unused."""
-    e, found = job.experiment, job.blueprint
+    e, found, device = job.experiment, job.blueprint, played.device
     if e.model.precision == "bfloat16" and device == "cpu" and not found.torch.bfloat16:
         watch.notice("this processor has no bfloat16, so that model.precision only makes the run slower")
     if e.model.precision in ("tf32", "float32_3xtf32") and device == "cpu":
         watch.notice(f"only GPUs have TensorFloat-32, so that model.precision = {e.model.precision} is float32 here")
-    if e.engine == "plain" and device == "cuda" and not (e.unfit_to_fuse or found.unfit_to_fuse):
+    if played.engine == "plain" and has_own_memory(device) and not (e.unfit_to_fuse or found.unfit_to_fuse):
         watch.notice("engine = fused would train a block's clients as one program, which is what keeps a GPU busy")
+    if played.engine != e.engine:
+        watch.notice(
+            f"engine = auto is fused on a GPU for more than {MOST_AUTOMATIC} clients, and has blocks = {played.blocks} "
+            f"here; the run has the id that it has on a CPU, of engine = {e.engine}"
+        )
 
 
 def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
@@ -76,8 +86,8 @@ def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
 @contextmanager
 def population(
     job: Job, session: "Session | None", notice: Callable[[str], None], again: bool = False
-) -> Iterator[tuple[Population, str, str]]:
-    """The run's population for the length of a `with`, a sentence on where it is, and its device.
+) -> Iterator[tuple[Population, str, Played]]:
+    """The run's population for the length of a `with`, a sentence on where it is, and what trains the run there.
 
     `again` says that nodes were lost. The population then takes the reservations that still fit.
     """
@@ -88,26 +98,58 @@ def population(
 
         device = choose_device(e.cluster.gpus != 0 and e.cluster.gpus_per_client != 0)
         settle_on(device)
-        here = InProcessPopulation(job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests, device)
-        yield here, "this process, no Ray" + (", on a GPU" if device == "cuda" else ""), device
+        played = decide(job, device)
+        here = InProcessPopulation(*parts_of(job, played), device)
+        yield here, "this process, no Ray" + (", on a GPU" if device == "cuda" else ""), played
         return
-    from fedray.cluster.population import RayPopulation
-    from fedray.cluster.tickets import Patience
-
+    cluster = e.cluster
     try:
-        planned = plan(e.cluster, e.clients, session.capacity, needs_of(job))
+        played, planned = reserved(job, session, cluster)
     except BadInputError:
         if not again:
             raise
-        planned = plan(anyhow(e.cluster), e.clients, session.capacity, needs_of(job))
-    patience = Patience(e.cluster.deadline_factor, e.cluster.deadline_seconds)
-    parts = (job.dataset, job.shards, job.recipe, e.blocks or 1, job.own_tests)
-    with timed(f"starting {planned.actors} actors"):
-        clients = RayPopulation(session.pool, planned, *parts, patience, notice)
+        cluster = anyhow(cluster)
+        played, planned = reserved(job, session, cluster)
+    clients = start(job, session, played, planned, notice)
+    expected, played = played, decide(job, clients.device)
+    if (played.engine, played.blocks) != (expected.engine, expected.blocks):  # torch finds no GPU where Ray has one
+        clients.close()
+        played, planned = reserved(job, session, cluster, played.device)
+        clients = start(job, session, played, planned, notice)
     try:
-        yield clients, describe(planned, e.clients, session, clients.device), clients.device
+        yield clients, describe(planned, e.clients, session, clients.device), played
     finally:
         clients.close()
+
+
+def reserved(job: Job, session: "Session", cluster: Cluster, device: str = "") -> tuple[Played, Plan]:
+    """What trains the run, and its reservations; BadInputError where these cannot fit.
+
+    Before the actors are up their `device` is not known. It is taken to be a GPU where they reserve a share of one,
+    unless actors that are up have such shares and find none.
+    """
+    gpus = reserves_gpus(cluster, session.capacity) and not session.pool.finds_no_gpu
+    played = decide(job, device or ("cuda" if gpus else "cpu"))
+    return played, plan(cluster, job.experiment.clients, session.capacity, needs_of(job, played))
+
+
+def start(
+    job: Job, session: "Session", played: Played, planned: Plan, notice: Callable[[str], None]
+) -> "RayPopulation":
+    """The population as actors of a Ray."""
+    from fedray.cluster.population import RayPopulation
+    from fedray.cluster.tickets import Patience
+
+    cluster = job.experiment.cluster
+    patience = Patience(cluster.deadline_factor, cluster.deadline_seconds)
+    with timed(f"starting {planned.actors} actors"):
+        return RayPopulation(session.pool, planned, *parts_of(job, played), patience, notice)
+
+
+def parts_of(job: Job, played: Played) -> tuple[Dataset, list[np.ndarray], Recipe, int, list[np.ndarray] | None]:
+    """What any population is made of: the data, the shards, the recipe, the number of blocks, clients' own tests."""
+    recipe = dataclasses.replace(job.recipe, engine=played.engine)
+    return job.dataset, job.shards, recipe, played.blocks, job.own_tests
 
 
 def anyhow(cluster: Cluster) -> Cluster:

@@ -42,6 +42,8 @@ class Job:
             raise BadInputError("the results have no name; set output.name")
         if writes:
             check_extras(experiment.output)
+        self.asked = experiment
+        """The experiment as it was given. Its `engine` and `blocks` may be on auto; run/played.py needs to know."""
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.model_source = experiment.model.fingerprint()

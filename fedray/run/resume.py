@@ -14,14 +14,18 @@ from fedray.core.newer import with_neutral
 from fedray.core.settings import flatten
 from fedray.core.updates import Vectors
 from fedray.run import checkpoint
+from fedray.run.played import Played, describe_change, read_played, refuse_another
 from fedray.run.prepared import Job
 from fedray.run.run_columns import versions
 from fedray.server.population import Population
 
 
-def save(job: Job, state: Vectors, t: int, clients: Population, device: str) -> None:
-    """A checkpoint of everything that round t + 1 starts from; the one before it is kept."""
-    meta = {"run": job.run, "round": t, "device": device, **identity(job), **versions(job)}
+def save(job: Job, state: Vectors, t: int, clients: Population, played: Mapping[str, Any]) -> None:
+    """A checkpoint of everything that round t + 1 starts from; the one before it is kept.
+
+    `played` says what has trained the run, as `runs` does.
+    """
+    meta = {"run": job.run, "round": t, **played, **identity(job), **versions(job)}
     trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
     with writing(job.folder):
         checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
@@ -40,14 +44,12 @@ class Past:
     memories: Iterator[tuple[int, Vectors]]
     notice: str
     damaged: Path | None = None
-    device: str = ""
-    """That on which the last rounds were trained; empty where that is not known."""
+    played: tuple[Played, ...] = ()
+    """What trained its rounds, one after another."""
 
-    def on_another(self, device: str) -> str:
-        """The end of the notice where the run goes on on another device; empty where it does not."""
-        if self.device in ("", device):
-            return ""
-        return f"; it was trained on {self.device} and now is on {device}, so the bits differ from an undisturbed run"
+    def notice_by(self, now: Played) -> str:
+        """The notice where `now` goes on with the run."""
+        return self.notice + (describe_change(self.played[-1], now) if self.played else "")
 
     def drop_damaged(self) -> None:
         """Remove the newer checkpoint, so that the next one to be saved takes its place and not this one's."""
@@ -94,7 +96,9 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     notice = f"continuing run {job.run} after round {t}"
     if changed:
         notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
-    return Past(t, state, memories, notice, device=str(meta.get("device") or ""))
+    played = read_played(job, meta, mine["settings"])
+    refuse_another(job, played)
+    return Past(t, state, memories, notice, played=tuple(played))
 
 
 def identity(job: Job) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
 from fedray.run.fresh import begun, move_aside, next_folder
 from fedray.run.opening import open_past, population, shared_session, timed, warn_of_arithmetic, warn_of_gpus
+from fedray.run.played import check_ended
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
 from fedray.run.stopping import judged_by
@@ -54,6 +55,7 @@ def run(
     if fresh:
         next_folder(job.folder)
     elif has_ended(job):
+        check_ended(job)
         return repeat(job, watch)
     results.check_version(output.root, output.name)
     job.fork_server()  # it imports torch while the data are read and Ray starts
@@ -85,21 +87,25 @@ def play(
     until: int | None,
 ) -> str:
     """Play the run and return its status. Where a node takes clients' memories with it, go back to the checkpoint."""
-    carried, before = [Event("resumed", past.notice)] if past else [], None if fresh else job.status
+    carried: list[Event] = []
+    before = None if fresh else job.status
     for attempt in range(MOST_ATTEMPTS):
-        with population(job, session, watch.notice, again=attempt > 0) as (clients, where, device):
+        with population(job, session, watch.notice, again=attempt > 0) as (clients, where, played):
             if attempt == 0:
                 if fresh and (old := move_aside(job.folder, job.run)):
                     watch.notice(f"what there was of run {job.run} is in {old}/ now")
                 watch.begin(job, where)
-                warn_of_arithmetic(job, device, watch)
-                warn_of_gpus(job, clients, device, watch)
+                warn_of_arithmetic(job, played, watch)
+                warn_of_gpus(job, clients, played.device, watch)
             if past:
-                watch.notice(past.notice + past.on_another(device))
+                said = past.notice_by(played)
+                watch.notice(said)
+                if attempt == 0:
+                    carried.append(Event("resumed", said))
             elif before:
                 watch.notice(f"run {job.run} was {before} before its first checkpoint, and starts over")
             try:
-                return Attempt(job, clients, device, recorder, watch, interrupt, carried).play(past, until)
+                return Attempt(job, clients, played, recorder, watch, interrupt, carried).play(past, until)
             except LostStateError as error:
                 if attempt == MOST_ATTEMPTS - 1:
                     recorder.finish("failed", error=str(error))

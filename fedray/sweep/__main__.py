@@ -5,6 +5,7 @@ bits as alone. A sweep keeps all its state in the tables of its runs, so it can 
 again.
 """
 
+import dataclasses
 import shlex
 import sys
 import warnings
@@ -23,6 +24,7 @@ from fedray.core.settings import flatten
 from fedray.experiment.composition import compose, override
 from fedray.experiment.experiment import Experiment
 from fedray.run.checks import check_split
+from fedray.run.played import check_ended
 from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
 from fedray.sweep.grid import Point, points, varying
@@ -112,7 +114,7 @@ def play_and_sum_up(
     if left:
         preload(left)  # imports torch while the data are read and Ray starts
         for job in left:
-            check_split(Job(job.experiment))
+            check_split(Job(job.asked))
         with hold(folder / ".sweep.lock", BUSY.format(folder=folder)):
             try:
                 play_sweep(sweep, most, watch, interrupt)
@@ -152,6 +154,8 @@ def experiments(line: CommandLine) -> list[tuple[Point, Experiment]]:
 def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], rungs: Sequence[int]) -> Sweep:
     """The sweep of these experiments, each run once: points with the same resolved settings are one run.
 
+    Where one of them leaves the engine or the blocks on auto and another does not, the other has its way: auto takes
+    what there is.
     Runs with unreadable records are left out, with a sentence in `damaged`; BadInputError if no other run is left.
     """
     jobs: dict[str, Job] = {}
@@ -162,7 +166,9 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
         try:
             if not line.flags["fresh"]:
                 job.read_status()
-            jobs.setdefault(job.run, job)
+            first = jobs.setdefault(job.run, job)
+            if (both := asking_for_both(first.asked, experiment)) != first.asked:
+                jobs[job.run] = Job(both)
         except DamagedError as error:
             damaged[job.run] = f"{error}; remove it to have this run recorded again, or start all over with --fresh"
         labels.setdefault(job.run, " ".join(f"{name}={as_word(value)}" for name, value in point.items()) or job.run)
@@ -170,9 +176,18 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
     file = line.file or Path()
     if not jobs:
         raise BadInputError(next(iter(damaged.values())))
+    if not line.flags["fresh"]:
+        for job in jobs.values():
+            if job.ended:
+                check_ended(job)
     runs, sentences = tuple(jobs.values()), tuple(damaged.values())
     flags = line.flags["retry-failed"], line.flags["fresh"]
     return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences)
+
+
+def asking_for_both(one: Experiment, other: Experiment) -> Experiment:
+    """The first of two experiments with the same id, with the engine and the blocks that either asks for."""
+    return dataclasses.replace(one, engine=one.engine or other.engine, blocks=one.blocks or other.blocks)
 
 
 def copy_tree(tree: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedray import results
 from fedray.cluster.gpus import runs_on_share
-from fedray.cluster.plan import Plan, plan, runs_at_once
+from fedray.cluster.plan import Plan, runs_at_once
 from fedray.core.errors import BadInputError, BusyError, RunError, StorageError
 from fedray.core.interrupt import Interrupt
 from fedray.models.blueprint import Blueprint
@@ -18,7 +18,7 @@ from fedray.results.recorder import keep_file, lock_of, mark
 from fedray.run.checks import check_shards
 from fedray.run.fresh import begun, move_aside, next_folder
 from fedray.run.needs import needs_of
-from fedray.run.opening import open_past, shared_session
+from fedray.run.opening import open_past, reserved, shared_session
 from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.simulation import run
@@ -139,7 +139,7 @@ def play(job: Job, watch: SweepView, session: "Session | None", until: int | Non
     if interrupt.asked:
         return
     try:
-        run(job.experiment, watch, session, until, interrupt=interrupt)
+        run(job.asked, watch, session, until, interrupt=interrupt)
     except BusyError as error:
         watch.fail(job, str(error), "left to another process")
     except StorageError:
@@ -154,7 +154,7 @@ def play(job: Job, watch: SweepView, session: "Session | None", until: int | Non
 
 def record_failure(job: Job, why: str) -> None:
     """Mark the run as failed in its tables."""
-    e, ready = job.experiment, Job(job.experiment)
+    e, ready = job.experiment, Job(job.asked)
     try:
         known = {**grouping_columns(ready), **run_row(ready)}
     except Exception:  # perhaps its data or its model failed
@@ -192,7 +192,7 @@ def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, 
     blueprints: dict[Any, Blueprint] = {}
     found = {}
     for job in jobs:
-        own = Job(job.experiment)  # a second one, so that the model and the shards are freed after the check
+        own = Job(job.asked)  # a second one, so that the model and the shards are freed after the check
         key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
         if key in blueprints:
             own.blueprint = blueprints[key]
@@ -218,8 +218,8 @@ def check(job: Job, session: "Session | None", most: int | None, fresh: bool) ->
         return None, 1
     if experiment.cluster.address != "local":
         return None, most or 2
-    needs = needs_of(job)
-    planned = plan(experiment.cluster, experiment.clients, session.capacity, needs)
+    played, planned = reserved(job, session, experiment.cluster)
+    needs = needs_of(job, played)
     held = runs_on_share(planned.gpu_bytes, needs, planned.packed)
     if most and most > held:
         raise BadInputError(

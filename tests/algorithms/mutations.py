@@ -336,7 +336,7 @@ EVALUATION = [
      'judged = "client_accuracy"',
      "the clients' accuracy goes first"),
     (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
-    (OPENING, "e.blocks or 1, job.own_tests, device)", "e.blocks or 1, job.own_tests and job.own_tests[::-1], device)",
+    (OPENING, "recipe, played.blocks, job.own_tests", "recipe, played.blocks, job.own_tests and job.own_tests[::-1]",
      "another client's test images"),
     (ROWS, "done.t, done.lr)\n", "done.t, e.algorithm.lr)\n", "the lr of round 1 in the evaluation"),
     (ATTEMPT, "            clients.remember(client, memory)\n", "", "memories are lost in a resume"),

@@ -54,9 +54,10 @@ def test_it_is_said_where_a_run_goes_on_on_another_device(tmp_path, monkeypatch)
     stopped_after(tmp_path, 3)
     job, watch = Job(small(tmp_path)), Noting()
     past = resume.read_past(job)
-    assert past.device == "cpu" and past.on_another("cpu") == ""
+    assert [each.device for each in past.played] == ["cpu"] and past.notice_by(past.played[0]) == past.notice
     read = resume.read_checkpoint
-    monkeypatch.setattr(resume, "read_checkpoint", lambda *given: dataclasses.replace(read(*given), device="cuda"))
+    there = (dataclasses.replace(past.played[0], device="cuda"),)
+    monkeypatch.setattr(resume, "read_checkpoint", lambda *given: dataclasses.replace(read(*given), played=there))
     run(job.experiment, watch)
     assert watch.notices == [
         f"continuing run {job.run} after round 3; it was trained on cuda and now is on cpu, so the bits differ from an "

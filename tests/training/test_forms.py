@@ -332,7 +332,7 @@ def test_tf32_is_on_for_the_three_products_alone(monkeypatch):
 
     monkeypatch.setattr(Convolution, "of", noting(real_of))
     monkeypatch.setattr(Convolution, "slopes", noting(real_slopes))
-    for channels, wanted in ((3, [("contiguous", "ieee")] * 2), (32, [("split", "tf32")] * 3)):
+    for channels, wanted in ((3, [("contiguous", "ieee")] * 3), (32, [("split", "tf32")] * 3)):
         seen.clear()
         x = images(CHANNELS_LAST, channels=channels, dtype=torch.float32).requires_grad_()
         weight = numbers(3, 5, channels, 3, 3).float().requires_grad_()

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from on_gpu.bench import Bench, Figures, float32_as, in_one_line
 
-from fedray.training.fused.convolutions import FORMS_VERSION, Convolution, Many, Split, forms_of
+from fedray.training.fused.convolutions import Convolution, Many, Split, forms_of
 from fedray.training.fused.layout import CHANNELS_LAST, CONTIGUOUS, new
+from fedray.training.fused.version import FORMS_VERSION
 
 PATIENCE = 55.0  # seconds, after which no other layer is begun
 REPEATS = 5

@@ -22,10 +22,6 @@ Form = Literal["products", "contiguous", "grouped", "split"]
 """products: one batched product of the windows that the kernels see. The others are one convolution with a group for
 each client: in the contiguous memory format, in the network's, or in that and as three TF32 products."""
 
-FORMS_VERSION = 2
-"""Changes whenever another form is computed in the place of one, since results then differ by rounding. 1: all
-convolutions as products."""
-
 Forms = tuple[Form, Form, Form]
 """Those of the output, and of the gradients of the images and of the kernels."""
 EVERY = float("inf")
