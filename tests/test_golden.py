@@ -172,7 +172,9 @@ def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "single" else ()) for name in TABLES]
+)
 def test_the_report_shows_the_results_of_0_3_0(place, monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", ["fedray.report", str(place / "results" / name)])
     monkeypatch.delitem(sys.modules, "fedray.report.__main__", raising=False)  # runpy warns where it is imported

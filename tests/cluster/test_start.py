@@ -274,15 +274,3 @@ def test_auto_is_what_ray_start_was_last_used_for_and_shows_its_token(guarded, t
 def test_a_second_connection_in_one_process_is_refused(session):
     with pytest.raises(BadInputError, match="connected to Ray already"), connected(Cluster()):
         raise AssertionError("connected twice")
-
-
-def test_a_local_ray_leaves_no_session_folder_behind(tmp_path):
-    code = (
-        "from fedray.cluster.start import connected\n"
-        "from fedray.cluster.plan import Cluster\n"
-        "import ray\n"
-        "with connected(Cluster(cpus=1)):\n"
-        "    print(ray._private.worker._global_node.get_session_dir_path())\n"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
-    assert not Path(done.stdout.strip()).exists()

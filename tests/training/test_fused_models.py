@@ -77,6 +77,13 @@ def without_batch_norm(name):
 
 @pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
 def test_every_model_trains_as_in_the_plain_engine(name):
+    """Deep ones for a round; a second one is a slow test."""
+    assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_deep_models_do_for_two_rounds(name):
     assert_agree(name, **without_batch_norm(name))
 
 
@@ -108,11 +115,11 @@ def test_the_devices_way_is_the_hosts(name, precision):
 VARIANTS = {
     "bfloat16": ("cnn", {"precision": "bfloat16", "tolerance": 0.25}),
     "channels_last": ("lenet5", {"channels_last": True}),
-    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "norm": "group"}),
+    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "norm": "group", "rounds": 1}),
     "resized": ("lenet5", {"resize": 40}),
     "a projection head": ("lenet5", {"projection": 16}),
     "a projection head of an mlp": ("mlp", {"projection": 16}),
-    "a stem for small images": ("resnet18", {"stem": "cifar", "norm": "group"}),
+    "a stem for small images": ("resnet18", {"stem": "cifar", "norm": "group", "rounds": 1}),
     "one group of channels": ("resnet20", {"norm": "group", "groups": 1}),
     "cutout": ("lenet5", {"augment": "crop-flip-cutout"}),
     "one client at a time": ("lenet5", {"chunk_size": 1}),
@@ -138,7 +145,7 @@ def test_bfloat16_is_what_is_computed_in():
 @pytest.mark.parametrize("name", ["lenet5", "cnn", "googlenet", "resnet18"])
 def test_convolutions_as_products_train_as_in_the_plain_engine(monkeypatch, name):
     monkeypatch.setitem(stacked.FORMS, "cpu", AsProducts)
-    assert_agree(name, **without_batch_norm(name))
+    assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
 
 
 @pytest.mark.parametrize("kind", ALGORITHMS.values(), ids=lambda kind: kind.__name__)
