@@ -31,13 +31,12 @@ NO_RAY = ("tests/cluster/test_plan.py", "tests/cluster/test_gpus.py")
 
 SHARING = tuple(
     f"tests/cluster/test_{name}.py"
-    for name in ("algorithms", "evaluate_clients", "handles", "population", "sharing", "skewed_clients")
+    for name in ("algorithms", "evaluate_clients", "handles", "lost_actors", "population", "sharing", "skewed_clients")
 )
 """Files that have one Ray together: they end single actors at most, and the next population has others started."""
 
 LONG = (
     "tests/cluster/test_start.py",
-    "tests/cluster/test_lost_actors.py",
     "tests/cluster/test_nodes.py",
     "tests/run/test_interrupt.py",
     "tests/cli/test_main.py",
