@@ -281,7 +281,7 @@ def test_wrong_columns_are_refused_before_anything_is_written(tmp_path: Path, wr
 
 
 def test_a_hundred_thousand_clients_start_in_a_moment(tmp_path: Path) -> None:
-    """0.2 s on two cores, 2 s as rows; and no round writes the population again."""
+    """0.2 s on two cores, 2 s as rows, of the processor's time; and no round writes the population again."""
     clients, labels = (index.ravel() for index in np.indices((100_000, 10)))
     population = {
         "client": np.arange(100_000),
@@ -297,9 +297,9 @@ def test_a_hundred_thousand_clients_start_in_a_moment(tmp_path: Path) -> None:
         "count": (clients + labels) % 7,
     }
     made = Recorder(tmp_path, "name", "run", grouping(), RUN_ROW)
-    start = time.perf_counter()
+    start = time.process_time()
     made.start(population, partition)
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5
     record(made, range(1, 3))
     assert journal_of(tmp_path).stat().st_size < 10_000
     tables = load("name", tmp_path)

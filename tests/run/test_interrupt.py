@@ -180,7 +180,7 @@ def test_nothing_is_left_of_ray_after_kill_9_and_the_run_goes_on_elsewhere(tmp_p
 
     Continued in this process it has the model and the rounds of a run that nothing disturbed.
     """
-    settings = [*map(str, SMALL), "--rounds", "20", "--output.root", str(tmp_path)]
+    settings = [*SMALL, "--algorithm.batch_size", "16", "--rounds", "40", "--output.root", str(tmp_path)]
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name: Ray makes sockets in it
         environment = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
         with start(*settings, env=environment) as process:
@@ -198,7 +198,7 @@ def test_nothing_is_left_of_ray_after_kill_9_and_the_run_goes_on_elsewhere(tmp_p
             time.sleep(0.1)
         assert not left
     assert not [p.pid for p in psutil.process_iter() if any(session.name in word for word in command_of(p))]
-    assert 3 <= results.load("unnamed", tmp_path).rounds["round"].max() < 20
+    assert 3 <= results.load("unnamed", tmp_path).rounds["round"].max() < 40
     here = [*settings, "--cluster.backend", "in-process"]
     assert main(here) == 0
     assert main([*here, "--output.name", "undisturbed"]) == 0
