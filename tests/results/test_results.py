@@ -436,16 +436,17 @@ def test_one_run_loads_alone_with_its_partition(tmp_path: Path) -> None:
 # Journal and resume
 
 
-def test_every_cut_of_the_last_line_loads(tmp_path: Path) -> None:
+def test_the_last_line_cut_anywhere_loads(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 5))
     whole = journal_of(tmp_path).read_bytes()
     ends = [match.end() for match in re.finditer(b"\n", whole)]  # of the header, then of rounds 1, 2, 3, 4
-    for cut in range(ends[3], len(whole) + 1):
+    near_the_ends = {*range(ends[3], ends[3] + 50), *range(ends[4] - 50, ends[4] + 1)}
+    for cut in sorted({*range(ends[3], ends[4], 7), *near_the_ends}):
         journal_of(tmp_path).write_bytes(whole[:cut])
         lines = read_journal(journal_of(tmp_path)).lines
         complete = sum(cut >= end - 1 for end in ends[1:])  # the line break itself may be missing
         assert list(lines) == list(range(1, complete + 1))
-        if cut % 97 == 0 or cut in (*ends, *(end - 1 for end in ends)):
+        if cut % 97 < 7 or cut in (*ends, *(end - 1 for end in ends)):
             assert_holds_rounds(tmp_path, complete)
 
 
