@@ -75,7 +75,13 @@ def without_batch_norm(name):
     return {"norm": "group"} if KNOWN[name].norms else {}
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
+OF_KNOWN_BLOCKS = {"resnet50", "inception_v3"}  # their layers are those of resnet18, densenet121 and googlenet
+SMALLER = [
+    pytest.param(name, marks=pytest.mark.slow if name in OF_KNOWN_BLOCKS else ()) for name in KNOWN if name not in LARGE
+]
+
+
+@pytest.mark.parametrize("name", SMALLER)
 def test_every_model_trains_as_in_the_plain_engine(name):
     """Deep ones for a round; a second one is a slow test."""
     assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
