@@ -57,6 +57,14 @@ def no_cache_of_the_user():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_idle_workers():
+    """A Ray starts no worker for each core before one is asked for: actors are forks, and so those stay idle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_ray_in_the_other_lane(request, monkeypatch):
     """Ray has no place for its files, here and in programs, where a test is not known to start it."""
