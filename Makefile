@@ -31,8 +31,8 @@ run: $(INSTALLED)  ## train the quick start: 10 clients, 10 Ray actors
 	@echo "  python -c 'import pandas; print(pandas.read_parquet(\"results/quickstart/rounds\"))'"
 	@echo "  make data     (the real CIFAR-10)"
 
-# Two lanes, tests with Ray and tests without; tests/helpers/lanes.py says which is which.
-PYTEST := $(VENV)/bin/python -m pytest -n 2 --durations-file build/durations.txt
+# Lanes for tests with Ray, which mostly wait, and for the rest; tests/helpers/lanes.py says which is which.
+PYTEST := $(VENV)/bin/python -m pytest -n 3 --durations-file build/durations.txt
 
 test: $(INSTALLED)  ## run the tests
 	@$(PYTEST)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lanes import Lanes, SharedRay, place, shares_ray, starts_ray, write_durations
 from small_data import make_dataset
+from warm import Warm
 
 from fedray.cluster.settings import Cluster
 from fedray.data.dataset import Dataset
@@ -56,11 +57,26 @@ def no_cache_of_the_user():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_idle_workers():
+    """A Ray starts no worker for each core before one is asked for: actors are forks, and so those stay idle."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_prestart_worker_first_driver", "0")
+        yield
+
+
 @pytest.fixture(autouse=True)
 def no_ray_in_the_other_lane(request, monkeypatch):
     """Ray has no place for its files, here and in programs, where a test is not known to start it."""
     if not starts_ray(request.node.nodeid):
         monkeypatch.setenv("RAY_TMPDIR", "/dev/null/tests that start Ray are listed in tests/helpers/lanes.py")
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """A process with everything imported, of which fedray's programs are forks."""
+    with Warm() as warm:
+        yield warm
 
 
 @pytest.fixture(scope="session")

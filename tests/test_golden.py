@@ -12,6 +12,7 @@ import os
 import runpy
 import shutil
 import sys
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -25,7 +26,7 @@ from fedray.core.newer import with_neutral
 from fedray.core.settings import flatten
 from fedray.experiment import Experiment, read_experiment
 from fedray.experiment.composition import all_settings
-from fedray.results import FINAL_STATUSES, load
+from fedray.results import FINAL_STATUSES, Results, load
 from fedray.run import run
 from fedray.run.prepared import Job
 
@@ -54,6 +55,12 @@ def place(tmp_path):
     for path in GOLDEN.glob("*.toml"):
         shutil.copy(path, tmp_path)
     return tmp_path
+
+
+@cache
+def loaded(name: str) -> Results:
+    """What load reads of the results that 0.3.0 wrote."""
+    return load(name, WRITTEN)
 
 
 def id_of(experiment: Experiment) -> str:
@@ -103,7 +110,7 @@ def test_the_id_of_an_own_class_is_not_that_of_0_3_0(tmp_path):
 @pytest.mark.parametrize(("name", "table"), EACH_TABLE, ids=map("-".join, EACH_TABLE))
 def test_load_reads_what_0_3_0_read(name, table):
     """Of each column the nulls, the different values and, of numbers, the sum; the killed runs' rounds are in journals."""
-    golden, found = TABLES[name][table], getattr(load(name, WRITTEN), table)
+    golden, found = TABLES[name][table], getattr(loaded(name), table)
     assert len(found) == golden["rows"]
     assert {column: summary(found[column]) for column in golden["columns"]} == golden["columns"]
     assert list(found)[:5] == list(golden["columns"])[:5]
@@ -112,11 +119,11 @@ def test_load_reads_what_0_3_0_read(name, table):
 @pytest.mark.parametrize(("name", "table"), EACH_TABLE, ids=map("-".join, EACH_TABLE))
 def test_plain_pandas_duckdb_and_polars_read_the_tables_of_0_3_0(name, table):
     duckdb, polars = pytest.importorskip("duckdb"), pytest.importorskip("polars")
-    loaded = load(name, WRITTEN)
-    ended = loaded.runs.loc[loaded.runs["status"].isin(FINAL_STATUSES), "run"]
+    whole = loaded(name)
+    ended = whole.runs.loc[whole.runs["status"].isin(FINAL_STATUSES), "run"]
     plain = pd.read_parquet(WRITTEN / name / table)
     mine, theirs = (
-        each if table == "partitions" else each[each["run"].isin(ended)] for each in (getattr(loaded, table), plain)
+        each if table == "partitions" else each[each["run"].isin(ended)] for each in (getattr(whole, table), plain)
     )
     assert_frame_equal(mine[list(plain)].reset_index(drop=True), theirs.reset_index(drop=True), check_dtype=False)
     with_duckdb = duckdb.sql(f"select * from '{WRITTEN / name / table}/*.parquet'")
@@ -172,7 +179,9 @@ def contents(folder: Path) -> dict[Path, tuple[bytes, int]]:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("name", TABLES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "single" else ()) for name in TABLES]
+)
 def test_the_report_shows_the_results_of_0_3_0(place, monkeypatch, capsys, name):
     monkeypatch.setattr(sys, "argv", ["fedray.report", str(place / "results" / name)])
     monkeypatch.delitem(sys.modules, "fedray.report.__main__", raising=False)  # runpy warns where it is imported

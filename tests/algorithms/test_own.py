@@ -236,16 +236,31 @@ if __name__ == "__main__":
 )
 
 
+AS_PROGRAMS = """
+import os, runpy, sys
+import fedray.training.trainer  # torch, once for all
+for program in sys.argv[2:]:
+    if not os.fork():
+        sys.argv[:] = program, sys.argv[1]
+        runpy.run_path(program, run_name="__main__")
+        sys.stdout.flush()
+        os._exit(0)
+    assert not os.wait()[1]
+"""
+
+
 def test_a_class_of_a_script_is_known_by_its_source_text(tmp_path, module):
     """Twice the same run, which is played once; another one once the class's text differs, and not where the rest does."""
-    program, said = tmp_path / "script.py", []
     written(tmp_path, "fedavg")
-    for text in (PROGRAM, PROGRAM + "\n# the end", PROGRAM.replace("shorter by a factor", "a little shorter")):
+    texts = [PROGRAM, PROGRAM + "\n# the end", PROGRAM.replace("shorter by a factor", "a little shorter")]
+    programs = [tmp_path / str(number) / "script.py" for number in range(3)]
+    for program, text in zip(programs, texts, strict=True):
+        program.parent.mkdir()
         program.write_text(text)
-        done = subprocess.run(
-            [sys.executable, program, tmp_path / "small.toml"], capture_output=True, text=True, cwd=tmp_path, check=True
-        )
-        said.append(done.stdout.split()[-3:])
+    command = [sys.executable, "-c", AS_PROGRAMS, tmp_path / "small.toml", *programs]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    said = [line.split() for line in done.stdout.splitlines() if "__main__" in line]
+    assert len(said) == 3
     assert said[0] == said[1]
     assert said[0][0].startswith("__main__.Shorter-seed0-")
     assert said[0][1] == "__main__:Shorter"

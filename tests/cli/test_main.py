@@ -74,26 +74,6 @@ def test_quickstart_learns_and_prints_only_what_it_should(tmp_path, short):
     assert population["actor"].nunique() == population["pid"].nunique() == 10
 
 
-def test_a_killed_driver_takes_its_processes_with_it_and_the_run_goes_on_elsewhere(tmp_path):
-    """Killed on Ray, continued in this process: the model and the rounds of a run that nothing disturbed."""
-    settings = [*SMALL, "--rounds", "30", "--algorithm.batch_size", "8", "--output.root", tmp_path]
-    with start(*settings) as process:
-        wait_for(process, "round  7")
-        family = psutil.Process(process.pid).children(recursive=True)
-        assert len(family) >= 8
-        os.kill(process.pid, signal.SIGKILL)
-    _, alive = psutil.wait_procs(family, timeout=30)
-    assert not alive
-    assert load("unnamed", tmp_path).rounds["round"].max() >= 7
-    here = [*map(str, settings), "--cluster.backend", "in-process"]
-    assert main(here) == 0
-    assert main([*here, "--output.name", "undisturbed"]) == 0
-    one, other = (load(name, tmp_path) for name in ("unnamed", "undisturbed"))
-    assert one.runs["model_fingerprint"][0] == other.runs["model_fingerprint"][0]
-    same = ["round", "test_loss", "test_accuracy", "train_loss", "update_norm", "bytes_down", "bytes_up"]
-    pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
-
-
 def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path):
     process = start(*SMALL, "--rounds", "25", "--algorithm.batch_size", "4", "--output.root", tmp_path)
     wait_for(process, "round  3")
@@ -109,40 +89,6 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path
     tables = load("unnamed", tmp_path)
     assert tables.rounds["retries"].sum() >= 1
     assert tables.clients["pid"].nunique() == 3
-
-
-def test_ctrl_c_saves_says_how_to_go_on_and_exits_130(tmp_path):
-    process = start(*SMALL, "--rounds", "3000", "--output.root", tmp_path, start_new_session=True)
-    wait_for(process, "round    5")
-    family = psutil.Process(process.pid).children(recursive=True)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the driver and all of Ray's processes
-    status, out, err = finish(process)
-    assert (status, err) == (130, "")
-    assert "interrupted; run the same command again to continue" in out
-    assert list(tmp_path.glob("unnamed/checkpoints/*"))
-    _, alive = psutil.wait_procs(family, timeout=10)
-    assert not alive
-
-
-def test_an_error_in_client_code_shows_once_with_client_and_round(tmp_path):
-    script = tmp_path / "mine.py"
-    script.write_text(
-        "import sys\n"
-        "from fedray import algorithms, __main__\nfrom fedray.cli import command_line\n"
-        "from fedray.algorithms.fedavg import FedAvg\n"
-        "class Broken(FedAvg):\n"
-        "    name = 'broken'\n"
-        "    def loss(self, output, targets):\n"
-        "        raise ZeroDivisionError('the mistake')\n"
-        "algorithms.ALGORITHMS['broken'] = Broken\n"
-        "sys.exit(command_line.report_errors(lambda: __main__.main(sys.argv[1:])))\n"
-    )
-    command = [sys.executable, str(script), *SMALL, "--algorithm.name", "broken", "--output.root", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
-    assert done.returncode == 1
-    assert re.match(r"fedray: client [01] failed in round 1:\nTraceback", done.stderr)
-    assert done.stderr.count("ZeroDivisionError: the mistake") == done.stderr.count("Traceback") == 1
-    assert "Traceback" not in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -141,7 +141,11 @@ def test_json_ends_with_the_status_of_a_run_that_failed_or_was_interrupted(tmp_p
     assert lines_of(interrupted)[-1]["status"] == "interrupted"
 
 
-@pytest.mark.parametrize("words", [["--json"], []])
+WORDS = [[], pytest.param(["--json"], marks=pytest.mark.slow)]
+"""Lines and JSON lines go through one stdout, which is lost with --json below."""
+
+
+@pytest.mark.parametrize("words", WORDS)
 def test_a_closed_pipe_ends_a_run_as_an_interrupt_does_and_without_a_word(tmp_path, words):
     """`| head -1`, and the run goes on from its checkpoint."""
     settings = tiny(tmp_path, "--rounds=3000")
@@ -157,7 +161,7 @@ def test_a_closed_pipe_ends_a_run_as_an_interrupt_does_and_without_a_word(tmp_pa
         assert list(tmp_path.glob("unnamed/checkpoints/*"))
 
 
-@pytest.mark.parametrize("words", [["--json"], []])
+@pytest.mark.parametrize("words", WORDS)
 def test_a_stdout_that_is_full_is_one_sentence_and_the_end(tmp_path, words):
     command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=3000"), *words]
     with Path("/dev/full").open("w") as full:
@@ -185,7 +189,7 @@ def test_a_stdout_that_is_lost_in_mid_run_ends_it_as_an_interrupt_does(tmp_path)
     assert list(tmp_path.glob("unnamed/checkpoints/*"))
 
 
-@pytest.mark.parametrize("words", [["--json"], []])
+@pytest.mark.parametrize("words", WORDS)
 def test_without_a_stdout_a_run_says_nothing_and_ends_well(tmp_path, words):
     command = [sys.executable, "-m", "fedray", *tiny(tmp_path, "--rounds=2"), *words]
     done = subprocess.run(command, preexec_fn=lambda: os.close(1), stderr=subprocess.PIPE, text=True, timeout=60)

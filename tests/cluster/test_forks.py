@@ -23,6 +23,7 @@ from fedray.models.model import Model
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forking is for Linux")
 
 QUICK = ["--data.dataset", "synthetic", "--data.train_examples", "400", "--data.test_examples", "100", "--rounds", "1"]
+QUICK += ["--clients", "2", "--cohort", "2"]
 
 
 @pytest.fixture

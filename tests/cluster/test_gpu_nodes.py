@@ -23,9 +23,9 @@ def session():
     cluster.shutdown()
 
 
-def test_six_actors_of_0_3_land_three_on_each_of_two_nodes(session, dataset):
+def test_four_actors_of_a_half_land_two_on_each_of_two_nodes(session, dataset):
     with pytest.raises(BadInputError, match="there are 2 GPUs on 2 nodes, so room for 6;"):
         plan(Cluster(gpus_per_client=0.3, clients_per_actor=1), 7, session.capacity, Needs(250_000))
-    with populated(session, dataset, 6, gpus_per_client=0.3) as population:
-        assert at_each(population, reserved) == [(0.3, "0")] * 6
-        assert sorted(np.unique(list(population.rows()["node"]), return_counts=True)[1]) == [3, 3]
+    with populated(session, dataset, 4, gpus_per_client=0.5) as population:
+        assert at_each(population, reserved) == [(0.5, "0")] * 4
+        assert sorted(np.unique(list(population.rows()["node"]), return_counts=True)[1]) == [2, 2]

@@ -28,7 +28,7 @@ LABELS = np.random.default_rng(0).integers(0, 10, 5000)
 def populations(draw):
     n = draw(st.integers(1, 300))
     clients = draw(st.one_of(st.integers(1, n), st.integers(max(1, n - 3), n)))
-    return np.array(draw(st.lists(st.integers(0, 9), min_size=n, max_size=n))), clients
+    return np.random.default_rng(draw(st.integers(0, 2**32))).integers(0, draw(st.integers(1, 10)), n), clients
 
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=str)

@@ -21,8 +21,8 @@ def block(word: str) -> str:
 def test_the_algorithm_in_twenty_lines_runs_on_ray(tmp_path: Path) -> None:
     code = block("class FedCM")
     (tmp_path / "fedcm.py").write_text(code)
-    small = f'"output.root": "{tmp_path}/results", "data.dataset": "synthetic", "data.test_examples": 500, '
-    small += '"cluster.clients_per_actor": 5, "rounds": 3'
+    small = f'"output.root": "{tmp_path}/results", "data.dataset": "synthetic", "data.train_examples": 2000, '
+    small += '"data.test_examples": 500, "cluster.clients_per_actor": 5, "rounds": 3'
     (tmp_path / "mine.py").write_text(block("from fedcm import FedCM").replace('"rounds": 3', small))
     done = subprocess.run(
         [sys.executable, tmp_path / "mine.py"],

@@ -22,14 +22,14 @@ from hypothesis import strategies as st
 from fedray.cli.command_line import report_errors
 
 MANY = [pytest.mark.slow, pytest.mark.timeout(3600)]
-FEW_AND_MANY = pytest.mark.parametrize("times", [pytest.param(1, id="few"), pytest.param(20, id="many", marks=MANY)])
+FEW_AND_MANY = pytest.mark.parametrize("times", [pytest.param(0.5, id="few"), pytest.param(20, id="many", marks=MANY)])
 """A test with a few examples, the same at every run, and a slow one with many times as many."""
 
 
-def fuzz(examples: int) -> Any:
+def fuzz(examples: float) -> Any:
     """Hypothesis with so many examples, that keeps none and waits for slow ones."""
     return settings(
-        max_examples=examples,
+        max_examples=round(examples),
         derandomize=True,
         database=None,
         deadline=None,

@@ -1,6 +1,6 @@
-"""Two lanes of tests: those that start Ray are played one after another, the rest beside them.
+"""Lanes of tests: two for those that start Ray, of which more than half the time is waiting, and one for the rest.
 
-`make test` asks for both with `pytest -n 2`. In the rest no Ray can be started, so that a test which does is listed here.
+`make test` asks for them with `pytest -n 3`. In the rest no Ray can be started, so that a test which does is listed here.
 """
 
 import contextlib
@@ -31,12 +31,24 @@ NO_RAY = ("tests/cluster/test_plan.py", "tests/cluster/test_gpus.py")
 
 SHARING = tuple(
     f"tests/cluster/test_{name}.py"
-    for name in ("algorithms", "evaluate_clients", "handles", "population", "sharing", "skewed_clients")
+    for name in ("algorithms", "evaluate_clients", "handles", "lost_actors", "population", "sharing", "skewed_clients")
 )
 """Files that have one Ray together: they end single actors at most, and the next population has others started."""
 
-LONG = ("tests/training/test_fused_models.py", "tests/models/", "tests/test_golden.py")
-"""The files without Ray that take longest, and so begin first."""
+LONG = (
+    "tests/cluster/test_start.py",
+    "tests/cluster/test_nodes.py",
+    "tests/run/test_interrupt.py",
+    "tests/cli/test_main.py",
+    "tests/training/test_fused_models.py",
+    "tests/models/",
+    "tests/experiment/",
+    "tests/test_golden.py",
+)
+"""The files that take longest, and so begin first."""
+
+RAYS = 2
+"""How many workers play tests with Ray while there are others to play: as many as have two cores to do on average."""
 
 
 def starts_ray(test: str) -> bool:
@@ -53,14 +65,29 @@ def place(test: str) -> tuple[bool, bool, bool]:
 
 
 class Lanes(LoadScopeScheduling):  # type: ignore[misc]
-    """One worker plays all tests with Ray, the others a file at a time, as it does when it is done."""
+    """A worker plays a file at a time, what it has with Ray apart: RAYS workers with Ray, the others without, until one
+    of the kinds is used up."""
 
     def __init__(self, config: Any, log: Any) -> None:
         super().__init__(config, log)
         config.option.loadscopereorder = False  # the order is `place`
 
     def _split_scope(self, nodeid: str) -> str:
-        return "ray" if starts_ray(nodeid) else nodeid.partition("::")[0]
+        if shares_ray(nodeid):
+            return "one Ray"
+        return nodeid.partition("::")[0] + " with Ray" * starts_ray(nodeid)
+
+    def _assign_work_unit(self, node: Any) -> None:
+        others = sum(has_ray(units) for other, units in self.assigned_work.items() if other is not node)
+        wanted = (scope for scope in self.workqueue if scope.endswith("Ray") == (others < RAYS))
+        if (scope := next(wanted, None)) is not None:
+            self.workqueue.move_to_end(scope, last=False)
+        super()._assign_work_unit(node)
+
+
+def has_ray(units: dict[str, dict[str, bool]]) -> bool:
+    """Whether a test with Ray is still to be played of what a worker was given: by scope, whether each is done."""
+    return any(not all(done.values()) for scope, done in units.items() if scope.endswith("Ray"))
 
 
 class SharedRay:

@@ -17,6 +17,7 @@ VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at", "ret
 SMALL = {
     "rounds": 6, "clients": 4, "cohort": 3,
     "data": {"dataset": "synthetic", "train_examples": 160, "test_examples": 120},
+    "model": {"name": "logistic"},
     "algorithm": {"lr": 0.02, "batch_size": 10, "momentum": 0.5},
     "cluster": {"backend": "in-process"},
 }  # fmt: skip

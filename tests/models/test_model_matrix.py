@@ -10,19 +10,23 @@ from fedray.server.rounds import play_rounds
 from fedray.training.in_process import InProcessPopulation
 
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
-HEAVY = {"vgg16", "vgg19"}  # whose vectors are half a gigabyte: slow wherever memory is
-DEEP = {"resnet50", "densenet121", "inception_v3"}  # slow at 64 x 64 pixels; resnet18 and googlenet are as they are
+HEAVY = {"vgg16", "vgg19"}  # whose vectors are half a gigabyte: slow wherever memory is; their layers are vgg11's
+SECONDS = {
+    "alexnet",
+    "resnet50",
+    "densenet121",
+    "inception_v3",
+}  # other shapes and 100 classes change them as the others
 
 
 def cases():
     for name in KNOWN:
         for shape in SHAPES:
-            slow = (name in HEAVY and (name, shape) != ("vgg16", (3, 32, 32))) or (
-                name in DEEP and shape == (3, 64, 64)
-            )
+            slow = name in HEAVY or (name in SECONDS and shape != (3, 32, 32))
             yield pytest.param(name, shape, 10, marks=pytest.mark.slow if slow else (), id=f"{name}-{shape}")
         if name not in HEAVY:
-            yield pytest.param(name, (3, 32, 32), 100, id=f"{name}-100 classes")
+            marks = pytest.mark.slow if name in SECONDS else ()
+            yield pytest.param(name, (3, 32, 32), 100, marks=marks, id=f"{name}-100 classes")
 
 
 @pytest.mark.parametrize(("name", "shape", "classes"), list(cases()))

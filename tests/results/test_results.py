@@ -281,7 +281,7 @@ def test_wrong_columns_are_refused_before_anything_is_written(tmp_path: Path, wr
 
 
 def test_a_hundred_thousand_clients_start_in_a_moment(tmp_path: Path) -> None:
-    """0.2 s on two cores, 2 s as rows; and no round writes the population again."""
+    """0.2 s on two cores, 2 s as rows, of the processor's time; and no round writes the population again."""
     clients, labels = (index.ravel() for index in np.indices((100_000, 10)))
     population = {
         "client": np.arange(100_000),
@@ -297,9 +297,9 @@ def test_a_hundred_thousand_clients_start_in_a_moment(tmp_path: Path) -> None:
         "count": (clients + labels) % 7,
     }
     made = Recorder(tmp_path, "name", "run", grouping(), RUN_ROW)
-    start = time.perf_counter()
+    start = time.process_time()
     made.start(population, partition)
-    assert time.perf_counter() - start < 1.5
+    assert time.process_time() - start < 1.5
     record(made, range(1, 3))
     assert journal_of(tmp_path).stat().st_size < 10_000
     tables = load("name", tmp_path)
@@ -397,11 +397,11 @@ def test_polars_reads_a_folder_with_its_types(tmp_path: Path) -> None:
 
 def test_parquet_waits_for_flush_seconds_but_load_does_not(tmp_path: Path) -> None:
     record(recorder(tmp_path, "slow", seconds=1000), range(1, 8))
-    record(recorder(tmp_path, "fast", seconds=1e-9), range(1, 1500))
+    record(recorder(tmp_path, "fast", seconds=1e-9), range(1, 300))
     rounds = pd.read_parquet(tmp_path / "name" / "rounds").groupby("run").size()
     assert rounds.get("slow", 0) == 0
     assert rounds["fast"] > 0
-    assert load("name", tmp_path).rounds.groupby("run").size().to_dict() == {"slow": 7, "fast": 1499}
+    assert load("name", tmp_path).rounds.groupby("run").size().to_dict() == {"slow": 7, "fast": 299}
 
 
 def test_a_wrong_row_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -436,16 +436,17 @@ def test_one_run_loads_alone_with_its_partition(tmp_path: Path) -> None:
 # Journal and resume
 
 
-def test_every_cut_of_the_last_lines_loads(tmp_path: Path) -> None:
+def test_the_last_line_cut_anywhere_loads(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 5))
     whole = journal_of(tmp_path).read_bytes()
     ends = [match.end() for match in re.finditer(b"\n", whole)]  # of the header, then of rounds 1, 2, 3, 4
-    for cut in range(ends[2], len(whole) + 1):
+    near_the_ends = {*range(ends[3], ends[3] + 50), *range(ends[4] - 50, ends[4] + 1)}
+    for cut in sorted({*range(ends[3], ends[4], 7), *near_the_ends}):
         journal_of(tmp_path).write_bytes(whole[:cut])
         lines = read_journal(journal_of(tmp_path)).lines
         complete = sum(cut >= end - 1 for end in ends[1:])  # the line break itself may be missing
         assert list(lines) == list(range(1, complete + 1))
-        if cut % 97 == 0 or cut in (*ends, *(end - 1 for end in ends)):
+        if cut % 97 < 7 or cut in (*ends, *(end - 1 for end in ends)):
             assert_holds_rounds(tmp_path, complete)
 
 
@@ -724,7 +725,7 @@ def test_what_killed_writers_left_is_skipped_and_then_removed(tmp_path: Path) ->
 def test_every_printed_round_is_there_after_a_kill(tmp_path: Path) -> None:
     """One run, killed and resumed over and over, its Parquet files being rewritten as often as they can be."""
     chance, reached = random.Random(0), 0
-    for _ in range(6):
+    for _ in range(4):
         keep = reached // 5 * 5
         printed = kill_child("rounds", tmp_path, str(keep), lines=chance.randrange(1, 60), more=chance.random() * 0.03)
         assert printed == list(range(keep + 1, keep + 1 + len(printed)))
@@ -743,7 +744,7 @@ def test_every_printed_run_is_final_after_a_kill(tmp_path: Path) -> None:
     """Short runs one after another, so that kills strike starts and finishes; a run is final with all its rounds or not
     at all."""
     chance = random.Random(1)
-    for child in range(5):
+    for child in range(3):
         root = tmp_path / str(child)
         printed = kill_child("runs", root, lines=chance.randrange(1, 8), more=chance.random() * 0.1)
         tables = load("name", root)
@@ -798,12 +799,22 @@ def test_status_is_cheap_and_never_guessed(tmp_path: Path) -> None:
         status(tmp_path, "name", "run")
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """The root of the results of two runs, and what loads of them."""
+    root = tmp_path_factory.mktemp("finished")
+    for run in "ab":
+        record(recorder(root, run), range(1, 3)).finish("finished")
+    return root, load("name", root)
+
+
 @pytest.mark.parametrize("size", [0, 7, -100, -1])
 @pytest.mark.parametrize("table", PER_RUN)
-def test_a_truncated_file_is_left_out_by_its_name_and_the_rest_loads(tmp_path: Path, table: str, size: int) -> None:
-    for run in "ab":
-        record(recorder(tmp_path, run), range(1, 3)).finish("finished")
-    whole = load("name", tmp_path)
+def test_a_truncated_file_is_left_out_by_its_name_and_the_rest_loads(
+    tmp_path: Path, finished: tuple[Path, Results], table: str, size: int
+) -> None:
+    root, whole = finished
+    shutil.copytree(root, tmp_path, dirs_exist_ok=True)
     path = tmp_path / "name" / table / "a.parquet"
     path.write_bytes(path.read_bytes()[:size])
     with pytest.warns(

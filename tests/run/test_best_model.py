@@ -9,7 +9,6 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from small_runs import FailsInRound3, assert_same_tables, self_t, small
 from unlearning import experiment
-from warm import Warm
 
 from fedray import results
 from fedray.core.errors import BadInputError, ClientError
@@ -151,13 +150,13 @@ def test_a_run_that_failed_or_diverged_keeps_what_there_is(tmp_path):
     with pytest.raises(ClientError):
         run(failing)
     assert round_of(Job(failing).best_model) in (1, 2)
-    diverging = small(tmp_path, output__save_best=True, algorithm__lr=1e5)
+    diverging = small(tmp_path, output__save_best=True, algorithm__lr=1e5, model__name="lenet5")
     assert run(diverging).runs["status"].tolist() == ["diverged"]
     assert Job(diverging).best_model.exists()
 
 
 def test_where_only_clients_are_evaluated_it_is_best_by_them(tmp_path):
-    personal = small(tmp_path, output__save_best=True, algorithm__name="fedper")
+    personal = small(tmp_path, output__save_best=True, algorithm__name="fedper", model__name="mlp")
     rounds = run(personal).rounds
     assert round_of(Job(personal).best_model) == rounds["client_accuracy"].argmax() + 1
     with pytest.raises(BadInputError, match=r"output.save_best go by the clients"):
@@ -170,27 +169,26 @@ SETTINGS += ["--output.checkpoint_every=1", "--output.save_best=true"]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("under", "step"), [("models", 7), pytest.param("", 1, marks=pytest.mark.slow)])
-def test_killed_before_any_file_operation_a_run_ends_with_the_same_models(tmp_path, under, step):
-    """Each seventh operation on models, or every one on all that there is of the run."""
+@pytest.mark.parametrize(("under", "step"), [("models", 11), pytest.param("", 1, marks=pytest.mark.slow)])
+def test_killed_before_any_file_operation_a_run_ends_with_the_same_models(tmp_path, warm, under, step):
+    """Each eleventh operation on models, or every one on all that there is of the run."""
 
     def models(root):
         return {path.name: bits(path) for path in sorted((root / "small/models").iterdir())}
 
     whole, point = tmp_path / "whole", 0
-    with Warm() as warm:
-        assert warm.run(*SETTINGS, "--output.root", whole)[0] == 0
-        assert len(models(whole)) == 2
-        while True:
-            root = tmp_path / "killed"
-            status, *said = warm.run(*SETTINGS, "--output.root", root, at=point, under=root / "small" / under)
-            if status == 0:
-                break
-            assert status == -9, said
-            status, *said = warm.run(*SETTINGS, "--output.root", root)
-            assert status == 0, said
-            assert_same_tables(results.load("small", root), results.load("small", whole))
-            assert models(root) == models(whole)
-            shutil.rmtree(root)
-            point += step
+    assert warm.run(*SETTINGS, "--output.root", whole)[0] == 0
+    assert len(models(whole)) == 2
+    while True:
+        root = tmp_path / "killed"
+        status, *said = warm.run(*SETTINGS, "--output.root", root, at=point, under=root / "small" / under)
+        if status == 0:
+            break
+        assert status == -9, said
+        status, *said = warm.run(*SETTINGS, "--output.root", root)
+        assert status == 0, said
+        assert_same_tables(results.load("small", root), results.load("small", whole))
+        assert models(root) == models(whole)
+        shutil.rmtree(root)
+        point += step
     assert point > 8

@@ -10,7 +10,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from small_runs import assert_same_tables, small, stopped_after
-from warm import Warm
 
 from fedray import results
 from fedray.__main__ import main
@@ -83,6 +82,7 @@ def test_the_settings_file_goes_along_as_it_was(tmp_path, capsys):
         "--rounds=1",
         "--data.dataset=synthetic",
         "--data.train_examples=40",
+        "--data.test_examples=20",
     ]
     words += ["--cluster.backend=in-process", f"--output.root={tmp_path}"]
     for number, fresh in enumerate(([], ["--fresh"])):
@@ -115,10 +115,10 @@ def test_where_anything_is_wrong_nothing_is_moved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("under", "step"), [("killed/small.old-1", 7), pytest.param("killed", 1, marks=pytest.mark.slow)]
+    ("under", "step"), [("killed/small.old-1", 13), pytest.param("killed", 1, marks=pytest.mark.slow)]
 )
-def test_a_kill_at_any_step_loses_nothing_and_the_same_command_ends_well(tmp_path, under, step):
-    """Killed before every seventh file operation on what is moved, or each in all of the run, until none is left."""
+def test_a_kill_at_any_step_loses_nothing_and_the_same_command_ends_well(tmp_path, warm, under, step):
+    """Killed before every thirteenth file operation on what is moved, or each in all of the run, until none is left."""
     settings = ["--rounds=2", "--clients=2", "--cohort=1", "--data.dataset=synthetic", "--data.train_examples=40"]
     settings += [
         "--data.test_examples=40",
@@ -128,33 +128,32 @@ def test_a_kill_at_any_step_loses_nothing_and_the_same_command_ends_well(tmp_pat
     ]
     whole = tmp_path / "whole"
     points = 0
-    with Warm() as warm:
-        assert warm.run(*settings, "--output.root", whole)[0] == 0
-        once = results.load("small", whole)
-        (model,) = whole.glob("small/models/*")
-        while True:
-            root = tmp_path / "killed"
-            shutil.copytree(whole, root)
-            (root / "small/experiment.toml").write_text(f"# killed at {points}")
-            words = [*settings, "--output.root", root]
-            status, *said = warm.run(*words, "--fresh", at=points, under=tmp_path / under)
-            if status == 0:
-                break
-            assert status == -9, said
-            # with the same command, or without --fresh, which then is meant still
-            begun = bool(list(root.glob("small.old-1/.*.moving")))
-            again = [*words, *(["--fresh"] if points % 2 or not begun else [])]
-            status, *said = warm.run(*again)
-            assert status == 0, said
-            assert_same_tables(results.load("small", root), once)
-            olds = sorted(root.glob("small.old-*"))
-            assert olds
-            assert_same_tables(results.load(olds[0].name, root), once)
-            assert filecmp.cmp(model, olds[0] / "models" / model.name, shallow=False)
-            assert (olds[0] / "experiment.toml").exists()
-            assert not list(olds[0].rglob(".*"))
-            shutil.rmtree(root)
-            points += step
+    assert warm.run(*settings, "--output.root", whole)[0] == 0
+    once = results.load("small", whole)
+    (model,) = whole.glob("small/models/*")
+    while True:
+        root = tmp_path / "killed"
+        shutil.copytree(whole, root)
+        (root / "small/experiment.toml").write_text(f"# killed at {points}")
+        words = [*settings, "--output.root", root]
+        status, *said = warm.run(*words, "--fresh", at=points, under=tmp_path / under)
+        if status == 0:
+            break
+        assert status == -9, said
+        # with the same command, or without --fresh, which then is meant still
+        begun = bool(list(root.glob("small.old-1/.*.moving")))
+        again = [*words, *(["--fresh"] if points % 2 or not begun else [])]
+        status, *said = warm.run(*again)
+        assert status == 0, said
+        assert_same_tables(results.load("small", root), once)
+        olds = sorted(root.glob("small.old-*"))
+        assert olds
+        assert_same_tables(results.load(olds[0].name, root), once)
+        assert filecmp.cmp(model, olds[0] / "models" / model.name, shallow=False)
+        assert (olds[0] / "experiment.toml").exists()
+        assert not list(olds[0].rglob(".*"))
+        shutil.rmtree(root)
+        points += step
     assert points > 25
 
 
@@ -215,6 +214,7 @@ def test_a_sweep_starts_over_into_one_folder_and_once(tmp_path, capsys):
     path = tmp_path / "lr.toml"
     path.write_text(
         "rounds = 4\nclients = 4\ncohort = 2\n[data]\ndataset = 'synthetic'\ntrain_examples = 160\ntest_examples = 100\n"
+        "[model]\nname = 'logistic'\n"
         "[cluster]\nbackend = 'in-process'\n[grid]\nalgorithm.lr = [0.001, 0.03]\nseed = [0, 1]\n"
         f"[output]\nroot = {json.dumps(str(tmp_path / 'results'))}\n"
     )

@@ -10,6 +10,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+import pandas as pd
 import psutil
 import pytest
 from interruptible import heed_sigint
@@ -18,6 +19,7 @@ from small_runs import assert_same_tables
 from fedray import results
 from fedray.__main__ import main
 from fedray.core.interrupt import SIGNALS, Interrupt, deferred
+from fedray.run import checkpoint
 
 SMALL = ["--data.dataset", "synthetic", "--data.train_examples", "400", "--data.test_examples", "100", "--clients", "2"]
 SMALL += ["--cohort", "2", "--algorithm.batch_size", "4"]
@@ -74,11 +76,8 @@ def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
     assert rest.rstrip().endswith("interrupted; run the same command again to continue")
     (row,) = results.load("unnamed", tmp_path).runs.to_dict("records")
     assert (row["status"], row["rounds_done"]) == ("interrupted", said)
-    assert len(list(tmp_path.glob("unnamed/checkpoints/*"))) == 1
-    again = [*map(str, settings), "--rounds", "3000"]
-    with start(*again) as process:
-        assert f"after round {said}\n" in wait_for(process, "note +continuing")
-        process.kill()
+    (saved,) = tmp_path.glob("unnamed/checkpoints/*")
+    assert checkpoint.load(saved)[1]["round"] == said
 
 
 def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
@@ -118,7 +117,11 @@ def test_a_resume_after_signals_ends_in_the_same_tables(tmp_path):
     assert_same_tables(*(results.load("unnamed", tmp_path / name) for name in "ab"))
 
 
-@pytest.mark.parametrize("how", ["group", pytest.param("once", marks=pytest.mark.slow), "at once", "full", "failing"])
+RARER = [pytest.param(how, marks=pytest.mark.slow) for how in ("once", "at once", "full")]
+"""A sweep is stopped with one signal and with two, and what fails ends as an error does."""
+
+
+@pytest.mark.parametrize("how", ["group", "failing", *RARER])
 def test_nothing_is_left_of_ray_whatever_ends_a_run(tmp_path, how):
     """A terminal's Ctrl-C, which all of Ray's processes get; SIGTERM once and twice; a disk that is full; bad code."""
     settings = [*SMALL, "--rounds", "3000", "--output.root", tmp_path / "results"]
@@ -145,6 +148,12 @@ def test_nothing_is_left_of_ray_whatever_ends_a_run(tmp_path, how):
     assert process.returncode == (130 if how in ("group", "once", "at once") else 1), rest
     assert rest.count("Traceback") == (how == "failing")
     assert_gone(family, process)
+    if how == "failing":
+        assert re.search(r"^fedray: client [01] failed in round 6:\nTraceback", rest, re.MULTILINE)
+        assert rest.count("ZeroDivisionError: the mistake") == 1
+    elif process.returncode == 130:
+        assert rest.rstrip().endswith("interrupted; run the same command again to continue")
+        assert list(tmp_path.glob("results/unnamed/checkpoints/*"))
 
 
 FAILING = """
@@ -155,20 +164,26 @@ from fedray.algorithms.fedavg import FedAvg
 class Failing(FedAvg):
     name = 'failing'
     def learning_rate(self, t, rounds):
-        if t == 6:
+        return self.lr * (2 if t == 6 else 1)
+    def correct(self, grad, params, message, memory, lr):
+        if lr > self.lr:
             raise ZeroDivisionError('the mistake')
-        return super().learning_rate(t, rounds)
+        return grad
 algorithms.ALGORITHMS['failing'] = Failing
 sys.exit(command_line.run_program(__main__.main))
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the fork server is for Linux")
-def test_nothing_is_left_of_ray_after_kill_9(tmp_path):
-    """Neither its agents, which by themselves take a minute, nor its session folder, nor where workers are forked."""
+def test_nothing_is_left_of_ray_after_kill_9_and_the_run_goes_on_elsewhere(tmp_path):
+    """Neither its agents, which by themselves take a minute, nor its session folder, nor where workers are forked.
+
+    Continued in this process it has the model and the rounds of a run that nothing disturbed.
+    """
+    settings = [*SMALL, "--algorithm.batch_size", "16", "--rounds", "40", "--output.root", str(tmp_path)]
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name: Ray makes sockets in it
         environment = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
-        with start(*SMALL, "--rounds", "3000", "--output.root", tmp_path, env=environment) as process:
+        with start(*settings, env=environment) as process:
             wait_for(process, "round +3/")
             family = family_of(process)
             temporary = {path.name.split("_")[0].split("-")[0] for path in Path(folder).glob("*")}
@@ -183,6 +198,14 @@ def test_nothing_is_left_of_ray_after_kill_9(tmp_path):
             time.sleep(0.1)
         assert not left
     assert not [p.pid for p in psutil.process_iter() if any(session.name in word for word in command_of(p))]
+    assert 3 <= results.load("unnamed", tmp_path).rounds["round"].max() < 40
+    here = [*settings, "--cluster.backend", "in-process"]
+    assert main(here) == 0
+    assert main([*here, "--output.name", "undisturbed"]) == 0
+    one, other = (results.load(name, tmp_path) for name in ("unnamed", "undisturbed"))
+    assert one.runs["model_fingerprint"][0] == other.runs["model_fingerprint"][0]
+    same = ["round", "test_loss", "test_accuracy", "train_loss", "update_norm", "bytes_down", "bytes_up"]
+    pd.testing.assert_frame_equal(one.rounds[same], other.rounds[same])
 
 
 def left_in(folder):

@@ -221,7 +221,7 @@ def test_nothing_in_a_results_folder_can_run_code(whole, tmp_path, capsys, write
                 report_errors(lambda one=one: main([*one, "--seed", "1"])),
                 report_errors(lambda one=one: sweep(one)),
             ]
-            if kind in ("runs/*", "rounds/*", "clients/*", "journal/*"):  # what a report reads
+            if write is pickle.dump and kind in ("runs/*", "journal/*"):  # a report loads them as `load` does
                 statuses.append(report_errors(lambda root=root: report([str(root / "lr")])))
         assert set(statuses) <= {0, 1, 2}, kind
         out, err = capsys.readouterr()

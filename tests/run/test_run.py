@@ -4,9 +4,6 @@ import dataclasses
 import random
 import shutil
 import signal
-import subprocess
-import sys
-import threading
 import weakref
 
 import numpy as np
@@ -37,7 +34,7 @@ from fedray.training.in_process import InProcessPopulation
 
 
 def test_a_run_fills_every_table(tmp_path):
-    tables = run(small(tmp_path))
+    tables = run(small(tmp_path, model__name="lenet5"))
     (row,) = tables.runs.to_dict("records")
     assert row["status"] == "finished"
     assert row["rounds_done"] == row["rounds_planned"] == 6
@@ -67,7 +64,7 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others(tmp_path):
 
 
 def test_the_model_loads_into_torch_with_the_accuracy_of_the_table(tmp_path):
-    experiment = small(tmp_path)
+    experiment = small(tmp_path, model__name="lenet5")
     tables = run(experiment)
     job = Job(experiment)
     module = BUILDERS["lenet5"]((3, 32, 32), 10)
@@ -149,7 +146,7 @@ def test_evaluation_every_n_rounds_and_after_the_last(tmp_path):
     [
         ({"evaluation__target_accuracy": 0.01}, "reached_target", 1),
         ({"evaluation__patience": 2, "algorithm__lr": 1e-9}, "no_improvement", 3),
-        ({"algorithm__lr": 1e5}, "diverged", None),
+        ({"algorithm__lr": 1e5, "model__name": "lenet5"}, "diverged", None),
         ({}, "finished", 6),
     ],
 )
@@ -330,11 +327,16 @@ def test_a_failed_run_says_why_and_goes_on_from_its_checkpoint(tmp_path):
     assert_same_tables(resumed, undisturbed)
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    return run(small(tmp_path_factory.mktemp("undisturbed"), model__name="lenet5"))
+
+
 @pytest.mark.parametrize("rounds", [1, 2, 3, 5])
-def test_an_interrupted_run_goes_on_to_the_same_tables(tmp_path, rounds):
-    stopped_after(tmp_path / "a", rounds)
+def test_an_interrupted_run_goes_on_to_the_same_tables(tmp_path, undisturbed, rounds):
+    stopped_after(tmp_path / "a", rounds, model__name="lenet5")
     assert results.load("small", tmp_path / "a").runs["status"].tolist() == ["interrupted"]
-    assert_same_tables(run(small(tmp_path / "a")), run(small(tmp_path / "b")))
+    assert_same_tables(run(small(tmp_path / "a", model__name="lenet5")), undisturbed)
 
 
 def test_client_memory_survives_an_interrupt(tmp_path, monkeypatch):
@@ -425,41 +427,25 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path):
         run(job.experiment)
 
 
-def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path):
+def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path, warm):
     """Law 5: at every kill what was printed is on disk; killed again and again, the run ends as if it had not been."""
     settings = [
         "--rounds=40", "--clients=4", "--cohort=3", "--data.dataset=synthetic", "--data.train_examples=160",
         "--data.test_examples=120", "--algorithm.batch_size=4", "--cluster.backend=in-process", "--output.name=small",
         "--output.checkpoint_every=3",
     ]  # fmt: skip
-
-    def start(root):
-        command = [sys.executable, "-u", "-m", "fedray", *settings, f"--output.root={root}"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1)
-
-    kills, continued, seen = 0, 0, 0
-    rng, at = random.Random(0), (7, 15, 26)  # rounds at which it is killed, or shortly after: each behind a checkpoint
-    while True:
-        with start(tmp_path / "a") as process:
-            timer = None
-            for line in process.stdout:
-                continued += "continuing run" in line
-                if line.startswith("round"):
-                    seen = max(seen, int(line.split()[1].split("/")[0]))
-                    if timer is None and kills < 3 and seen >= at[kills]:
-                        timer = threading.Timer(rng.uniform(0, 0.05), process.kill)
-                        timer.start()
-            if timer:
-                timer.join()
-        if process.returncode == 0:
-            break
-        assert process.returncode == -signal.SIGKILL
-        kills += 1
-        assert results.load("small", tmp_path / "a").rounds["round"].max() >= seen > 0
-    assert kills == 3
-    assert continued >= 2
-    with start(tmp_path / "b") as process:
-        process.communicate()
+    killed = [*settings, f"--output.root={tmp_path / 'a'}"]
+    continued, rng = 0, random.Random(0)
+    for at in (7, 15, 26):  # rounds shortly after which it is killed, each behind a checkpoint
+        status, out, err = warm.run(*killed, after=rng.uniform(0, 0.05), since=f"round {at:2}/")
+        assert (status, err) == (-signal.SIGKILL, "")
+        seen = max(int(line.split()[1].split("/")[0]) for line in out.splitlines() if line.startswith("round"))
+        assert results.load("small", tmp_path / "a").rounds["round"].max() >= seen >= at
+        continued += "continuing run" in out
+    assert continued == 2
+    for root in "ab":
+        status, out, err = warm.run(*settings, f"--output.root={tmp_path / root}")
+        assert (status, err, "continuing run" in out) == (0, "", root == "a")
     assert_same_tables(results.load("small", tmp_path / "a"), results.load("small", tmp_path / "b"))
     assert not list((tmp_path / "a").rglob(".*"))
 

@@ -15,7 +15,8 @@ from fedray.run import run
 
 SMALL = {"rounds": 3, "clients": 3, "cohort": 2}
 DATA = {"dataset": "synthetic", "train_examples": 120, "test_examples": 60}
-RUNS = [("same", 0), ("same", 1), ("other", 0)]  # results name and seed
+BESIDE = [("same", 0), ("same", 1)]  # results name and seed
+THREE = pytest.param([*BESIDE, ("other", 0)], marks=pytest.mark.slow, id="three")
 
 
 @pytest.fixture
@@ -37,7 +38,8 @@ def ours(temporary):
     return found
 
 
-def test_runs_at_the_same_time_give_the_bits_of_each_alone_and_leave_nothing_behind(tmp_path, temporary):
+@pytest.mark.parametrize("runs", [pytest.param(BESIDE, id="two"), THREE])
+def test_runs_at_the_same_time_give_the_bits_of_each_alone_and_leave_nothing_behind(tmp_path, temporary, runs):
     command = [sys.executable, "-m", "fedray", "--cluster.clients_per_actor", "1", "--output.root", str(tmp_path)]
     for section, settings in (("", SMALL), ("data.", DATA)):
         for name, value in settings.items():
@@ -52,21 +54,21 @@ def test_runs_at_the_same_time_give_the_bits_of_each_alone_and_leave_nothing_beh
             stderr=subprocess.PIPE,
             text=True,
         )
-        for name, seed in RUNS
+        for name, seed in runs
     ]
     for process in running:
         _, errors = process.communicate(timeout=200)
         assert (process.returncode, errors) == (0, "")
     found = {
         (name, row["seed"]): row["model_fingerprint"]
-        for name in ("same", "other")
+        for name in {name for name, _ in runs}
         for row in results.load(name, tmp_path).runs.to_dict("records")
     }
     alone = {}
     for seed in (0, 1):
         here = {"cluster": {"backend": "in-process"}, "output": {"root": str(tmp_path), "name": f"alone-{seed}"}}
         alone[seed] = run(compose({**SMALL, "seed": seed, "data": DATA, **here})).runs["model_fingerprint"][0]
-    assert found == {(name, seed): alone[seed] for name, seed in RUNS}
+    assert found == {(name, seed): alone[seed] for name, seed in runs}
     assert alone[0] != alone[1]
     _, alive = psutil.wait_procs(ours(temporary), timeout=20)
     assert not alive

@@ -187,8 +187,21 @@ def test_every_model_with_batch_norm_does(name):
     assert_agree(name, tolerance=own_rounding(name, **settings), **settings)
 
 
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
+OF_KNOWN_BLOCKS = {"resnet50", "inception_v3"}  # their layers are those of resnet18, densenet121 and googlenet
+SMALLER = [
+    pytest.param(name, marks=pytest.mark.slow if name in OF_KNOWN_BLOCKS else ()) for name in KNOWN if name not in LARGE
+]
+
+
+@pytest.mark.parametrize("name", SMALLER)
 def test_every_model_trains_as_in_the_plain_engine(name):
+    """Deep ones for a round; a second one is a slow test."""
+    assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(DEEP))
+def test_deep_models_do_for_two_rounds(name):
     assert_agree(name, **without_batch_norm(name))
 
 
@@ -246,11 +259,11 @@ def test_so_is_it_with_batch_norm(monkeypatch, shards):
 VARIANTS = {
     "bfloat16": ("cnn", {"precision": "bfloat16", "tolerance": 0.25}),
     "channels_last": ("lenet5", {"channels_last": True}),
-    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "norm": "group"}),
+    "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "norm": "group", "rounds": 1}),
     "resized": ("lenet5", {"resize": 40}),
     "a projection head": ("lenet5", {"projection": 16}),
     "a projection head of an mlp": ("mlp", {"projection": 16}),
-    "a stem for small images": ("resnet18", {"stem": "cifar", "norm": "group"}),
+    "a stem for small images": ("resnet18", {"stem": "cifar", "norm": "group", "rounds": 1}),
     "one group of channels": ("resnet20", {"norm": "group", "groups": 1}),
     "cutout": ("lenet5", {"augment": "crop-flip-cutout"}),
     "one client at a time": ("lenet5", {"chunk_size": 1}),
@@ -287,7 +300,7 @@ LOOSE = {"bfloat16": {"tolerance": 0.25}}
 
 @pytest.mark.parametrize("name", [*SMALL, "googlenet"])
 def test_the_forms_of_a_gpu_train_as_in_the_plain_engine(forms_of_a_gpu, name):
-    assert_agree(name, **without_batch_norm(name))
+    assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "cnn"])
