@@ -68,13 +68,14 @@ from on_gpu.machine import measure_machine
 from on_gpu.roofline import measure_roofline
 
 SECONDS = 540  # for everything
+EVERY = (*PRECISIONS, "float32_3xtf32")
 
 PARTS: dict[str, tuple[float, Callable[[Bench], None]]] = {
     "machine": (30, measure_machine),
     "cnn-eager": (40, partial(measure_eager, workload="cnn")),
     "cnn-graph": (35, partial(measure_eager, workload="cnn", captured=True)),
     "cnn-plain": (35, partial(measure_fedray, workload="cnn", engine="plain", precisions=["float32"])),
-    "cnn-fused": (60, partial(measure_fedray, workload="cnn", engine="fused", precisions=PRECISIONS)),
+    "cnn-fused": (60, partial(measure_fedray, workload="cnn", engine="fused", precisions=EVERY)),
     "resnet-eager": (40, partial(measure_eager, workload="resnet")),
     "resnet-plain": (35, partial(measure_fedray, workload="resnet", engine="plain", precisions=["float32"])),
     "resnet-fused": (60, partial(measure_fedray, workload="resnet", engine="fused", precisions=PRECISIONS)),
