@@ -4,6 +4,7 @@ torch is imported inside the functions that use it, because the driver reads onl
 """
 
 import os
+import warnings
 
 from fedray.core.errors import BadInputError
 
@@ -51,6 +52,8 @@ def settle_on(device: str, share: float = 1.0) -> None:
     # Nothing in fedray reads a tensor before writing it, and filling each new tensor would take a kernel.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
+    # Autograd's own thread makes its context with its first product, which torch says and nobody needs to know.
+    warnings.filterwarnings("ignore", "Attempting to run cuBLAS, but there was no current CUDA context")
     if share < 1:
         limit_allocator(share)
 

@@ -35,7 +35,7 @@ TRANSFER, SHARDS, RECIPE = "training/transfer.py", "training/shards.py", "traini
 DROPOUT = "models/dropout.py"
 NEUTRAL, NORMS, ABLE = (f"algorithms/{name}.py" for name in ("hooks", "norms", "capabilities"))
 MEMORIES, GATHERING, MEAN = (f"server/{name}.py" for name in ("memories", "gathering", "aggregators"))
-OUTGOING = "training/outgoing.py"
+OUTGOING, TAPS, ROOM = "training/outgoing.py", "training/taps.py", "training/fused/room.py"
 
 GLOBAL = [
     # (file in fedray/, what stands there once, what to put in its place, the mistake)
@@ -43,7 +43,7 @@ GLOBAL = [
     (AVG, 'self.weighting == "num_examples" else 1.0', 'self.weighting != "uniform" else 2.0', "weights of 2"),
     (AVG, "return float(num_examples) if", "return 1.0 if", "all clients weigh the same"),
     (MEAN, "updates.sum.weight if denominator is None else denominator", "len(updates.reports) or 1", "divided by the cohort's size"),
-    (AVG, 'params += state["params"]', 'params -= state["params"]', "the old model is subtracted"),
+    (AVG, 'np.add(step, state["params"]', 'np.subtract(step, state["params"]', "the old model is subtracted"),
     (AVG, 'if self.weighting == "sum" else 1.0', "", "buffers are scaled by server_lr"),
     (NEUTRAL, "self.correct if self.corrects else None", "None", "the correction is left out"),
     (NEUTRAL, 'end["params"], steps, lr, message', 'end["params"], steps, self.lr, message', "lr of round 1 in finish"),
@@ -82,7 +82,7 @@ GLOBAL = [
      "            loss = loss + algorithm.penalty(features, rivals)\n"
      "        self.losses.add_(loss.detach(), alpha=len(targets))\n",
      "the reported loss has the penalty in it"),
-    (FUSED, "np.array([[share.steps] for share", "np.array([[share.per_epoch] for share", "steps of one epoch"),
+    (BATCHES, "np.array([[share.steps] for share", "np.array([[share.per_epoch] for share", "steps of one epoch"),
     (FUSED, "direction = algorithm.correct(grad, now, message, memory, lr)",
      'direction = algorithm.correct(grad, message["params"], message, memory, lr)',
      "fused: corrected at w_t, not at w"),
@@ -501,7 +501,7 @@ MASKS = [
         "the same masks for all clients",
     ),
     (CLIENT, "self.masked(range(batches), batches)", "range(batches)", "a full gradient's masks are not keyed"),
-    (DROPOUT, "client=client, epoch=call + 1", "client=client, epoch=call", "keys are torch's seed, too"),
+    (DROPOUT, "    return call + 1\n", "    return call\n", "keys are torch's seed, too"),
     (DROPOUT, "keys[..., 0] |= 1\n", "pass\n", "even multipliers"),
     (DROPOUT, "        if self.calls:", "        if False:", "a layer that is used twice has one mask"),
     (DROPOUT, "        layer.calls = 0\n", "        pass\n", "the next pass is another use"),
@@ -543,6 +543,13 @@ FORMS = [
     (CONVOLUTIONS, 'conv.fp32_precision = "tf32"', "pass", "three products of float32"),
 ]  # fmt: skip
 
+KERNELS = [
+    (TAPS, "return (first, last) if same else (0, kernel)", "return first, last", "outputs are lost with the padding"),
+    (TAPS, "(p - first * d for p,", "(p for p,", "the padding stays"),
+    (TAPS, " and around == (0, 0):", ":", "a product where there is padding"),
+    (TAPS, "i * dilation - padding < side", "i - padding < side", "places without dilation"),
+]  # fmt: skip
+
 FUSED_MODELS = [
     (LAYERS, "{F.adaptive_avg_pool2d: average_pool}", "{}", "adaptive pooling is torch's"),
     (STACKED, "found = torch.autograd.grad([main, *others], leaves, slopes,",
@@ -561,8 +568,12 @@ FUSED_MODELS = [
     (BATCHES, "keys[: share.steps, i] =", "keys[: share.steps, 0] =", "all masks are the first client's"),
     (BATCHES, "deal(batches[steps, i]", "deal(batches[steps, 0]", "all batches are the first client's"),
     (BATCHES, "share_epochs(share):\n            deal", "[*share_epochs(share)][:1]:\n            deal", "one epoch"),
-    (FUSED, "return params.copy_(start), grads", "return params, grads", "they begin where the last ones ended"),
-    (FUSED, "end.clone() if self.on_gpu else end", "end", "the next group overwrites the ends"),
+    (FUSED, "        params.copy_(start)\n", "", "they begin where the last ones ended"),
+    (FUSED, "tensor.clone() if tensor.untyped_storage().data_ptr() in kept else tensor", "tensor",
+     "the next group overwrites the ends"),
+    (ROOM, "self.blocks[name].copy_(value)", "self.blocks[name]", "blocks begin where the last ones ended"),
+    (ROOM, "first = -(-last // ALIGNED) * ALIGNED", "first = last - 1", "blocks overlap"),
+    (ROOM, "torch.cat([block[:count].flatten(1)", "torch.cat([block[-count:].flatten(1)", "other clients' ends"),
     (FUSED, "part, began = portion[: self.at_once],", "part, began = portion,", "as many are tried again"),
     (FUSED, "                    self.forget()\n", "", "memory is not given back"),
     (FUSED, "if active != before:", "if not before:", "who has no steps left goes on"),
@@ -657,6 +668,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["training/test_transfer.py"], ON_A_DEVICE),
     (["training/test_forms.py"], FORMS),
     (["training/test_captured.py"], AS_GRAPHS),
+    (["training/test_taps.py"], KERNELS),
     (["training/test_fused_models.py"], FUSED_MODELS),
     (["cluster/test_lost_actors.py"], LOST),
     (["training/test_outgoing.py"], CHAIN),
