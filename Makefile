@@ -60,7 +60,7 @@ bench: $(INSTALLED)  ## measure speed and memory: eleven minutes on a machine wi
 	@for program in rounds start actors population large balance precision together sweeping loading; do \
 		echo; echo "== experiments/speed/$$program.py"; $(VENV)/bin/python experiments/speed/$$program.py || exit 1; done
 
-bench-gpu: $(INSTALLED)  ## measure what a GPU gives: under eight minutes; without a GPU it only says so
+bench-gpu: $(INSTALLED)  ## measure what a GPU gives: nine minutes; without a GPU it only says so
 	@$(VENV)/bin/python experiments/speed/gpu.py
 
 soak: $(INSTALLED)  ## 2,000 rounds with random kills: nothing may grow or get lost (minutes)

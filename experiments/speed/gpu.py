@@ -37,7 +37,7 @@ conv          forward and backward of one convolution for C clients at once, eac
               CUDA graph, deterministic, without bias, the images' own gradient left out where the layer is the first.
               It is timed in each form of the fused engine that its table could choose.
 
-It was run once, on 2026-11-27 at commit 1c1e1ca, on an H100 80GB; docs/cluster-and-gpu.md has what came out.
+docs/cluster-and-gpu.md has what came out, on an H100 and on an H200.
 """
 
 import argparse
