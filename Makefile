@@ -32,7 +32,7 @@ run: $(INSTALLED)  ## train the quick start: 10 clients, 10 Ray actors
 	@echo "  make data     (the real CIFAR-10)"
 
 # Lanes for tests with Ray, which mostly wait, and for the rest; tests/helpers/lanes.py says which is which.
-PYTEST := $(VENV)/bin/python -m pytest -n 3 --durations-file build/durations.txt
+PYTEST := $(VENV)/bin/python -m pytest -n 3 --durations-file=build/durations.txt
 
 test: $(INSTALLED)  ## run the tests
 	@$(PYTEST)
