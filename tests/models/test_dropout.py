@@ -438,7 +438,7 @@ def test_clients_as_one_batch_train_as_one_after_another(trainer):
 
 
 def test_a_network_without_dropout_takes_no_keys(dataset, monkeypatch):
-    monkeypatch.setattr("fedray.training.client.dropout_keys", None)
+    monkeypatch.setattr("fedray.models.dropout.generator", None)
     trainer = Trainer(make_recipe(dataset, "logistic"))
     params, buffers = initial_vectors(trainer.network.flat.module)
     message = {"params": params.copy(), "buffers": buffers.copy()}
