@@ -164,12 +164,12 @@ def test_what_a_gpu_cannot_hold_is_refused_before_anything_is_on_disk(session, t
 
 
 def test_more_runs_at_once_than_an_actors_share_holds_are_refused(session, tmp_path):
-    """An actor has 580 MiB, of which 568 are taken, and a run takes about 1."""
-    job = Job(experiment(tmp_path, gpu_memory=580, clients_per_actor=2))
+    """An actor has 640 MiB, of which a process takes 532, and a run about 37, most of it for batches of images."""
+    job = Job(experiment(tmp_path, gpu_memory=640, clients_per_actor=2))
     planned, at_once = check(job, session, 2, False)
     assert (planned.num_gpus, at_once) == (1, 2)
     with pytest.raises(
-        BadInputError, match="--max-concurrent 99: the share of a GPU .*, 580 MiB, holds [0-9]+ such runs"
+        BadInputError, match="--max-concurrent 99: the share of a GPU .*, 640 MiB, holds [0-9]+ such runs"
     ):
         check(job, session, 99, False)
     assert check(Job(experiment(tmp_path, clients_per_actor=2)), session, 99, False)[1] == 99  # nothing is known
