@@ -88,6 +88,6 @@ class Hooks:
     def metrics(self, state: Vectors, mean: Vectors, updates: Updates) -> dict[str, float]:
         """The algorithm's own metrics of a round, by column name. Rounds that no client answered have none.
 
-        `state` is the server's after the round, `mean` the aggregated update.
+        `state` is the server's after the round, `mean` the aggregated update. `updates` has its sum's weight alone.
         """
         return {}

@@ -111,7 +111,11 @@ def population(
         cluster = anyhow(cluster)
         played, planned = reserved(job, session, cluster)
     clients = start(job, session, played, planned, notice)
-    expected, played = played, decide(job, clients.device)
+    try:
+        expected, played = played, decide(job, clients.device)
+    except BaseException:
+        clients.close()
+        raise
     if (played.engine, played.blocks) != (expected.engine, expected.blocks):  # torch finds no GPU where Ray has one
         clients.close()
         played, planned = reserved(job, session, cluster, played.device)

@@ -74,6 +74,7 @@ class CapturedSteps:
         """The program of a client with so many examples, at its beginning. The rest is as in Step."""
         if self.room is None or self.room.rows < examples:
             self.forget()
+            self.room = None  # before there is another
             self.room = Room(self.network, 1 << (max(examples, LEAST_ROWS) - 1).bit_length())
         own = correct is not None and not (is_ours(correct) and getattr(correct, "__self__", None) is algorithm)
         whole = not own and not algorithm.local_optimizer
@@ -285,6 +286,7 @@ def python_state(module: nn.Module) -> list[Any]:
     for layer in module.modules():
         if not isinstance(layer, KeyedDropout):
             found += [look(value) for name, value in vars(layer).items() if name not in OF_TORCH]
+            found.append([id(buffer) for buffer in layer.buffers(recurse=False)])  # one may be another tensor now
     return found
 
 

@@ -69,7 +69,8 @@ class Outgoing:
         if not counts:
             return
         if self.sum is None:
-            self.each.append(update)
+            # What is kept is not to keep pinned memory.
+            self.each.append({n: v.copy() for n, v in update.items()} if self.trainer.on_device else update)
             return
         with self.blamed(client):
             self.sum.add_update(update, self.task.weight(report))

@@ -6,13 +6,14 @@ It is played before anything of a run is written, so that a mistake in the class
 import copy
 import pickle
 import sys
+from dataclasses import replace
 
 import numpy as np
 
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
 from fedray.core.own_code import describe, load_all
-from fedray.core.updates import Updates, Vectors
+from fedray.core.updates import Updates, Vectors, WeightedSum
 from fedray.models.flat import FlatModel
 from fedray.server.aggregators import Aggregator
 from fedray.server.gathering import gather
@@ -64,7 +65,8 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
     mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
     after = algorithm.server_update(state, mean, 1.0)
     check_state(state, after)
-    check_metrics(algorithm, after, mean, updates)
+    weight = WeightedSum(weight=updates.sum.weight)  # as a round has it
+    check_metrics(algorithm, after, mean, replace(updates, sum=weight))
     if algorithm.remembers:
         _, first, _ = trainer.receive(algorithm, trainer.received(task).message, {})
         check_memory({name: tuple(tensor.shape) for name, tensor in first.items()}, memories[0])

@@ -5,6 +5,7 @@ way, and takes many times as long as the product that is left. A network for lar
 """
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 Pair = tuple[int, int]
 
 
+@cache
 def seen(side: int, kernel: int, stride: int, padding: int, dilation: int) -> tuple[int, int]:
     """The first place of a kernel, in one direction, that sees a pixel, and the one after the last; all where the
     others could not be left out by less padding on both sides."""

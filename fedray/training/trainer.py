@@ -170,7 +170,7 @@ class Trainer:
     def tensors(self, vectors: Vectors | Tensors) -> Tensors:
         """Vectors as tensors on the device, copied at once. Tensors are there already."""
         found: Tensors = {name: vector for name, vector in vectors.items() if isinstance(vector, torch.Tensor)}
-        arrays = {name: vector for name, vector in vectors.items() if isinstance(vector, np.ndarray)}
+        arrays: dict[str, Any] = {name: vector for name, vector in vectors.items() if name not in found}
         there = dict(zip(arrays, to_device(self.network.device, list(arrays.values())), strict=True))
         return {name: there[name] if name in there else found[name] for name in vectors}
 

@@ -22,6 +22,7 @@ Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]
 
 
 ALIGNED = 512  # bytes; as torch's own allocator on a GPU, so that kernels read whole words
+LARGEST_STAGED = 2**28  # bytes; torch keeps the pinned memory of a process for good
 SMALL = 2**16  # bytes; tensors below are first joined on the device, since a copy costs some microseconds
 
 
@@ -32,6 +33,8 @@ def to_device(device: str, arrays: Sequence[np.ndarray]) -> list[torch.Tensor]:
     """
     if not has_own_memory(device) or not arrays:
         return [torch.from_numpy(array) for array in arrays]
+    if sum(array.nbytes for array in arrays) > LARGEST_STAGED:
+        return [torch.from_numpy(array).to(device) for array in arrays]  # which waits
     ends = list(accumulate(-(-array.nbytes // ALIGNED) * ALIGNED for array in arrays))
     staged, places = pinned(max(ends, default=0), device), []
     for array, end in zip(arrays, ends, strict=True):

@@ -206,19 +206,19 @@ def test_a_run_that_goes_on_as_it_was_says_nothing_of_it(tmp_path, gpu):
 
 def test_a_run_that_goes_on_across_forms_of_convolutions_says_so(tmp_path, monkeypatch):
     settings = {"engine": "fused", "model__name": "lenet5"}
-    monkeypatch.setattr(played, "FORMS_VERSION", FORMS_VERSION - 1)
+    monkeypatch.setattr(played, "FORMS_VERSION", FORMS_VERSION + 1)
     stopped_after(tmp_path, 2, **settings)
     before = Job(small(tmp_path, **settings)).run
     monkeypatch.undo()
     tables = run(small(tmp_path, **settings), watch := Noting())
     assert tables.runs["run"].tolist() == [before]  # not in the id
     assert watch.notices == [
-        f"continuing run {before} after round 2; it was trained by version {FORMS_VERSION - 1} of the fused engine's "
+        f"continuing run {before} after round 2; it was trained by version {FORMS_VERSION + 1} of the fused engine's "
         f"convolutions and now is by version {FORMS_VERSION} of the fused engine's convolutions, so the bits differ "
         "from an undisturbed run"
     ]
     assert tables.runs["forms_version"][0] == FORMS_VERSION
-    assert [each["forms_version"] for each in json.loads(tables.runs["played_before"][0])] == [FORMS_VERSION - 1]
+    assert [each["forms_version"] for each in json.loads(tables.runs["played_before"][0])] == [FORMS_VERSION + 1]
 
 
 def without_columns(job):
@@ -231,16 +231,17 @@ def without_columns(job):
             checkpoint.save(path, arrays, old | {"device": "cpu"}, kept, len(kept))
 
 
-def test_a_checkpoint_without_the_columns_was_trained_as_its_settings_say_by_forms_of_version_1(tmp_path):
+def test_a_checkpoint_without_the_columns_was_trained_as_its_settings_say(tmp_path):
+    """By forms of version 1, which on a CPU are those of version 2."""
     settings = {"engine": "fused", "model__name": "lenet5", "blocks": 2}
     stopped_after(tmp_path, 2, **settings)
     job = Job(small(tmp_path, **settings))
     without_columns(job)
     tables = run(small(tmp_path, **settings), watch := Noting())
-    assert f"by version 1 of the fused engine's convolutions and now is by version {FORMS_VERSION}" in watch.notices[0]
-    assert json.loads(tables.runs["played_before"][0]) == [
-        {"engine": "fused", "blocks": 2, "device": "cpu", "forms_version": 1, "rounds": 2}
-    ]
+    assert watch.notices == [f"continuing run {job.run} after round 2"]
+    assert tables.runs["played_before"].isna().all()
+    then, now = (Played("fused", 2, "cuda", version) for version in (1, 2))
+    assert played.differing(then, now) == ["forms_version"]
 
 
 def test_what_was_before_is_kept_through_several_changes():

@@ -123,6 +123,7 @@ LAYERS = {
     "ReLU": torch.relu,
     "ReLU by its functional": F.relu,
     "ReLU in place": lambda x: F.relu(x + 0, inplace=True),
+    "a sum in place, scaled": lambda x: (x + 0).add_(x, alpha=2),
     "max-pooling": partial(F.max_pool2d, kernel_size=2),
     "max-pooling that overlaps": lambda x: F.max_pool2d(x, 3, 2, 1, ceil_mode=True),
     "average pooling": lambda x: F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False),

@@ -54,8 +54,9 @@ def replacements(
     def relu(input: torch.Tensor, inplace: bool = False) -> torch.Tensor | None:  # noqa: A002
         return None if inplace and not in_place_may_wait else rectify(input)
 
-    def add_up(one: torch.Tensor, other: Any) -> torch.Tensor | None:
-        return one + other if in_place_may_wait and one.dim() > 1 else None  # a counter of batches has to count
+    def add_up(one: torch.Tensor, other: Any, **settings: Any) -> torch.Tensor | None:
+        may = in_place_may_wait and not settings and one.dim() > 1  # a counter of batches has to count
+        return one + other if may else None
 
     return {
         F.conv2d: partial(convolve, precision, order),
