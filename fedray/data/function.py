@@ -216,6 +216,9 @@ def _per_channel(wrong: str, name: str, value: Any, channels: int) -> tuple[floa
 
 def _say(error: BaseException) -> str:
     """An exception and the place where it was raised, in short."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    places = list(traceback.extract_tb(error.__traceback__))
+    if isinstance(error, SystemExit):  # trackers put a function of their own in the place of sys.exit
+        places = [at for at in places if at.name != "exit"] or places
+    last = places[-1]
     ours = last.filename.startswith("<") or last.filename in (__file__, importlib.__file__)
     return f"{type(error).__name__}: {error}" + ("" if ours else f" ({Path(last.filename).name}, line {last.lineno})")
