@@ -399,7 +399,7 @@ def test_the_report_says_which_runs_were_trained_in_two_ways(tmp_path, gpu):
 
 
 def test_in_files_that_lack_the_columns_they_are_null_and_load_fills_in_the_settings(tmp_path):
-    tables = run(small(tmp_path, rounds=1, blocks=7))
+    tables = run(small(tmp_path, rounds=1, blocks=7, model__name="lenet5"))
     path = tmp_path / "small" / "runs" / f"{tables.runs['run'][0]}.parquet"
     pq.write_table(pq.ParquetFile(path).read().drop_columns([*HERE[:2], *HERE[3:], "played_before"]), path)
     loaded = results.load("small", tmp_path).runs
