@@ -56,7 +56,8 @@ of stride 1, then of longer ones.
 They are those that were fastest on an H200 on 2026-11-27, each direction by itself in a CUDA graph, of 3 x 3 kernels
 that read 3, 32, 64, 128, 256 and 512 channels, 7 x 7 ones that read 3, and 3 x 3 and 1 x 1 ones of stride 2, for 5, 10
 or 50 clients (torch 2.11, CUDA 13.0). The part `conv` of `make bench-gpu` times the same and has not itself run since.
-Other numbers of channels have the forms of the nearest, not measured. So has all of float32_3xtf32, whose products are those of tf32."""
+Other numbers of channels have the forms of the nearest, not measured. So has all of float32_3xtf32, whose products are
+those of tf32."""
 
 
 def forms_of(precision: str, channels: int, stride: Pair = (1, 1)) -> Forms:
