@@ -613,7 +613,7 @@ def test_what_was_taken_in_vain_is_given_back_before_fewer_are_tried(monkeypatch
     def take_room(self, places, start, apart):
         left.append(sum(not room.expired() for room in taken))
         room = real(self, places, start, apart)
-        taken.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in room.memory)
+        taken.extend(StorageWeakRef(tensor.untyped_storage()) for tensor in (room.params, room.slopes))
         return room
 
     real = fused.Together.take_room

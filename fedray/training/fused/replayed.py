@@ -13,7 +13,7 @@ import torch
 from fedray.core.algorithm import Algorithm
 from fedray.models.flat import Tensors
 from fedray.training.fused.batches import Batch
-from fedray.training.graphs import nothing_collected
+from fedray.training.graphs import Graphs
 
 MOST_GRAPHS = 32  # one for each number of clients and width of batches; beyond that all are captured anew
 CAPTURING = "This was while a step was captured in a CUDA graph; engine = plain trains without."
@@ -58,8 +58,7 @@ class Replayed:
     def __init__(self, program: Program):
         self.program = program
         self.captured: dict[Any, Captured] = {}
-        self.pool: Any = None
-        self.stream: Any = None
+        self.graphs = Graphs()
         self.place: tuple[int, ...] = ()
         self.apart: list[torch.Tensor] = []
 
@@ -96,32 +95,20 @@ class Replayed:
         if len(self.captured) == MOST_GRAPHS:
             self.give_up_graphs()
         own = Batch(batch.sizes, *(given.clone() for given in batch.tensors))
-        self.pool = self.pool or torch.cuda.graph_pool_handle()
-        self.stream = self.stream or torch.cuda.Stream()  # one for all, since autograd stays on the stream of a leaf
-        self.stream.wait_stream(torch.cuda.current_stream())
-        graph = torch.cuda.CUDAGraph()
-        try:
-            with torch.cuda.stream(self.stream):  # around the capture, too: where that fails, torch 2.9 stays on it
-                for _ in range(WARM_UP):
-                    self.program.differentiate(algorithm, own)
-                losses = self.record(graph, algorithm, own)
-        finally:  # where memory did not suffice, the memory that the stream still works on is about to be used again
-            torch.cuda.current_stream().wait_stream(self.stream)
+        with self.graphs.beside():
+            for _ in range(WARM_UP):
+                self.program.differentiate(algorithm, own)
+            try:
+                graph, losses = self.graphs.capture(lambda: self.program.differentiate(algorithm, own))
+            except RuntimeError as error:
+                error.add_note(CAPTURING)
+                raise
         return Captured(graph, own, losses, self.program.constants, self.program.apart)
-
-    def record(self, graph: torch.cuda.CUDAGraph, algorithm: Algorithm, own: Batch) -> torch.Tensor:
-        """Capture the program itself. Returns its losses."""
-        try:
-            with nothing_collected(), torch.cuda.graph(graph, pool=self.pool, stream=self.stream):
-                return self.program.differentiate(algorithm, own)
-        except RuntimeError as error:
-            error.add_note(CAPTURING)
-            raise
 
     def give_up_graphs(self) -> None:
         self.captured.clear()
         self.apart = []
-        self.pool = None
+        self.graphs.forget()
 
     def forget(self) -> None:
         """Give up all graphs and their memory, and the program's params and gradients."""

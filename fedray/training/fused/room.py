@@ -22,10 +22,6 @@ class Room(Protocol):
     def end(self, count: int) -> torch.Tensor:
         """The params [count, P] of the first `count` clients."""
 
-    @property
-    def memory(self) -> list[torch.Tensor]:
-        """The tensors that this takes."""
-
 
 @dataclass(frozen=True)
 class Rows:
@@ -44,10 +40,6 @@ class Rows:
     def end(self, count: int) -> torch.Tensor:
         return self.params[:count]
 
-    @property
-    def memory(self) -> list[torch.Tensor]:
-        return [self.params, self.slopes]
-
 
 class Blocks:
     """A block [places, ...] for each parameter, in memory of its own: what nobody looks at as a vector.
@@ -57,7 +49,7 @@ class Blocks:
 
     def __init__(self, layout: Layout, whole: torch.Tensor, places: int, start: torch.Tensor):
         """In `whole`, of at least `blocks_size` numbers. All clients are at `start` [P]."""
-        self.whole, self.blocks, first = whole, Tensors(), 0
+        self.blocks, first = Tensors(), 0
         for name, value in layout.views(start).items():
             last = first + places * value.numel()
             self.blocks[name] = whole[first:last].view(places, *value.shape)
@@ -72,10 +64,6 @@ class Blocks:
 
     def end(self, count: int) -> torch.Tensor:
         return torch.cat([block[:count].flatten(1) for block in self.blocks.values()], 1)
-
-    @property
-    def memory(self) -> list[torch.Tensor]:
-        return [self.whole]
 
 
 def blocks_size(layout: Layout, places: int) -> int:

@@ -256,8 +256,10 @@ class Together:
                     moved.insert(0, self.statistics.moved(active, before))
                 computed = self.places(count, active)
                 self.program.look_at(room.leaves(computed), room.grads(computed))
-                of_each, grad = list(room.leaves(active).values()), room.grads(active)
-                if grad is not None:
+                grad = room.grads(active)
+                if grad is None:
+                    of_each = list(room.leaves(active).values())
+                else:
                     now, memory = room.end(active), {name: tensor[:active] for name, tensor in remembered.items()}
                     optimizer = keep_first(optimizer, now) if before else algorithm.make_optimizer([now], lr)
                 before = active
