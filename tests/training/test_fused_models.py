@@ -16,6 +16,7 @@ from fedray.core.errors import ClientError
 from fedray.models import build as networks
 from fedray.models import dropout
 from fedray.models.build import build, initial_vectors
+from fedray.models.flat import FlatModel
 from fedray.models.model import KNOWN
 from fedray.server.rounds import play_rounds
 from fedray.training.device import settle_on
@@ -25,6 +26,7 @@ from fedray.training.fused.convolutions import TABLE
 from fedray.training.fused.forms import ByTable
 from fedray.training.fused.losses import add_at
 from fedray.training.fused.replayed import Captured, Replayed
+from fedray.training.fused.room import Blocks, blocks_size
 from fedray.training.in_process import InProcessPopulation
 
 # A shard with a rest, one that is smaller than a batch, and one with more steps than the others.
@@ -514,6 +516,21 @@ def test_whole_shards_on_a_gpu_are_padded_to_powers_of_two(as_on_gpu):
     for _, reports in rounds:
         found = {report.num_examples: (report.images, report.padding) for report in reports}
         assert found == {1: (1, 0), 3: (3, 1), 4: (4, 0), 11: (11, 5), 16: (16, 0)}
+
+
+def test_blocks_hold_the_params_of_each_client():
+    """Five places of which three are clients': each parameter of each client by itself, no two in the same memory."""
+    layout = FlatModel(nn.Sequential(nn.Linear(3, 5), nn.Linear(5, 2))).layout
+    start, places = torch.randn(layout.size), 5
+    whole = torch.full((blocks_size(layout, places),), torch.nan)
+    for _ in range(2):
+        blocks = Blocks(layout, whole, places, start)
+        assert torch.equal(blocks.end(places), start.expand(places, -1))
+        wanted = torch.randn(3, layout.size)
+        for name, value in layout.views(wanted).items():
+            blocks.leaves(3)[name].copy_(value)
+        assert torch.equal(blocks.end(3), wanted)
+        assert torch.equal(blocks.end(places)[3:], start.expand(2, -1))
 
 
 class Ends(FedAvg):
