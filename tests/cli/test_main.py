@@ -75,7 +75,8 @@ def test_quickstart_learns_and_prints_only_what_it_should(tmp_path, short):
 
 
 def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path):
-    process = start(*SMALL, "--rounds", "25", "--algorithm.batch_size", "4", "--output.root", tmp_path)
+    words = ["--model.name", "mlp", "--engine", "plain", "--rounds", "25", "--algorithm.batch_size", "4"]
+    process = start(*SMALL, *words, "--output.root", tmp_path)
     wait_for(process, "round  3")
     actors = [p for p in psutil.Process(process.pid).children(recursive=True) if p.name().startswith("ray::Client")]
     os.kill(actors[0].pid, signal.SIGKILL)
@@ -99,7 +100,7 @@ def test_an_actor_killed_in_mid_run_costs_a_retry_and_is_told_in_a_line(tmp_path
         (["--cohort", "3"], ["cohort = 3", "clients = 2"]),
         (["--cluster.gpus", "1", "--cluster.gpus_per_client", "0.6", "--cluster.clients_per_actor", "1"], ["2 actors x 0.6 GPU", "1 GPU"]),
         (["--data.dataset", "cifar10", "--data.root", "/nowhere"], ["/nowhere"]),
-        (["--model.name", "resnet18", "--algorithm.batch_size", "1"], ["BatchNorm"]),
+        (["--model.name", "resnet20", "--algorithm.batch_size", "1", "--cluster.backend", "in-process"], ["BatchNorm"]),
         (["--model.name", "nowhere:net"], ["there is no module nowhere"]),
         (["--model.name", "fedray.models.small:vgg12"], ["no function vgg12; did you mean vgg11?"]),  # found where torch is
         (["--output.root", __file__], ["test_main.py"]),

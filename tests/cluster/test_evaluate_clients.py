@@ -70,16 +70,33 @@ def test_what_is_compared_is_worth_it():
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)  # fastest, so that actors stay warm
-@pytest.mark.parametrize("model", ["logistic", "mlp"])
-@pytest.mark.parametrize("clients_per_actor", [3, 1], ids=["packed", "an actor per client"])
+@pytest.mark.parametrize(
+    ("clients_per_actor", "model"),
+    [
+        pytest.param(3, "mlp", id="packed-mlp"),
+        pytest.param(1, "logistic", id="an actor per client-logistic"),
+        pytest.param(3, "logistic", marks=pytest.mark.slow, id="packed-logistic"),
+        pytest.param(1, "mlp", marks=pytest.mark.slow, id="an actor per client-mlp"),
+    ],
+)
 def test_ray_gives_the_scores_of_one_process(session, clients_per_actor, model, name):
     population = on_ray(session, MODELS[model], clients_per_actor)
     assert evaluated(population, ALGORITHMS[name], MODELS[model]) == evaluated_here(name, model)
     population.close()
 
 
-@pytest.mark.parametrize("name", ["finetune", "ditto", "fedper"])
-@pytest.mark.parametrize("clients_per_actor", [3, 1], ids=["packed", "an actor per client"])
+@pytest.mark.parametrize(
+    ("clients_per_actor", "name"),
+    [
+        pytest.param(3, "ditto", id="packed-ditto"),
+        pytest.param(1, "fedper", id="an actor per client-fedper"),
+        *(pytest.param(3, name, marks=pytest.mark.slow, id=f"packed-{name}") for name in ("finetune", "fedper")),
+        *(
+            pytest.param(1, name, marks=pytest.mark.slow, id=f"an actor per client-{name}")
+            for name in ("finetune", "ditto")
+        ),
+    ],
+)
 def test_a_killed_actor_changes_no_score(session, clients_per_actor, name):
     """All actors die between the second round's training and its evaluation: memories, shards and test rows come back."""
     population = on_ray(session, MODELS["mlp"], clients_per_actor)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from gpu_shares import at_each, populated, reserved
+from head_node import LEAN
 from ray.cluster_utils import Cluster as SeveralNodes
 
 from fedray.cluster.needs import Needs
@@ -11,12 +12,14 @@ from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
 from fedray.core.errors import BadInputError
 
+pytestmark = pytest.mark.slow  # four processes that each import torch; on one node they are in test_gpu_actors.py
+
 NODE = {"num_cpus": 1, "num_gpus": 1, "object_store_memory": 100 * 2**20}
 
 
 @pytest.fixture(scope="module")
 def session():
-    cluster = SeveralNodes(initialize_head=True, head_node_args=NODE)
+    cluster = SeveralNodes(initialize_head=True, head_node_args={**NODE, **LEAN})
     cluster.add_node(**NODE)
     with connected(Cluster(address=cluster.address)) as session:
         yield session

@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import ray
+from head_node import LEAN
 from ray.cluster_utils import Cluster as SeveralNodes
 
 from fedray.cluster.pool import LAST
@@ -21,7 +22,7 @@ SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "heal
 
 @pytest.fixture(scope="module")
 def nodes():
-    cluster = SeveralNodes(initialize_head=True, head_node_args={**NODE, "_system_config": SOON})
+    cluster = SeveralNodes(initialize_head=True, head_node_args={**NODE, **LEAN, "_system_config": SOON})
     yield fill(cluster)
     cluster.shutdown()
 
@@ -43,7 +44,13 @@ def joined(nodes):
 ROUNDS = 8
 PACKED = {"clients": 6, "clients_per_actor": 2}
 SINGLE = {"clients": 3, "clients_per_actor": 1}
-HOMES = [pytest.param(PACKED, id="packed"), pytest.param(SINGLE, marks=pytest.mark.slow, id="one per client")]
+HOMES = [pytest.param(PACKED, id="packed"), pytest.param(SINGLE, id="one per client")]
+
+
+SHAKEN = [
+    pytest.param("scaffold", PACKED, id="packed"),
+    pytest.param("fedavg", SINGLE, marks=pytest.mark.slow, id="one per client"),
+]
 
 
 def experiment(root, cluster=None, algorithm="fedavg", clients=6, clients_per_actor=None):
@@ -82,6 +89,10 @@ def expected(tmp_path_factory):
     return play
 
 
+def living_nodes():
+    return sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+
+
 class Looking(Watch):
     """Sees after each round which nodes hold the data set."""
 
@@ -93,29 +104,33 @@ class Looking(Watch):
         self.holders = sorted(ray.experimental.get_object_locations([ref])[ref]["node_ids"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", HOMES)
 def test_actors_on_three_nodes_give_the_bits_of_one_process(nodes, joined, tmp_path, expected, packing):
     """Each node gets the data once, for all of its actors."""
     watch = Looking(joined)
     tables = run(experiment(tmp_path, fill(nodes), **packing), watch, joined)
-    everywhere = sorted(node["NodeID"] for node in ray.nodes() if node["Alive"])
+    everywhere = living_nodes()
     assert len(everywhere) == 3
     assert bits(tables) == expected("fedavg", packing["clients"])
     assert watch.holders == everywhere
     assert sorted(tables.population["node"].unique()) == everywhere
 
 
-class Shaken(Watch):
+class Shaken(Looking):
     """Kills a node while the third round is being trained, and has another one join after it."""
 
     def __init__(self, cluster, session):
-        self.cluster, self.session, self.new = cluster, session, ""
+        super().__init__(session)
+        self.cluster, self.new = cluster, ""
 
     def kill(self):
         self.cluster.remove_node(next(iter(self.cluster.worker_nodes)), allow_graceful=False)
 
     def round(self, job, row):
         if row["round"] == 2:
+            super().round(job, row)
+            self.everywhere = living_nodes()
             self.killer = threading.Timer(0.1, self.kill)
             self.killer.start()
         if row["round"] == 3:
@@ -127,13 +142,17 @@ class Shaken(Watch):
             ray.wait(coming or [ray.put(None)], num_returns=max(1, len(coming)), timeout=60)
 
 
-@pytest.mark.parametrize("packing", HOMES)
-def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, packing):
+@pytest.mark.parametrize(("algorithm", "packing"), SHAKEN)
+def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, algorithm, packing):
+    """Three nodes had the data before, and clients remembered something on each, which is made anew."""
     watch = Shaken(fill(nodes), joined)
-    tables = run(experiment(tmp_path, nodes, **packing), watch, joined)
-    assert bits(tables) == expected("fedavg", packing["clients"])
+    tables = run(experiment(tmp_path, nodes, algorithm, **packing), watch, joined)
+    assert bits(tables) == expected(algorithm, packing["clients"])
+    assert len(watch.everywhere) == 3
+    assert watch.holders == watch.everywhere == sorted(tables.population["node"].unique())
     assert tables.rounds["retries"].sum() > 0
-    assert "node_lost" in set(tables.events["kind"])
+    assert {"node_lost"} <= set(tables.events["kind"])
+    assert ("went_back" in set(tables.events["kind"])) == (algorithm == "scaffold")
     assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
 
 
@@ -146,6 +165,7 @@ class Growing(Shaken):
         super().round(job, {"round": max(4, row["round"])})
 
 
+@pytest.mark.slow
 def test_a_node_that_joins_is_used_though_none_was_lost(nodes, joined, tmp_path, expected):
     if len(nodes.worker_nodes) == 2:
         nodes.remove_node(next(iter(nodes.worker_nodes)))
@@ -163,6 +183,7 @@ class Bereaving(Shaken):
             self.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("packing", HOMES)
 def test_memories_lost_with_their_node_are_made_anew(nodes, joined, tmp_path, expected, packing):
     tables = run(experiment(tmp_path, fill(nodes), "scaffold", **packing), Bereaving(nodes, joined), joined)

@@ -4,6 +4,7 @@ import logging
 import re
 
 import pytest
+from head_node import LEAN
 from ray._private import ray_logging
 from ray.cluster_utils import Cluster as SeveralNodes
 
@@ -30,7 +31,7 @@ class Printing(FedAvg):
 @pytest.fixture(scope="module")
 def address():
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
-    cluster = SeveralNodes(initialize_head=True, head_node_args=node)
+    cluster = SeveralNodes(initialize_head=True, head_node_args={**node, **LEAN})
     cluster.add_node(**node)
     yield cluster.address
     cluster.shutdown()
@@ -68,6 +69,7 @@ def test_what_actors_on_other_nodes_print_is_waited_for(tmp_path, address, speak
     assert sorted(map(int, found)) == sorted([*range(LINES), *range(LINES)])
 
 
+@pytest.mark.slow
 def test_what_does_not_come_in_time_is_told(tmp_path, address, speaking, capsys, caplog, monkeypatch):
     monkeypatch.setattr(printed, "WAIT_SECONDS", 3.0)
     monkeypatch.setattr(printed.Printed, "note", lambda self, data: None)

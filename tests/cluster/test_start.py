@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 import ray
+from head_node import LEAN
 from ray.cluster_utils import Cluster as SeveralNodes
 
 import fedray as fedray_package
@@ -19,7 +20,6 @@ from fedray import results
 from fedray.cluster import versions
 from fedray.cluster.settings import Cluster
 from fedray.cluster.start import connected
-from fedray.core.errors import BadInputError
 
 SMALL = [
     "--rounds", "2", "--clients", "3", "--cohort", "2", "--data.dataset", "synthetic", "--data.train_examples", "120",
@@ -55,7 +55,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
 
 @pytest.fixture(scope="module")
 def cluster():
-    cluster = SeveralNodes(initialize_head=True, head_node_args=NODE)
+    cluster = SeveralNodes(initialize_head=True, head_node_args={**NODE, **LEAN})
     cluster.add_node(**NODE)
     yield cluster
     cluster.shutdown()
@@ -197,11 +197,6 @@ def test_an_address_where_another_program_listens_gives_one_sentence_soon(tmp_pa
     assert "something listens there that does not answer as a Ray cluster does" in sentence
 
 
-def test_the_private_ray_of_another_program_is_not_joined(session, tmp_path):
-    address = ray.get_runtime_context().gcs_address
-    assert "that Ray is another program's own" in refused("--cluster.address", address, folder=tmp_path)
-
-
 def test_a_driver_with_another_ray_than_the_cluster_is_told_so(cluster, tmp_path):
     path = other_versions(tmp_path / "path", ray="2.59.0")
     sentence = refused("--cluster.address", cluster.address, folder=tmp_path, PYTHONPATH=str(path))
@@ -271,8 +266,3 @@ def test_auto_is_what_ray_start_was_last_used_for_and_shows_its_token(guarded, t
     _, home = guarded
     one = ("--clients", 1, "--cohort", 1)
     assert "1 Ray actor, " in fedray("--cluster.address", "auto", *one, folder=tmp_path, **home)
-
-
-def test_a_second_connection_in_one_process_is_refused(session):
-    with pytest.raises(BadInputError, match="connected to Ray already"), connected(Cluster()):
-        raise AssertionError("connected twice")

@@ -135,7 +135,7 @@ def test_tiny_alpha_with_many_clients_ends_and_is_even_enough_to_run():
     assert min(map(len, rows)) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(n=st.integers(1, 200), clients=st.integers(1, 50), seed=st.integers(0, 2**63 - 1), data=st.data())
 def test_sampled_shards_are_full_and_have_nothing_twice(n, clients, seed, data):
     scheme = Sampled(examples=data.draw(st.integers(1, n)))

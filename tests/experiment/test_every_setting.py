@@ -144,10 +144,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "algorithm.name = moon": change("fedavg", "moon", **MOON),
     "algorithm.name = local": change("fedavg", "local", "rounds.bytes_up"),
     "algorithm.name = finetune": change("fedavg", "finetune", "evaluations.test_loss", **PERSONAL),
-    "algorithm.name = fedbn": change(
-        "fedavg", "fedbn", "rounds.bytes_up", model__name="resnet18", rounds=1, data__train_examples=16,
-        data__test_examples=10, clients=2, cohort=1,
-    ),
+    "algorithm.name = fedbn": change("fedavg", "fedbn", "rounds.bytes_up", **RESNET),
     "algorithm.name = fedper": change("fedavg", "fedper", "rounds.bytes_up", model__name="mlp"),
     "algorithm.name = ditto": change("fedavg", "ditto", "evaluations.test_loss", **PERSONAL),
     "algorithm.lr": change(0.05, 0.1),

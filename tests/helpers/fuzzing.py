@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from fedray.cli.command_line import report_errors
 
 MANY = [pytest.mark.slow, pytest.mark.timeout(3600)]
-FEW_AND_MANY = pytest.mark.parametrize("times", [pytest.param(0.5, id="few"), pytest.param(20, id="many", marks=MANY)])
+FEW_AND_MANY = pytest.mark.parametrize("times", [pytest.param(0.3, id="few"), pytest.param(20, id="many", marks=MANY)])
 """A test with a few examples, the same at every run, and a slow one with many times as many."""
 
 

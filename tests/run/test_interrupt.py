@@ -106,6 +106,7 @@ def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
 
 def test_a_resume_after_signals_ends_in_the_same_tables(tmp_path):
     settings = [*SMALL, "--cluster.backend", "in-process", "--rounds", "12", "--output.checkpoint_every", "5"]
+    settings += ["--model.name", "mlp", "--engine", "plain"]
     for number, beginning in ((signal.SIGINT, "round +2/"), (signal.SIGTERM, "round +7/")):
         with start(*settings, "--output.root", tmp_path / "a") as process:
             wait_for(process, beginning)
@@ -117,11 +118,11 @@ def test_a_resume_after_signals_ends_in_the_same_tables(tmp_path):
     assert_same_tables(*(results.load("unnamed", tmp_path / name) for name in "ab"))
 
 
-RARER = [pytest.param(how, marks=pytest.mark.slow) for how in ("once", "at once", "full")]
-"""A sweep is stopped with one signal and with two, and what fails ends as an error does."""
+RARER = [pytest.param(how, marks=pytest.mark.slow) for how in ("failing", "once", "at once", "full")]
+"""Another test kills, a sweep is stopped with two signals, and test_exits has code that fails."""
 
 
-@pytest.mark.parametrize("how", ["group", "failing", *RARER])
+@pytest.mark.parametrize("how", ["group", *RARER])
 def test_nothing_is_left_of_ray_whatever_ends_a_run(tmp_path, how):
     """A terminal's Ctrl-C, which all of Ray's processes get; SIGTERM once and twice; a disk that is full; bad code."""
     settings = [*SMALL, "--rounds", "3000", "--output.root", tmp_path / "results"]
@@ -181,6 +182,7 @@ def test_nothing_is_left_of_ray_after_kill_9_and_the_run_goes_on_elsewhere(tmp_p
     Continued in this process it has the model and the rounds of a run that nothing disturbed.
     """
     settings = [*SMALL, "--algorithm.batch_size", "16", "--rounds", "40", "--output.root", str(tmp_path)]
+    settings += ["--data.train_examples", "2000", "--model.name", "mlp", "--engine", "plain"]
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name: Ray makes sockets in it
         environment = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
         with start(*settings, env=environment) as process:
@@ -278,7 +280,7 @@ def test_a_signal_waits_for_what_forks_and_a_second_does_not(number):
 GRID = "[grid]\nseed = [0, 1, 2, 3, 4, 5]\n[cluster]\nclients_per_actor = 2\n[output]\ncheckpoint_every = 1000\n"
 
 
-@pytest.mark.parametrize("signals", [1, 2])
+@pytest.mark.parametrize("signals", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_every_run_of_a_sweep_finishes_its_round_or_stops_at_once(tmp_path, signals):
     (tmp_path / "lr.toml").write_text(GRID)
     words = [

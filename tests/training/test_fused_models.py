@@ -37,6 +37,11 @@ DEEP = {"resnet18", "resnet50", "resnet56", "densenet121", "inception_v3", "goog
 and after a second round 2e-4 to 8e-2."""
 
 
+def marked(value, slow):
+    """A value of a parametrized test, which is a slow one or is not."""
+    return pytest.param(value, marks=pytest.mark.slow if slow else ())
+
+
 # With BatchNorm: a shard with a rest, one that is smaller than a batch, and one with more steps; no batch of one image.
 RAGGED = [np.arange(0, 7), np.arange(7, 10), np.arange(7, 18)]
 EQUAL = [np.arange(0, 8), np.arange(5, 13), np.arange(10, 18)]
@@ -189,10 +194,9 @@ def test_every_model_with_batch_norm_does(name):
     assert_agree(name, tolerance=own_rounding(name, **settings), **settings)
 
 
-OF_KNOWN_BLOCKS = {"resnet50", "inception_v3"}  # their layers are those of resnet18, densenet121 and googlenet
-SMALLER = [
-    pytest.param(name, marks=pytest.mark.slow if name in OF_KNOWN_BLOCKS else ()) for name in KNOWN if name not in LARGE
-]
+OF_KNOWN_BLOCKS = {"resnet50", "resnet56", "inception_v3", "vgg11"}
+"""Their layers are those of resnet18, resnet20, googlenet, and mcmahan_cnn with dropout."""
+SMALLER = [marked(name, slow=name in OF_KNOWN_BLOCKS) for name in KNOWN if name not in LARGE]
 
 
 @pytest.mark.parametrize("name", SMALLER)
@@ -240,7 +244,7 @@ def test_on_a_gpu_batch_norm_does_too_and_gives_the_same_bits_again(monkeypatch,
         assert [state[part].tobytes() for state, _ in once] == [state[part].tobytes() for state, _ in again]
 
 
-@pytest.mark.parametrize("name", ["lenet5", "cnn"])
+@pytest.mark.parametrize("name", ["lenet5", marked("cnn", slow=True)])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_the_devices_way_is_the_hosts(name, precision):
     """A device of another name than the CPU's, on which torch computes all the same."""
@@ -273,9 +277,11 @@ VARIANTS = {
     "two clients at a time": ("lenet5", {"chunk_size": 2}),
     "one client of a large network, as suits a CPU": ("vgg11", {"chunk_size": None, "rounds": 1}),
 }
+SEEN_ELSEWHERE = {"a stem for small images"}
+"""Of which resnet18 and resnet20 have each part, too."""
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [marked(each, slow=each in SEEN_ELSEWHERE) for each in VARIANTS])
 def test_what_changes_a_model_or_its_training_is_the_plain_engines(variant):
     name, settings = VARIANTS[variant]
     assert_agree(name, **settings)
@@ -300,21 +306,19 @@ SMALL = ["lenet5", "cnn", "resnet18"]
 LOOSE = {"bfloat16": {"tolerance": 0.25}}
 
 
-@pytest.mark.parametrize("name", [*SMALL, "googlenet"])
+@pytest.mark.parametrize("name", SMALL)
 def test_the_forms_of_a_gpu_train_as_in_the_plain_engine(forms_of_a_gpu, name):
     assert_agree(name, rounds=1 if name in DEEP else 2, **without_batch_norm(name))
 
 
-@pytest.mark.parametrize("name", ["lenet5", "cnn"])
+@pytest.mark.parametrize("name", ["lenet5", marked("cnn", slow=True)])
 @pytest.mark.parametrize("precision", [precision for precision in TABLE if precision != "float32"])
 def test_they_do_in_every_precision(forms_of_a_gpu, name, precision):
     assert_agree(name, precision=precision, **LOOSE.get(precision, {}))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "name", [name for name in KNOWN if name not in {*LARGE, *SMALL, "googlenet", "logistic", "mlp"}]
-)
+@pytest.mark.parametrize("name", [name for name in KNOWN if name not in {*LARGE, *SMALL, "logistic", "mlp"}])
 def test_the_forms_of_a_gpu_train_every_model(forms_of_a_gpu, name):
     assert_agree(name, **without_batch_norm(name))
 
