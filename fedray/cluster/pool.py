@@ -40,6 +40,7 @@ class Pool:
         self.software = software() if capacity else None  # every node must have this software
         self.plainly = "" if nursery else "each imports torch anew"  # how actors start, in words; empty if forked
         self.known = nursery is None  # whether it is known that the nursery works
+        self.actor: Any = ray.remote(ClientActor)  # once: Ray pickles and sends the class for each
         self.dispatcher = Dispatcher()
         self.claiming = threading.Lock()  # held by the run whose actors are chosen and started
         self.shape: tuple[float, float] | None = None
@@ -147,8 +148,7 @@ class Pool:
         options["enable_task_events"] = False  # nobody reads them, and calls are faster without
         if self.nursery:
             options["runtime_env"] = self.nursery.runtime_env
-        actor = ray.remote(ClientActor).options(**options)
-        return actor.remote(sys.path, self.software)
+        return self.actor.options(**options).remote(sys.path, self.software)
 
     def respawn(self, slot: Slot) -> None:
         """Start a new actor in the slot of a lost one. It is enrolled in the slot's runs before any other call.

@@ -1,6 +1,7 @@
 """The start of Ray: quietly, once for all runs of a process. It is always shut down again."""
 
 import contextlib
+import functools
 import logging
 import shutil
 import signal
@@ -33,6 +34,7 @@ NODE_SECONDS = 120.0  # time for each node of a joined cluster to start a proces
 
 log = logging.getLogger(__name__)
 
+SETUP_WORKER = Path(__file__).with_name("setup_worker.py")
 OF_OWN_RAY = ("cpus", "gpus", "object_store")
 
 
@@ -101,6 +103,26 @@ def handlers_kept() -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def lean(forks: bool, speaks: bool) -> Iterator[None]:
+    """Start no process of a local Ray that nobody here asks: the dashboard, its autoscaler, the reader of its logs.
+
+    Each would import Ray, as the driver waits. Forked workers are set up by setup_worker.py instead of Ray's.
+    """
+    params: Any = ray._private.parameter.RayParams
+    node: Any = ray._private.node.Node
+    init, start_api_server = params.__init__, node.start_api_server
+    given: dict[str, Any] = {"no_monitor": True, "include_log_monitor": speaks}
+    if forks:
+        given["setup_worker_path"] = str(SETUP_WORKER)
+    params.__init__ = functools.partialmethod(init, **given)
+    node.start_api_server = lambda self, **_: None
+    try:
+        yield
+    finally:
+        params.__init__, node.start_api_server = init, start_api_server
+
+
+@contextlib.contextmanager
 def connected(cluster: Cluster) -> Iterator[Session]:
     """A connection to Ray for the length of a `with`: to a new local Ray, or to a cluster, which is left running.
 
@@ -122,16 +144,21 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         }
     else:
         options = {}
-    address = "local" if local else find(cluster.address)
+    forks, address = will_fork(cluster), "local" if local else find(cluster.address)
     speaks, began = log.isEnabledFor(logging.DEBUG), time.perf_counter()
-    guard = Guard(fork_server() if local and will_fork(cluster) else None, get_default_ray_temp_dir())
+    guard = Guard(fork_server() if forks else None, get_default_ray_temp_dir())
     try:
-        with deferred() if local else contextlib.nullcontext(), handlers_kept():
+        with (
+            deferred() if local else contextlib.nullcontext(),
+            handlers_kept(),
+            lean(forks, speaks) if local else contextlib.nullcontext(),
+        ):
             context: Any = ray.init(
                 address=address,
                 include_dashboard=False if local else None,
                 logging_level=logging.INFO if speaks else logging.ERROR,
                 log_to_driver=speaks,
+                _system_config={"prestart_worker_first_driver": False} if forks else None,  # they would stay idle
                 **options,
             )
         guard.started()
@@ -155,7 +182,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         else:
             check_nodes([node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")], NODE_SECONDS)
             look()
-        nursery = open_nursery() if will_fork(cluster) else None
+        nursery = open_nursery() if forks else None
         try:
             pool = Pool(cluster.start_timeout, nursery, None if local else look)
             yield Session(look, pool)

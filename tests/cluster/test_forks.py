@@ -1,6 +1,10 @@
 """What is forked from the fork server, and that it leaves nothing behind."""
 
+import importlib
+import json
 import os
+import runpy
+import shlex
 import signal
 import socket
 import subprocess
@@ -10,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 
 from fedray.cluster.forks import SHIM, ForkServer, Nursery, fork_server
 from fedray.cluster.needs import will_fork
@@ -144,6 +149,47 @@ def test_without_a_nursery_the_shim_becomes_the_worker(tmp_path):
     command = [sys.executable, "-S", "-E", str(SHIM), str(tmp_path / "nowhere"), str(worker), "--id", "7"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.stderr) == ("['--id', '7']\n", "")
+
+
+WORKER = Path(ray.__file__).parent / "_private" / "workers" / "default_worker.py"
+
+
+def set_up(path, context, monkeypatch):
+    """How setup_worker.py would go on: the nursery and the worker's words, or the program with which Ray does it."""
+    program = SHIM.with_name("setup_worker.py")
+    monkeypatch.setattr(sys, "path", [str(program.parent), *sys.path])
+    words = [str(path), "--id=7", f"--serialized-runtime-env-context={json.dumps(context)}", "--language=PYTHON"]
+    monkeypatch.setattr(sys, "argv", [str(program), *words])
+    found = []
+    with monkeypatch.context() as patch:
+        patch.setattr(importlib.import_module("shim"), "become_worker", lambda *how: found.append(how))
+        patch.setattr(os, "execv", lambda program, command: found.append(tuple(command)))
+        runpy.run_path(str(program), run_name="__main__")
+    return words, found
+
+
+def test_a_worker_is_set_up_by_the_shim_alone_where_nothing_else_is_asked_for(monkeypatch):
+    nothing = {"command_prefix": [], "env_vars": {}, "override_worker_entrypoint": None, "java_jars": []}
+    ours = {**nothing, "py_executable": shlex.join([sys.executable, "-S", "-E", str(SHIM), "/a nursery"])}
+    assert set_up(WORKER, ours, monkeypatch)[1] == [("/a nursery", [str(WORKER), "--id=7"])]
+    others = [
+        {**nothing, "py_executable": sys.executable},
+        {**nothing, "py_executable": None},
+        {**ours, "env_vars": {"A": "1"}},
+        {**ours, "command_prefix": ["nice"]},
+        {**ours, "unknown": "to us"},
+    ]
+    for context in others:
+        words, found = set_up(WORKER, context, monkeypatch)
+        assert found == [(sys.executable, str(WORKER.with_name("setup_worker.py")), *words)]
+    assert WORKER.with_name("setup_worker.py").exists()
+
+
+def test_actors_of_a_session_are_set_up_so(session, dataset):
+    """Ray knows the program by its name; that of Ray's would have imported Ray in the shim's process."""
+    (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
+    assert any(str(SHIM.with_name("setup_worker.py")) in word for word in raylet.cmdline())
+    assert len(set(pids(session, dataset))) == 2
 
 
 def pids(session, dataset):
