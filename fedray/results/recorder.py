@@ -170,8 +170,9 @@ class Recorder:
             columns["round"] = [round_row["round"]] * len(next(iter(columns.values())))
         if before := self._before.pop(round_row["round"], None):
             line["events"] = join_lines("events", [{"events": before}, line])
-        for table in IN_JOURNAL:
-            to_batch(table, line[table])  # a wrong value raises before anything is written
+        for table, columns in line.items():
+            if columns["round"]:
+                to_batch(table, columns)  # a wrong value raises before anything is written
         line["confusion"] = pack(line["confusion"])
         with writing(self._folder):
             self._append(encode_line(line))

@@ -169,9 +169,9 @@ SETTINGS += ["--output.checkpoint_every=1", "--output.save_best=true"]
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(("under", "step"), [("models", 11), pytest.param("", 1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("under", "step"), [("models", 29), pytest.param("", 1, marks=pytest.mark.slow)])
 def test_killed_before_any_file_operation_a_run_ends_with_the_same_models(tmp_path, warm, under, step):
-    """Each eleventh operation on models, or every one on all that there is of the run."""
+    """Each twenty-ninth operation on models, or every one on all that there is of the run."""
 
     def models(root):
         return {path.name: bits(path) for path in sorted((root / "small/models").iterdir())}

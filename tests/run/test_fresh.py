@@ -115,10 +115,10 @@ def test_where_anything_is_wrong_nothing_is_moved(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("under", "step"), [("killed/small.old-1", 13), pytest.param("killed", 1, marks=pytest.mark.slow)]
+    ("under", "step"), [("killed/small.old-1", 31), pytest.param("killed", 1, marks=pytest.mark.slow)]
 )
 def test_a_kill_at_any_step_loses_nothing_and_the_same_command_ends_well(tmp_path, warm, under, step):
-    """Killed before every thirteenth file operation on what is moved, or each in all of the run, until none is left."""
+    """Killed before every thirty-first file operation on what is moved, or each in all of the run, until none is left."""
     settings = ["--rounds=2", "--clients=2", "--cohort=1", "--data.dataset=synthetic", "--data.train_examples=40"]
     settings += [
         "--data.test_examples=40",
