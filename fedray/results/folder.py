@@ -4,7 +4,7 @@ import difflib
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -139,10 +139,17 @@ def _unknown_columns(table: str, files: Mapping[str, pa.Table]) -> set[str]:
 
 def _frame(table: str, files: Mapping[str, pa.Table]) -> "pd.DataFrame":
     """The tables of all files as one, sorted by the files' names."""
+    if not files:
+        return _empty(table).copy()
     known = SCHEMAS[table]
     return pa.concat_tables(
         [known.empty_table(), *(files[name].select(known.names) for name in sorted(files))]
     ).to_pandas()
+
+
+@cache
+def _empty(table: str) -> "pd.DataFrame":
+    return SCHEMAS[table].empty_table().to_pandas()
 
 
 def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":

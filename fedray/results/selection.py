@@ -24,6 +24,7 @@ Row = Mapping[str, Any]
 """A run as plain Python values: its columns of `runs`, its `accuracy`, and every setting by dotted name."""
 
 CONDITION = re.compile(r"([A-Za-z][\w.]*)(<=|>=|!=|==|=|<|>)(.*)", re.DOTALL)
+INTEGERS = {field.name for field in SCHEMAS["runs"] if pa.types.is_integer(field.type)}
 ORDERS = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
 
 
@@ -32,11 +33,12 @@ def rows_of(results: "Results") -> list[Row]:
 
     `accuracy` is the last one: of the server's model, or of the clients' where none of the server's was measured.
     """
+    columns = [results.runs[name].tolist() for name in SCHEMAS["runs"].names]
     rows: list[Row] = []
-    for record in results.runs.astype(object).to_dict("records"):
-        text = record.pop("settings")
-        row = {str(name): _plain(str(name), value) for name, value in record.items()}
-        if isinstance(text, str):
+    for values in zip(*columns, strict=True):
+        row = {name: _plain(name, value) for name, value in zip(SCHEMAS["runs"].names, values, strict=True)}
+        text = row.pop("settings")
+        if text is not None:
             row |= {name: value for name, value in settings_of(text).items() if name not in SCHEMAS["runs"].names}
         measured = (row["final_test_accuracy"], row["final_client_accuracy"])
         rows.append(row | {"accuracy": next((value for value in measured if value is not None), None)})
@@ -46,8 +48,7 @@ def rows_of(results: "Results") -> list[Row]:
 def _plain(name: str, value: Any) -> Any:
     if value is None or value != value:  # NaN and NaT
         return None
-    known = SCHEMAS["runs"].names
-    return int(value) if name in known and pa.types.is_integer(SCHEMAS["runs"].field(name).type) else value
+    return int(value) if name in INTEGERS else value  # pandas turns integers with nulls into floats
 
 
 def differing(results: "Results", runs: Collection[str]) -> list[str]:

@@ -114,11 +114,16 @@ def shared_files(folder: Path, run: str) -> list[Path]:
 
 def partition_of(folder: Path, run: str) -> str | None:
     try:
-        row, journal = folder / "runs" / f"{run}.parquet", read_journal(folder / "journal" / f"{run}.jsonl")
-        found = read_row(row)["partition_id"][0].as_py() if row.exists() else None
-        return found or (journal[0]["runs"]["partition_id"][0] if journal else None)
-    except (BadInputError, KeyError, IndexError, TypeError):
+        return read_partition(folder, run)
+    except BadInputError:
         return None
+
+
+def read_partition(folder: Path, run: str) -> str | None:
+    """The partition that a run's row, or its journal, names; BadInputError where neither can be read."""
+    row, journal = folder / "runs" / f"{run}.parquet", read_journal(folder / "journal" / f"{run}.jsonl")
+    found = read_row(row)["partition_id"][0].as_py() if row.exists() else None
+    return found or (journal.header["runs"]["partition_id"][0] if journal else None)
 
 
 def move(path: Path, target: Path) -> None:

@@ -12,11 +12,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fedray.core.atomic import sync, writing
-from fedray.core.errors import BusyError
+from fedray.core.errors import BadInputError, BusyError
 from fedray.core.lock import hold
 from fedray.results.recorder import lock_of
-from fedray.run.fresh import files
-from fedray.run.stored import REMOVING, StoredRun, read_stored
+from fedray.run.fresh import files, read_partition
+from fedray.run.stored import REMOVING, StoredRun, named
 
 BUSY = "a sweep or another removal ({{process}}) is at work in {folder}/"
 
@@ -121,8 +121,8 @@ def freed(folder: Path, runs: Sequence[StoredRun], leaving: Collection[str] = ()
 
     Runs that are half removed have none any more, and neither have those that are `leaving`.
     """
-    others = [each for each in read_stored(folder)[1] if not each.removing and each.run not in leaving]
-    if not all(each.row for each in others):
+    try:
+        kept = {read_partition(folder, run) for run, removing in named(folder) if not removing and run not in leaving}
+    except BadInputError:
         return set()
-    had = {each.row["partition_id"] for each in runs if each.row}
-    return had - {each.row["partition_id"] for each in others} - {None}
+    return {each.row["partition_id"] for each in runs if each.row} - kept - {None}

@@ -68,12 +68,12 @@ def read_stored(folder: Path) -> tuple[Results, list[StoredRun]]:
     if (folder / REMOVING).is_dir():
         left = rows_of(load(REMOVING, folder, tables=("runs",)))
         found |= {row["run"]: StoredRun(folder, row["run"], row, True) for row in left if row["run"] not in found}
-    for run, removing in unread(folder):
+    for run, removing in named(folder):
         found.setdefault(run, StoredRun(folder, run, {}, removing))
     return results, [found[run] for run in sorted(found)]
 
 
-def unread(folder: Path) -> Iterator[tuple[str, bool]]:
+def named(folder: Path) -> Iterator[tuple[str, bool]]:
     """Each run with a row or a journal, whether that can be read or not, and whether it is half removed."""
     for place in (folder, folder / REMOVING):
         for name in (f"runs/{EVERY}.parquet", f"journal/{EVERY}.jsonl"):

@@ -71,7 +71,7 @@ def partition_of(root, which):
 
 def only(tables, runs):
     """What `load` gives, of these runs alone."""
-    kept = {name: frame for name, frame in vars(tables).items()}
+    kept = dict(vars(tables))
     for name in ("runs", *TABLES):
         kept[name] = kept[name][kept[name]["run"].isin(runs)].reset_index(drop=True)
     used = set(kept["runs"]["partition_id"])
@@ -168,7 +168,7 @@ def test_show_has_settings_events_and_files(root, capsys):
 def test_a_wrong_word_is_one_sentence_and_changes_nothing(root, capsys, words, why):
     (root / "small/experiment.tar.gz").write_text("here")
     before = content(root)
-    status, out, err = call(capsys, *words)
+    status, _, err = call(capsys, *words)
     assert status == 2
     assert why in err
     assert err.count("\n") == 1
@@ -248,7 +248,7 @@ def test_a_run_that_is_played_is_refused_and_so_is_a_sweep_at_work(root, capsys)
     assert len(load("small", root).runs) == 3
 
 
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_step_leaves_results_that_load_and_rm_finishes(made, tmp_path, warm, step):
     """Killed before every so manieth file operation, until none is left."""
     root, gone = tmp_path / "results", {SECOND, PROX}
@@ -284,6 +284,7 @@ def test_a_kill_at_any_step_leaves_results_that_load_and_rm_finishes(made, tmp_p
     assert {n: text for n, text in content(root).items() if not n.endswith(".lock")} == stays
     assert seen == {4, 3, 2}
     assert points > 50
+    print(points)
 
 
 def test_a_half_removed_run_is_listed_and_its_settings_still_choose_it(root, capsys):
