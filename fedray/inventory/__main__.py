@@ -18,13 +18,14 @@ from fedray.report.wording import count, enumerate_words, size
 from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning
 from fedray.run.archive import archive, check_archive, check_unchanged
 from fedray.run.removal import alone, check_idle, freed, remove
-from fedray.run.stored import StoredRun
+from fedray.run.stored import StoredRun, named
 
 PROGRAM = "python -m fedray.results"
 DESCRIPTION = (
     "List, show, remove or archive runs on disk. WORDS choose them: results by their name or folder, runs by their id, "
     "and settings, as in lr=0.1 status=failed 'accuracy<0.5'. rm and archive first say what they would do, and ask."
 )
+USAGE = f"{PROGRAM} COMMAND [WORD ...] [--OPTION ...]"
 COMMANDS = {
     "list": "one line for each run",
     "show": "the settings, events and files of one run",
@@ -60,7 +61,7 @@ class Words:
 def read_words(argv: Sequence[str]) -> Words:
     """Parse a command line; BadInputError for an unknown command, or an option that it does not have."""
     known = ", ".join(f"{name} ({text})" for name, text in COMMANDS.items())
-    parser = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False)
+    parser = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False, usage=USAGE)
     parser.add_argument("command", nargs="?", metavar="COMMAND", help=known)
     parser.add_argument("words", nargs="*", metavar="WORD", help="results, runs and settings")
     add_options(parser, FLAGS, VALUES, {})
@@ -127,8 +128,8 @@ def rm(given: Words, chosen: list[Shelf]) -> int:
     runs = [each for shelf in chosen for each in shelf.runs]
     print_table(chosen)
     for shelf in chosen:
-        for partition in sorted(freed(shelf.folder, shelf.runs, [each.run for each in shelf.runs])):
-            print(f"with them goes {shelf.folder}/partitions/{partition}.parquet, which no other run has")
+        if alone_theirs := freed(shelf.folder, shelf.runs, [each.run for each in shelf.runs]):
+            print(f"and {count(len(alone_theirs), 'file')} in {shelf.folder}/partitions/ that no other run has")
     refuse_busy(runs, "removed")
     if not agreed(given, f"remove {what(runs)}", "removed"):
         return 1
@@ -136,6 +137,9 @@ def rm(given: Words, chosen: list[Shelf]) -> int:
         for shelf in chosen:
             remove(shelf.folder, shelf.runs)
     print(f"removed {what(runs)}")
+    for shelf in chosen:
+        if not any(named(shelf.folder)):
+            print(f"{shelf.folder}/ has no run any more; whatever else is there was left")
     return 0
 
 

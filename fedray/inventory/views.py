@@ -29,10 +29,10 @@ def as_json(each: StoredRun) -> dict[str, Any]:
 
 
 def print_table(chosen: Sequence[Shelf]) -> None:
-    """A line for each run under headings, and one for all."""
+    """A line for each run under headings, and one for all. Settings are those that differ in the whole folder."""
     rows: list[Sequence[str]] = [HEADINGS]
     for shelf in chosen:
-        names = differing(shelf.results, [each.run for each in shelf.runs])
+        names = differing(shelf.results)
         known = {name for each in shelf.runs for name in each.row}
         shown = {name: short_name(name, known) for name in names}
         rows += [cells(each, shown) for each in shelf.runs]

@@ -5,7 +5,7 @@ import math
 import operator
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +51,9 @@ def _plain(name: str, value: Any) -> Any:
     return int(value) if name in INTEGERS else value  # pandas turns integers with nulls into floats
 
 
-def differing(results: "Results", runs: Collection[str]) -> list[str]:
-    """The settings in which these runs differ, the seed last."""
-    of_these = results.runs[results.runs["run"].isin(runs)]
-    names = varied(replace(results, runs=of_these))
-    return [*names, *(["seed"] if of_these["seed"].nunique() > 1 else [])]
+def differing(results: "Results") -> list[str]:
+    """The settings in which the runs differ, the seed last."""
+    return [*varied(results), *(["seed"] if results.runs["seed"].nunique() > 1 else [])]
 
 
 @dataclass(frozen=True)

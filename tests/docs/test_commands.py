@@ -13,6 +13,7 @@ from fedray import __main__ as one
 from fedray import partition
 from fedray.cli.command_line import options, read_command_line
 from fedray.experiment.composition import compose, set_default_name
+from fedray.inventory import __main__ as inventory
 from fedray.report import __main__ as report
 from fedray.sweep import __main__ as sweep
 
@@ -72,6 +73,8 @@ def check(program: str, words: list[str]) -> None:
     elif program == "fedray.report":
         known = {f"--{name}" for name in (*report.FLAGS, *report.VALUES)}
         assert {word for word in words if word.startswith("-")} <= known
+    elif program == "fedray.results":
+        assert inventory.read_words(words).words == [word for word in words[1:] if not word.startswith("--")]
     else:
         assert (program, words) in (("fedray.data.download", ["NAME"]), ("fedray.sweep", []))
 
@@ -79,6 +82,7 @@ def check(program: str, words: list[str]) -> None:
 def test_every_option_in_the_prose_is_one() -> None:
     known = {*options(), *one.FLAGS, *one.VALUES, *sweep.FLAGS, *sweep.VALUES, *sweep.LISTS}
     known |= {*partition.VALUES, *partition.LISTS, *report.FLAGS, *report.VALUES, *FOREIGN}
+    known |= {*inventory.FLAGS, *inventory.VALUES}
     for page in PAGES:
         for span in page.spans:
             assert set(re.findall(r"(?:^| )--([\w.-]+)", span)) <= known, f"{span} in {page.name}"
