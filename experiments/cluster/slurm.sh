@@ -53,7 +53,13 @@ end() {
     fi
 }
 trap end EXIT
-trap '[[ -z $run ]] || kill -TERM "$run" 2>/dev/null' TERM INT
+
+# shellcheck disable=SC2329  # the trap calls it
+interrupt() {
+    [[ -n $run ]] || exit 143 # there is nothing to save yet
+    kill -TERM "$run" 2>/dev/null || true
+}
+trap interrupt TERM INT
 
 # Start Ray on some nodes, as a step that goes on in the background: on_nodes NODE,... COUNT [OPTION ...]
 on_nodes() {
@@ -73,7 +79,7 @@ wait_for() {
     until (($(up) >= $1)); do
         kill -0 "${steps[0]}" 2>/dev/null || { echo "the head's Ray ended" >&2; exit 1; }
         ((SECONDS < deadline)) || return 1
-        sleep 2
+        sleep 1
     done
 }
 
