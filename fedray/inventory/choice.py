@@ -30,7 +30,8 @@ def choose(words: Sequence[str], root: Path, several: bool) -> list[Shelf]:
     others = [word for word in words if not is_condition(word)]
     places = {word: place for word in others if (place := place_of(root, word))}
     ids = [word for word in others if word not in places]
-    shelves = [read_shelf(folder) for folder in dict.fromkeys(places.values())] if places else all_shelves(root)
+    named = {place.resolve(): place for place in places.values()}
+    shelves = [read_shelf(folder) for folder in named.values()] if places else all_shelves(root)
     wanted = {run for word in ids for run in runs_named(word, shelves, root, several)}
     rows = [each.row for shelf in shelves for each in shelf.runs if each.row]
     asked = read_conditions(conditions, rows)

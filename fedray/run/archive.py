@@ -4,6 +4,7 @@ The archive appears once each file in it was read back and compared with the one
 """
 
 import tarfile
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from hashlib import blake2b, file_digest
@@ -16,6 +17,8 @@ from fedray.run.fresh import shared_files
 from fedray.run.stored import StoredRun
 
 MODES = {".tar.gz": "gz", ".tgz": "gz", ".tar.zst": "zst"}
+
+NOTHING = "so that there is none, and nothing was removed"
 
 Stamps = dict[Path, tuple[int, int]]
 """The size and the time of the last change, in ns, of each file that was verified."""
@@ -75,7 +78,10 @@ def members(run: StoredRun) -> Iterator[tuple[str, Path]]:
 
 def verified(path: Path, runs: Sequence[StoredRun]) -> Stamps:
     """Read the archive and compare it with the runs' files; RunError where they differ."""
-    found = dict(contents(path))
+    try:
+        found = dict(contents(path))
+    except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
+        raise RunError(f"the archive cannot be read back ({error}), {NOTHING}") from None
     stamps: Stamps = {}
     for each in runs:
         with lock_of(each.folder, each.run):
@@ -83,11 +89,9 @@ def verified(path: Path, runs: Sequence[StoredRun]) -> Stamps:
                 stamps[file] = stamp(file)
                 with file.open("rb") as content:
                     if found.get(name) != file_digest(content, blake2b).digest():
-                        raise RunError(
-                            f"{file} changed while it was archived; there is no archive, and nothing changed"
-                        )
+                        raise RunError(f"{file} is not as in the archive, {NOTHING}")
     if len(stamps) < len(found):
-        raise RunError("files went while they were archived; there is no archive, and nothing changed")
+        raise RunError(f"files went while they were archived, {NOTHING}")
     return stamps
 
 

@@ -46,12 +46,13 @@ def remove(folder: Path, runs: Sequence[StoredRun], check: Callable[[StoredRun],
     runs before it are removed then. The caller holds the folder (`alone`).
     """
     done: list[StoredRun] = []
+    leftovers = list(folder.glob("*/.*.tmp-*"))  # of killed writers
     with writing(folder):
         try:
             for each in runs:
                 with lock_of(folder, each.run):
                     check(each)
-                    put_away(folder, each.run)
+                    put_away(folder, each.run, [path for path in leftovers if path.name.startswith(f".{each.run}.")])
                 done.append(each)
         except BusyError as error:
             raise BusyError(f"{error}; {len(done)} of {len(runs)} runs were removed before it") from None
@@ -60,8 +61,8 @@ def remove(folder: Path, runs: Sequence[StoredRun], check: Callable[[StoredRun],
             forget(folder, done)
 
 
-def put_away(folder: Path, run: str) -> None:
-    """Remove a run's files but for its row and its journal, which move aside.
+def put_away(folder: Path, run: str, leftovers: Sequence[Path]) -> None:
+    """Remove a run's files and these leftovers, but for its row and its journal, which move aside.
 
     Checkpoints go first: where the rest is killed the run is still one that its command plays.
     """
@@ -75,7 +76,7 @@ def put_away(folder: Path, run: str) -> None:
             path.replace(aside)
             sync(aside.parent)
             sync(path.parent)
-    for path in (*files(folder, run), *folder.glob(f"*/.{run}.*.tmp-*")):
+    for path in (*files(folder, run), *leftovers):
         delete(path)
     with suppress(OSError):  # it logged nothing there
         (folder / "tensorboard" / run).rmdir()
