@@ -14,6 +14,7 @@ from fedray.cli.command_line import choices, default, facts, group_order, kind, 
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 from fedray.experiment.experiment import DEFAULT_NAMES
+from fedray.inventory import __main__ as inventory
 from fedray.report import __main__ as report
 from fedray.sweep import __main__ as sweep
 
@@ -55,8 +56,9 @@ def render() -> str:
         (f"`{sweep.PROGRAM}`", sweep.FLAGS, {**sweep.VALUES, **sweep.LISTS}),
         (f"`{partition.PROGRAM}`", {}, {**partition.LISTS, **partition.VALUES}),
         (f"`{report.PROGRAM}`", report.FLAGS, report.VALUES),
+        (f"`{inventory.PROGRAM}`", inventory.FLAGS, inventory.VALUES),
     ):
-        shared = () if flags is verbosity.FLAGS else (*verbosity.FLAGS, *verbosity.VALUES)
+        shared = (*verbosity.FLAGS, *verbosity.VALUES) if flags.items() > verbosity.FLAGS.items() else ()
         rows = [(f"`--{name}`", text) for name, text in flags.items() if name not in shared]
         rows += [(f"`--{name} {label}`", text) for name, (label, text) in values.items() if name not in shared]
         parts += [f"### {title}", table(("option", "what it does"), rows)]

@@ -169,6 +169,8 @@ def play_sweep(environment: Environment) -> None:
     page = Path(environment.directory, environment.start("fedray-report", "results/two").strip())
     ensure(page.is_file() and "</html>" in page.read_text(), f"{page} is no page")
     print("wrote its report")
+    listed = environment.start("fedray-results", "list", "two", "--json").splitlines()
+    ensure(len(listed) == 2, f"fedray-results lists {len(listed)} runs of the sweep")
 
 
 def execute(command: list[object], directory: Path, variables: dict[str, str] | None = None) -> str:

@@ -4,7 +4,7 @@ import difflib
 import json
 import warnings
 from collections.abc import Callable, Collection, Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,8 +24,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def load(name: str, root: str | Path = "results", run: str | None = None) -> Results:
+def load(
+    name: str, root: str | Path = "results", run: str | None = None, tables: Collection[str] = tuple(SCHEMAS)
+) -> Results:
     """Read all tables of `name`, or of one run there, with what a killed or running process has only in its journal.
+
+    Of `tables` only these are read, and `runs` in any case; the others are empty.
 
     Files of an older fedray have nulls in the columns, and neutral values in the settings, that they lack. A damaged
     file is left out, with a DamagedResultsWarning that names it; all else of its run is there. Columns that only a
@@ -35,9 +39,11 @@ def load(name: str, root: str | Path = "results", run: str | None = None) -> Res
     folder = Path(root) / name
     if not name or not folder.is_dir():
         raise BadInputError(_missing(name, Path(root)))
-    parts, newer = _read_runs(folder, run or EVERY)
+    if others := sorted(set(tables) - SCHEMAS.keys()):
+        raise BadInputError(f"there is no table {others[0]!r}; there are {', '.join(SCHEMAS)}")
+    parts, newer = _read_runs(folder, run or EVERY, tables)
     used = {name for row in parts["runs"].values() for name in row["partition_id"].to_pylist()}
-    parts["partitions"] = _read_partitions(folder, None if run is None else used)
+    parts["partitions"] = _read_partitions(folder, None if run is None else used) if "partitions" in tables else {}
     newer |= {f"{table}.{name}" for table, files in parts.items() for name in _unknown_columns(table, files)}
     if newer:
         sentence = f"{folder} has columns that this fedray, {__version__}, does not know, and they were left out"
@@ -74,8 +80,10 @@ EVERY = "[!.]*"
 T = TypeVar("T")
 
 
-def _read_runs(folder: Path, wanted: str) -> tuple[dict[str, dict[str, pa.Table]], set[str]]:
+def _read_runs(folder: Path, wanted: str, only: Collection[str]) -> tuple[dict[str, dict[str, pa.Table]], set[str]]:
     """Each per-run table of each run, and the columns in journals that this version lacks.
+
+    Tables that are not in `only` are empty, but for `runs`.
 
     A run is read from Parquet once its status is final, else from its journal. Its population, which no round changes,
     is always in Parquet.
@@ -92,6 +100,9 @@ def _read_runs(folder: Path, wanted: str) -> tuple[dict[str, dict[str, pa.Table]
     parts: dict[str, dict[str, pa.Table]] = {"runs": rows}
     for table in PER_RUN:
         kept = {run: tables[table] for run, tables in live.items() if table in tables}
+        if table not in ("runs", *only):
+            parts[table] = {}
+            continue
         if table != "runs":
             stored = {path.stem for path in paths}.union(live) - kept.keys()
             files = (folder / table / f"{run}.parquet" for run in stored)
@@ -128,17 +139,24 @@ def _unknown_columns(table: str, files: Mapping[str, pa.Table]) -> set[str]:
 
 def _frame(table: str, files: Mapping[str, pa.Table]) -> "pd.DataFrame":
     """The tables of all files as one, sorted by the files' names."""
+    if not files:
+        return _empty(table).copy()
     known = SCHEMAS[table]
     return pa.concat_tables(
         [known.empty_table(), *(files[name].select(known.names) for name in sorted(files))]
     ).to_pandas()
 
 
+@cache
+def _empty(table: str) -> "pd.DataFrame":
+    return SCHEMAS[table].empty_table().to_pandas()
+
+
 def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
     """The runs with each setting as a column, but for settings that are a column already."""
     import pandas as pd
 
-    rows = [_settings(text) for text in runs["settings"].dropna()]
+    rows = [settings_of(text) for text in runs["settings"].dropna()]
     known = runs.index[runs["settings"].notna()]
     for name, kind in PLAYED.items():
         theirs = [row[name] if type(row.get(name)) is kind else None for row in rows]
@@ -147,8 +165,8 @@ def _with_settings(runs: "pd.DataFrame") -> "pd.DataFrame":
     return runs.join(settings.drop(columns=[name for name in settings if name in runs]))
 
 
-def _settings(text: str) -> dict[str, Any]:
-    """The settings of one run by dotted name; a list is a tuple, which can be grouped by."""
+def settings_of(text: str) -> dict[str, Any]:
+    """The settings of one run by dotted name, from its column `settings`; a list is a tuple, to be grouped by."""
     found = with_neutral(dict(flatten(json.loads(text))))
     return {name: tuple(value) if isinstance(value, list) else value for name, value in found.items()}
 

@@ -97,22 +97,33 @@ def files(folder: Path, run: str) -> list[Path]:
 
 
 def copy_beside(folder: Path, run: str, target: Path) -> None:
-    """Copy the files that the run shares with others: its settings file and its partition, or all partitions."""
-    partition = partition_of(folder, run)
-    for path in (folder / "experiment.toml", *folder.glob(f"partitions/{partition or '[!.]*'}.parquet")):
+    """Copy the files that the run shares with others."""
+    for path in shared_files(folder, run):
         copy = target / path.relative_to(folder)
-        if path.is_file() and not copy.exists():
+        if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
             copy_file(path, copy)
 
 
+def shared_files(folder: Path, run: str) -> list[Path]:
+    """The files that a run shares with others: the settings file and its partition, or all where that is not known."""
+    partition = partition_of(folder, run)
+    there = (folder / "experiment.toml", *sorted(folder.glob(f"partitions/{partition or '[!.]*'}.parquet")))
+    return [path for path in there if path.is_file()]
+
+
 def partition_of(folder: Path, run: str) -> str | None:
     try:
-        row, journal = folder / "runs" / f"{run}.parquet", read_journal(folder / "journal" / f"{run}.jsonl")
-        found = read_row(row)["partition_id"][0].as_py() if row.exists() else None
-        return found or (journal[0]["runs"]["partition_id"][0] if journal else None)
-    except (BadInputError, KeyError, IndexError, TypeError):
+        return read_partition(folder, run)
+    except BadInputError:
         return None
+
+
+def read_partition(folder: Path, run: str) -> str | None:
+    """The partition that a run's row, or its journal, names; BadInputError where neither can be read."""
+    row, journal = folder / "runs" / f"{run}.parquet", read_journal(folder / "journal" / f"{run}.jsonl")
+    found = read_row(row)["partition_id"][0].as_py() if row.exists() else None
+    return found or (journal.header["runs"]["partition_id"][0] if journal else None)
 
 
 def move(path: Path, target: Path) -> None:

@@ -22,13 +22,14 @@ def program(script):
 
 def test_there_is_a_script_for_each_program_that_people_start():
     modules = {"fedray": "fedray", "fedray-sweep": "fedray.sweep", "fedray-report": "fedray.report"}
+    modules["fedray-results"] = "fedray.inventory"
     assert {script: f"{module}.__main__:program" for script, module in modules.items()} == SCRIPTS
 
 
 def test_the_version_is_told_without_torch_and_ray():
     code = """
 import runpy, sys
-for module in ("fedray", "fedray.sweep", "fedray.report", "fedray.partition"):
+for module in ("fedray", "fedray.sweep", "fedray.report", "fedray.partition", "fedray.results"):
     sys.argv = [module, "--version"]
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
@@ -36,7 +37,7 @@ for module in ("fedray", "fedray.sweep", "fedray.report", "fedray.partition"):
         print(end.code, *sorted({"torch", "ray"} & set(sys.modules)))
 """
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert (said.stdout, said.stderr) == (f"fedray {fedray.__version__}\n0\n" * 4, "")
+    assert (said.stdout, said.stderr) == (f"fedray {fedray.__version__}\n0\n" * 5, "")
 
 
 @pytest.mark.parametrize("script", SCRIPTS)

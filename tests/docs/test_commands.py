@@ -13,11 +13,12 @@ from fedray import __main__ as one
 from fedray import partition
 from fedray.cli.command_line import options, read_command_line
 from fedray.experiment.composition import compose, set_default_name
+from fedray.inventory import __main__ as inventory
 from fedray.report import __main__ as report
 from fedray.sweep import __main__ as sweep
 
-FOREIGN = {"address", "head", "working-dir", "logdir", "help", "version"}
-"""Options of other programs: Ray's, TensorBoard's; and --help and --version."""
+FOREIGN = {"address", "head", "working-dir", "logdir", "help", "version", "gpus", "shm-size", "network", "entrypoint"}
+"""Options of other programs: Ray's, TensorBoard's, Docker's; and --help and --version."""
 
 
 def commands(page: Page) -> list[str]:
@@ -50,6 +51,12 @@ def test_every_command_is_one(line: str) -> None:
         assert set(words[1:]) <= set(targets)
     elif words[:2] == ["python", "-m"]:
         check(words[2], [word.replace("FILE.toml", "experiments/quickstart.toml") for word in words[3:]])
+    elif words[0] in ("docker", "sbatch"):
+        files = [word for word in words if word.startswith("experiments/")]
+        assert files
+        assert all((ROOT / file).is_file() for file in files)
+        if words[0] == "sbatch":
+            check("fedray", words[words.index("experiments/cluster/slurm.sh") + 1 :])
     elif words[0] == "python":
         assert (ROOT / words[1]).is_file()
     else:
@@ -72,13 +79,16 @@ def check(program: str, words: list[str]) -> None:
     elif program == "fedray.report":
         known = {f"--{name}" for name in (*report.FLAGS, *report.VALUES)}
         assert {word for word in words if word.startswith("-")} <= known
+    elif program == "fedray.results" and words:
+        assert inventory.read_words(words).words == [word for word in words[1:] if not word.startswith("--")]
     else:
-        assert (program, words) in (("fedray.data.download", ["NAME"]), ("fedray.sweep", []))
+        assert (program, words) in (("fedray.data.download", ["NAME"]), ("fedray.sweep", []), ("fedray.results", []))
 
 
 def test_every_option_in_the_prose_is_one() -> None:
     known = {*options(), *one.FLAGS, *one.VALUES, *sweep.FLAGS, *sweep.VALUES, *sweep.LISTS}
     known |= {*partition.VALUES, *partition.LISTS, *report.FLAGS, *report.VALUES, *FOREIGN}
+    known |= {*inventory.FLAGS, *inventory.VALUES}
     for page in PAGES:
         for span in page.spans:
             assert set(re.findall(r"(?:^| )--([\w.-]+)", span)) <= known, f"{span} in {page.name}"

@@ -34,6 +34,7 @@ class Warm:
         self,
         *words: Any,
         sweep: bool = False,
+        inventory: bool = False,
         at: int | None = None,
         under: Any = "",
         after: float | None = None,
@@ -42,11 +43,11 @@ class Warm:
     ) -> tuple[int, str, str]:
         """The exit status, -9 where it was killed, and what was printed as output and as errors.
 
-        With `sweep` it is `python -m fedray.sweep`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
+        With `sweep` it is `python -m fedray.sweep`, with `inventory` `python -m fedray.results`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
         The seconds are counted from the first line of output that begins with `since`, or from the start.
         """
         request = {"words": [*map(str, words)], "sweep": sweep, "at": at, "under": str(under), "after": after}
-        request |= {"since": since, "limit": limit}
+        request |= {"since": since, "limit": limit, "inventory": inventory}
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -83,6 +84,7 @@ def serve() -> None:
     from fedray import algorithms  # noqa: F401
     from fedray.__main__ import main
     from fedray.cli.command_line import report_errors
+    from fedray.inventory.__main__ import main as inventory
     from fedray.models import build as networks  # noqa: F401
     from fedray.sweep.__main__ import main as sweep
 
@@ -101,7 +103,7 @@ def serve() -> None:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
                 if request["at"] is not None:
                     kill_at(request["at"], request["under"])
-                program = sweep if request["sweep"] else main
+                program = sweep if request["sweep"] else inventory if request["inventory"] else main
                 status = report_errors(lambda: program(request["words"]))  # noqa: B023
             except BaseException:
                 traceback.print_exc()
