@@ -37,13 +37,23 @@ def test_every_section_has_a_setting_that_its_name_means():
     assert all(setting.startswith(f"{section}.") for section, setting in SECTIONS.items())
 
 
+@pytest.fixture(scope="module")
+def prepared():
+    """The program's parser and options, which take longer to make than a command line to read."""
+    return command_line.build_parser(one.PROGRAM, "", one.FLAGS, one.VALUES, {}), options()
+
+
+@pytest.fixture
+def quick(prepared, monkeypatch):
+    parser, known = prepared
+    monkeypatch.setattr(command_line, "build_parser", lambda *_: parser)
+    monkeypatch.setattr(command_line, "options", lambda: known)
+
+
+@pytest.mark.usefixtures("quick")
 def test_every_other_name_on_the_command_line_is_answered_with_the_setting(tmp_path, monkeypatch):
     """The program is called with each as an option."""
-    known = options()
-    monkeypatch.setattr(command_line, "options", lambda: known)  # the same for each, and slow to find
     monkeypatch.chdir(tmp_path)
-    parser = command_line.build_parser(one.PROGRAM, "", one.FLAGS, one.VALUES, {})
-    monkeypatch.setattr(command_line, "build_parser", lambda *_: parser)
     for word, setting in SYNONYMS.items():
         end = end_of(main, f"--{word}", "3")
         expected = f"--{setting} 3?" if word in SECTIONS else f"{setting}?"
@@ -93,6 +103,7 @@ def test_every_other_name_on_the_command_line_is_answered_with_the_setting(tmp_p
         ("--engine FUSED", "did you mean fused?"),
     ],
 )
+@pytest.mark.usefixtures("quick")
 def test_what_was_meant_is_said(words, sentence):
     end = end_of(main, *shlex.split(words))
     assert end.status == 2
