@@ -5,9 +5,15 @@ bits as alone. A sweep keeps all its state in the tables of its runs, so it can 
 again.
 """
 
+import sys
+
+from fedray.cli.short_help import exit_if_bare, show
+
+if __name__ == "__main__":
+    exit_if_bare("fedray.sweep")  # before the imports below, which take most of the time
+
 import dataclasses
 import shlex
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -37,7 +43,7 @@ PROGRAM = "python -m fedray.sweep"
 BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
 DESCRIPTION = (
     "Run a grid of experiments, or continue it. The exit status is 0 if every run finished or was halved, 1 if some "
-    "failed or have not ended, 3 if some diverged, 2 for bad input."
+    "failed or have not ended, 3 if some diverged, 2 for bad input, 130 if it was interrupted."
 )
 FLAGS = {
     "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
@@ -69,6 +75,8 @@ LEFT_OUT = (results.DamagedResultsWarning, results.NewerResultsWarning)
 
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
+    if not argv:
+        return show("fedray.sweep")
     with warnings.catch_warnings():
         for category in LEFT_OUT:
             warnings.simplefilter("ignore", category)  # shown once, at the end
