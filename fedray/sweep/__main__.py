@@ -35,6 +35,7 @@ from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
 from fedray.sweep.grid import Point, points, varying
 from fedray.sweep.halving import read_rungs
+from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.play import Sweep, done, play_sweep
 from fedray.sweep.summary import summary
 from fedray.sweep.view import SweepView, view_of
@@ -58,6 +59,11 @@ VALUES = {
         "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
     ),
     "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
+    "on-failure": (
+        "COMMAND",
+        "have the shell run this command for each run that fails, as it fails; it may take a minute, and finds "
+        "FEDRAY_RUN_ID, FEDRAY_RUN_PATH, FEDRAY_LABEL, FEDRAY_REASON and FEDRAY_SETTINGS in its environment",
+    ),
     "target": (
         "ACCURACY",
         "count rounds and seconds to this accuracy, a fraction (default: 90 % of the best, in whole percent)",
@@ -190,7 +196,7 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
                 check_ended(job)
     runs, sentences = tuple(jobs.values()), tuple(damaged.values())
     flags = line.flags["retry-failed"], line.flags["fresh"]
-    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences)
+    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences, read_on_failure(line))
 
 
 def asking_for_both(one: Experiment, other: Experiment) -> Experiment:
@@ -208,6 +214,14 @@ def read_count(name: str, text: str | None) -> int | None:
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
     return int(text)
+
+
+def read_on_failure(line: CommandLine) -> OnFailure | None:
+    """The command of --on-failure; None without one, BadInputError for an empty one."""
+    written = line.values.get("on-failure")
+    if written is not None and not written.strip():
+        raise BadInputError("--on-failure needs a command, as in --on-failure 'echo \"$FEDRAY_RUN_ID\" >> failed.txt'")
+    return OnFailure(written) if written else None
 
 
 def command(line: CommandLine, point: Point, experiment: Experiment) -> str:
