@@ -101,7 +101,10 @@ def unknown_option(word: str, argv: Sequence[str], known: Sequence[str]) -> str:
         (value,) = after
     if name in SECTIONS:
         return no_value(name, f"--{SECTIONS[name]} {shlex.quote(value) if value else ''}".strip())
-    return unknown(name, known)
+    said = unknown(name, known)
+    if is_file(value) and "did you mean" not in said:
+        return f"{said}; a settings file is named without an option: {value}"
+    return said
 
 
 def is_file(word: str) -> bool:

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from fedray.core.settings import nearest, plain
 from fedray.experiment.experiment import CHOSEN
@@ -132,11 +133,19 @@ def meant(name: str, known: Iterable[str]) -> str:
     known, whole, last = list(known), plain(name), plain(name.rpartition(".")[2])
     same = [each for each in known if plain(each.rpartition(".")[2]) == last]
     alone = same[0] if len(same) == 1 else None
-    found = _meant.get(whole) or alone or _meant.get(last) or next(iter(same), None)
+    found = _meant.get(whole) or alone or misspelt(whole, known) or _meant.get(last) or next(iter(same), None)
     if found is None:
         return nearest(name, known)
     notes = [note for note in (_notes.get(whole) or _notes.get(last), belonging(found)) if note]
     return f"; did you mean {found}?" + f" {'; '.join(notes)}" * bool(notes)
+
+
+def misspelt(word: str, known: Iterable[str]) -> str | None:
+    """The setting whose own name, or else another name of it, differs from a plain word by a letter or two."""
+    for names in ({plain(each): each for each in known}, _meant):
+        if match := get_close_matches(word, names, n=1, cutoff=0.8):
+            return names[match[0]]
+    return None
 
 
 def belonging(name: str) -> str | None:

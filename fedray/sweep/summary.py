@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections import Counter
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -114,10 +114,17 @@ def trouble(group: "pd.DataFrame") -> str:
 
 
 def reason(errors: "pd.Series[str]", status: str) -> str:
-    """The most frequent reason of runs that failed, as the end of a phrase; empty for runs that did not fail."""
-    reasons = Counter(filter(None, map(gist, errors.dropna() if status in FAILED_STATUSES else ())))
-    (most, *others) = [text for text, _ in reasons.most_common()] or [""]
-    return (f": {most}" if most else "") + (f" (and {len(others)} more)" if others else "")
+    """The most frequent reason of runs that failed, as the end of a phrase; empty for runs that did not fail.
+
+    Reasons that differ in numbers alone, such as which client it was, are one.
+    """
+    alike: dict[str, list[str]] = {}
+    for text in filter(None, map(gist, errors.dropna() if status in FAILED_STATUSES else ())):
+        alike.setdefault(re.sub(r"\d+", "", text), []).append(text)
+    if not alike:
+        return ""
+    most, *others = sorted(alike.values(), key=len, reverse=True)
+    return f": {most[0]}" + (f" (and {len(others)} more)" if others else "")
 
 
 BAD_ENDS = ("diverged", *FAILED_STATUSES, "halved")
