@@ -1,6 +1,12 @@
 """python -m fedray experiments/quickstart.toml --rounds 20      runs one experiment"""
 
 import sys
+
+from fedray.cli.short_help import exit_if_bare, show
+
+if __name__ == "__main__":
+    exit_if_bare("fedray")  # before the imports below, which take most of the time
+
 from pathlib import Path
 
 from fedray.cli import verbosity
@@ -50,6 +56,8 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     interrupt = interrupt or Interrupt()
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES)
     said = read_verbosity(line)
+    if not (line.file or line.overrides):
+        return show("fedray")
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
     watch = watch_of(said)

@@ -12,6 +12,7 @@ from rich.text import Text
 
 from fedray.cli.command_line import read_command_line, report_errors
 from fedray.cli.console import ConsoleWatch, describe_format
+from fedray.cli.short_help import show
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 from fedray.data.heterogeneity import Heterogeneity, count_sizes, measure
@@ -31,6 +32,8 @@ BINS, BAR = 10, 40
 
 
 def main(argv: list[str]) -> int:
+    if not argv:
+        return show("fedray.data")
     line = read_command_line(argv, PROGRAM, "Draw and print a partition, without training.", {}, VALUES, LISTS)
     set_default_name(line.tree, "unnamed")
     fit_cohort(line.tree)

@@ -6,6 +6,7 @@ values, as it does those from TOML.
 
 import argparse
 import os
+import shlex
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,8 +19,9 @@ from fedray.core.errors import BadInputError, RunError
 from fedray.core.interrupt import Interrupt, Stdout
 from fedray.core.own_code import is_address
 from fedray.core.version import __version__
-from fedray.experiment.composition import all_settings, override, read_toml, unknown
+from fedray.experiment.composition import all_settings, no_value, override, read_toml, unknown
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
+from fedray.experiment.synonyms import SECTIONS
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,8 +81,7 @@ def read_command_line(
     said = {name: given.pop(name) for name in values if name in given}
     words = {name: given.pop(name) for name in lists if name in given}
     if wrong := next((word for word in extra if word.startswith("-")), None):
-        own = [*flags, *values, *lists, "version"]
-        raise BadInputError(unknown(wrong.lstrip("-").partition("=")[0], [*options(), *own]))
+        raise BadInputError(unknown_option(wrong, argv, [*options(), *flags, *values, *lists, "version"]))
     # argparse takes a file after the words of a list for one of these words.
     late = [word for name in words for word in words[name] if is_file(word)]
     words = {name: [word for word in words[name] if not is_file(word)] for name in words}
@@ -90,6 +91,20 @@ def read_command_line(
     tree, sweep = read_toml(files[0]) if files else ({}, {})
     override(tree, given)
     return CommandLine(files[0] if files else None, tree, sweep, given, raised, said, words)
+
+
+def unknown_option(word: str, argv: Sequence[str], known: Sequence[str]) -> str:
+    """The sentence on an option that there is not; for a section, with the value that it was given."""
+    name, sign, value = word.lstrip("-").partition("=")
+    after = argv[argv.index(word) + 1 :][:1]
+    if not sign and after and not after[0].startswith("-"):
+        (value,) = after
+    if name in SECTIONS:
+        return no_value(name, f"--{SECTIONS[name]} {shlex.quote(value) if value else ''}".strip())
+    said = unknown(name, known)
+    if is_file(value) and "did you mean" not in said:
+        return f"{said}; a settings file is named without an option: {value}"
+    return said
 
 
 def is_file(word: str) -> bool:

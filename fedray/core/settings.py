@@ -9,6 +9,7 @@ A wrong value raises when the object is made, from Python too.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
@@ -48,7 +49,18 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield prefix + key, value
 
 
-def nearest(word: str, words: Iterable[str]) -> str:
-    """The end of a sentence that proposes the most similar of some words; empty where none is similar."""
-    match = difflib.get_close_matches(word, list(words), n=1, cutoff=0.5)
-    return f"; did you mean {match[0]}?" if match else ""
+def nearest(word: str, words: Iterable[str], others: Mapping[str, str] | None = None) -> str:
+    """The end of a sentence that proposes the most similar of some words; empty where none is similar.
+
+    Capitals, hyphens and underscores do not count. `others` are other names of some of the words.
+    """
+    there = {plain(each): each for each in reversed(list(words))}
+    match = difflib.get_close_matches(plain(word), there, n=1, cutoff=0.5)
+    found = {plain(other): each for other, each in (others or {}).items()}.get(plain(word))
+    found = found or (there[match[0]] if match else None)
+    return f"; did you mean {found}?" if found else ""
+
+
+def plain(word: str) -> str:
+    """A word without capitals, hyphens, underscores and spaces."""
+    return re.sub(r"[-_ ]", "", word.lower())

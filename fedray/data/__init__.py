@@ -24,6 +24,8 @@ __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resol
 OFFLINE = "--data.dataset synthetic"
 CUTOUT = 16  # the best side on CIFAR-10 in DeVries and Taylor 2017, section 4.2
 NAMES = ("auto", *PUBLISHED, "synthetic", "parquet")
+OTHER_NAMES = {"fmnist": "fashion_mnist", "cifar": "cifar10", "imagefolder": "parquet", "huggingface": "parquet"}
+"""Other names of data sets, where the most similar one is another or there is none."""
 
 
 @section
@@ -91,7 +93,7 @@ class Data:
         if self.dataset not in NAMES and not function.ADDRESS.fullmatch(self.dataset):
             raise BadInputError(
                 f"data.dataset = {self.dataset!r} is neither one of {', '.join(NAMES)} nor package.module:function"
-                f"{nearest(self.dataset, NAMES)}"
+                f"{nearest(self.dataset, NAMES, OTHER_NAMES)}"
             )
         of_parquet = ("holdout_examples", "image_column", "label_column", "user_column", "image_size")
         if self.dataset != "parquet" and (given := [name for name in of_parquet if getattr(self, name)]):

@@ -1,7 +1,8 @@
 """An experiment composed from nested settings, a TOML file or dotted names; each wrong setting gets one sentence."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
@@ -10,9 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 from fedray.algorithms.own import find
 from fedray.core.errors import BadInputError
 from fedray.core.own_code import is_address
-from fedray.core.settings import nearest
+from fedray.core.settings import nearest, plain
 from fedray.experiment import toml
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES, Experiment
+from fedray.experiment.synonyms import OTHER_NAMES, SECTIONS, choices_with, meant
 
 FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
 
@@ -26,7 +28,8 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
             return find(chosen)
         if not isinstance(chosen, str) or chosen not in CHOSEN[name]:
             raise BadInputError(
-                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}{nearest(str(chosen), CHOSEN[name])}"
+                f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}"
+                f"{nearest(str(chosen), CHOSEN[name], OTHER_NAMES.get(name))}"
             )
         return CHOSEN[name][chosen]
     kind = FIELDS[name]
@@ -57,12 +60,12 @@ def compose(tree: Mapping[str, Any]) -> Experiment:
     for name, value in tree.items():
         kind = section_class(name, tree) if name in FIELDS else None
         if name not in FIELDS:
-            wrong.append(unknown(name, [*FIELDS, *known]))
+            wrong += unknown_entry(name, value, [*FIELDS, *known])
         elif kind is None:
             wrong += not_a_truth(name, value, known)
             values[name] = value
         elif not isinstance(value, Mapping):
-            wrong.append(f"{name} is a section of settings, not a value; write {name}.KEY{first_key(name, known)}")
+            wrong.append(no_value(name, f"{SECTIONS[name]} = {value!r}"))
         else:
             given = {key: v for key, v in value.items() if not (name in CHOSEN and key == "name")}
             inner = {key: v for key, v in given.items() if f"{name}.{key}" in known}
@@ -105,18 +108,24 @@ def sentences(error: ValidationError, prefix: str) -> list[str]:
     return found
 
 
-def unknown(name: str, known: Any) -> str:
-    section, _, key = name.partition(".")
-    having = [choice for choice, kind in CHOSEN.get(section, {}).items() if key in pydantic_fields(kind)]
-    if having:
+def unknown(name: str, known: Iterable[str]) -> str:
+    """The sentence on a setting that there is not, with the one that was probably meant."""
+    if having := choices_with(name):
+        section = name.partition(".")[0]
         return f"{name} is a setting of {section}.name = {', '.join(having)}, not of the one that was chosen"
-    leaf = name.rpartition(".")[2]
-    by_leaf = next((k for k in known if k.rpartition(".")[2] == leaf), None)
-    return f"unknown setting {name!r}" + (f"; did you mean {by_leaf}?" if by_leaf else nearest(name, known))
+    return f"unknown setting {name!r}{meant(name, known)}"
 
 
-def first_key(name: str, known: Mapping[str, Any]) -> str:
-    return f", for example {next(key for key in known if key.startswith(name + '.'))}"
+def unknown_entry(name: str, value: Any, known: Iterable[str]) -> list[str]:
+    """The sentences on a top-level name that is none; of a table that is like no section, on each of its settings."""
+    if isinstance(value, Mapping) and value and not get_close_matches(plain(name), SECTIONS, cutoff=0.8):
+        return [unknown(f"{name}.{key}", known) for key in value]
+    return [unknown(name, known)]
+
+
+def no_value(section: str, written: str) -> str:
+    """The sentence on a section that was given a value; `written` is what was probably meant."""
+    return f"{section} is a section of settings, not a setting of its own; did you mean {written}?"
 
 
 def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
@@ -125,7 +134,8 @@ def set_dotted(tree: dict[str, Any], name: str, value: Any) -> None:
     for part in sections:
         inner = tree.setdefault(part, {})
         if not isinstance(inner, dict):
-            raise BadInputError(f"unknown setting {name!r}: {part} is a value, not a section")
+            written = f"{SECTIONS.get(part, f'{part}.KEY')} = {inner!r}"
+            raise BadInputError(no_value(part, written))
         tree = inner
     tree[key] = value
 

@@ -57,6 +57,19 @@ KNOWN: dict[str, Facts] = {
 }
 """All networks with a name of their own. Those with `weights` are torchvision's, for images of three channels."""
 
+OTHER_NAMES = {
+    "2nn": "mlp",
+    "dnn": "mlp",
+    "lr": "logistic",
+    "mlr": "logistic",
+    "linear": "logistic",
+    "resnet": "resnet18",
+    "vgg": "vgg11",
+    "densenet": "densenet121",
+    "fedavgcnn": "mcmahan_cnn",
+}
+"""Other names of networks, where the most similar one is another or there is none."""
+
 WRITTEN_OUT = ("logistic", "mlp")
 """The stacks of Linear and ReLU, whose gradients fused/dense.py writes out. Many clients at once are then faster."""
 
@@ -141,7 +154,7 @@ class Model:
         if self.name not in KNOWN and not own_code.is_address(self.name):
             raise BadInputError(
                 f"model.name = {self.name!r} is neither one of {', '.join(KNOWN)} nor "
-                f"package.module:function{nearest(self.name, KNOWN)}"
+                f"package.module:function{nearest(self.name, KNOWN, OTHER_NAMES)}"
             )
         self.check("pretrained = true", self.pretrained, [name for name, facts in KNOWN.items() if facts.weights])
         self.check("stem = cifar", self.stem == "cifar", [name for name, facts in KNOWN.items() if facts.stem])

@@ -1,6 +1,12 @@
 """python -m fedray.report results/lr      writes one page about all runs there; with --figures SVG and PNG files too"""
 
 import sys
+
+from fedray.cli.short_help import exit_if_bare, show
+
+if __name__ == "__main__":
+    exit_if_bare("fedray.report")  # before the imports below, which take most of the time
+
 import tempfile
 import warnings
 from pathlib import Path
@@ -20,6 +26,8 @@ VALUES = {
 
 
 def main(argv: list[str]) -> int:
+    if not argv:
+        return show("fedray.report")
     parser = Parser(prog=PROGRAM, description="Write one page about all runs of some results.", allow_abbrev=False)
     parser.add_argument("results", metavar="results/NAME", help="the folder of the results, or their name in results/")
     add_options(parser, FLAGS, VALUES, {})

@@ -5,9 +5,15 @@ bits as alone. A sweep keeps all its state in the tables of its runs, so it can 
 again.
 """
 
+import sys
+
+from fedray.cli.short_help import exit_if_bare, show
+
+if __name__ == "__main__":
+    exit_if_bare("fedray.sweep")  # before the imports below, which take most of the time
+
 import dataclasses
 import shlex
-import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,6 +35,7 @@ from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
 from fedray.sweep.grid import Point, points, varying
 from fedray.sweep.halving import read_rungs
+from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.play import Sweep, done, play_sweep
 from fedray.sweep.summary import summary
 from fedray.sweep.view import SweepView, view_of
@@ -37,7 +44,7 @@ PROGRAM = "python -m fedray.sweep"
 BUSY = "another sweep ({{process}}) is at work in {folder}/; wait for it, or give this one another --output.name"
 DESCRIPTION = (
     "Run a grid of experiments, or continue it. The exit status is 0 if every run finished or was halved, 1 if some "
-    "failed or have not ended, 3 if some diverged, 2 for bad input."
+    "failed or have not ended, 3 if some diverged, 2 for bad input, 130 if it was interrupted."
 )
 FLAGS = {
     "dry-run": "print each run as the command that reproduces it alone, estimate the time, and run nothing",
@@ -52,6 +59,11 @@ VALUES = {
         "most runs in flight at a time (default: as many as keep the cores busy and fit in memory)",
     ),
     "halve": ("ROUND,...", "after each of these rounds, stop the worse half of the configurations"),
+    "on-failure": (
+        "COMMAND",
+        "have the shell run this command for each run that fails, as it fails; it may take a minute, and finds "
+        "FEDRAY_RUN_ID, FEDRAY_RUN_PATH, FEDRAY_LABEL, FEDRAY_REASON and FEDRAY_SETTINGS in its environment",
+    ),
     "target": (
         "ACCURACY",
         "count rounds and seconds to this accuracy, a fraction (default: 90 % of the best, in whole percent)",
@@ -69,6 +81,8 @@ LEFT_OUT = (results.DamagedResultsWarning, results.NewerResultsWarning)
 
 
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
+    if not argv:
+        return show("fedray.sweep")
     with warnings.catch_warnings():
         for category in LEFT_OUT:
             warnings.simplefilter("ignore", category)  # shown once, at the end
@@ -182,7 +196,7 @@ def make_sweep(line: CommandLine, composed: Sequence[tuple[Point, Experiment]], 
                 check_ended(job)
     runs, sentences = tuple(jobs.values()), tuple(damaged.values())
     flags = line.flags["retry-failed"], line.flags["fresh"]
-    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences)
+    return Sweep(file, runs, labels, tuple(axes), tuple(rungs), *flags, sentences, read_on_failure(line))
 
 
 def asking_for_both(one: Experiment, other: Experiment) -> Experiment:
@@ -200,6 +214,14 @@ def read_count(name: str, text: str | None) -> int | None:
     if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise BadInputError(f"--{name} {text} must be a whole number of at least 1")
     return int(text)
+
+
+def read_on_failure(line: CommandLine) -> OnFailure | None:
+    """The command of --on-failure; None without one, BadInputError for an empty one."""
+    written = line.values.get("on-failure")
+    if written is not None and not written.strip():
+        raise BadInputError("--on-failure needs a command, as in --on-failure 'echo \"$FEDRAY_RUN_ID\" >> failed.txt'")
+    return OnFailure(written) if written else None
 
 
 def command(line: CommandLine, point: Point, experiment: Experiment) -> str:

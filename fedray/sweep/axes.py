@@ -6,8 +6,8 @@ from typing import Any
 
 from fedray.cli.command_line import options
 from fedray.core.errors import BadInputError
-from fedray.core.settings import nearest
 from fedray.experiment import toml
+from fedray.experiment.synonyms import meant
 
 Values = list[Any] | range
 
@@ -46,7 +46,7 @@ def check_name(name: str, where: str) -> None:
     """BadInputError if `name` is no setting, or a setting that changes no result."""
     known = options()
     if name not in known:
-        raise BadInputError(f"the axis {name!r} in {where} is no setting{nearest(name, known)}")
+        raise BadInputError(f"the axis {name!r} in {where} is no setting{meant(name, known)}")
     if name.partition(".")[0] in ("cluster", "output"):
         raise BadInputError(f"{name} in {where} cannot be an axis: it changes no result, so its runs would be the same")
 

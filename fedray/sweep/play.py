@@ -23,6 +23,7 @@ from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.simulation import run
 from fedray.sweep.halving import configuration, score, worse_half
+from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.threads import play_all
 from fedray.sweep.view import SweepView
 
@@ -47,6 +48,8 @@ class Sweep:
     """Whether all runs start over. It is false again once their earlier files were moved aside."""
     damaged: tuple[str, ...]
     """A sentence for each run that is left out because its records cannot be read."""
+    on_failure: OnFailure | None = None
+    """What is called for each run that fails."""
 
     @property
     def left(self) -> list[Job]:
@@ -84,7 +87,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
                     sweep = replace(sweep, fresh=False)
                 keep_file(sweep.file, sweep.jobs[0].folder)
             for jobs, at_once in together(alive, plans):
-                play_together(jobs, at_once, watch, session, rung, interrupt)
+                play_together(sweep, jobs, at_once, watch, session, rung, interrupt)
                 if interrupt.asked:
                     raise KeyboardInterrupt
             failed |= {job.run for job in alive if job.status in results.FAILED_STATUSES}
@@ -104,6 +107,7 @@ def move_all_aside(jobs: Sequence[Job], watch: SweepView) -> None:
 
 
 def play_together(
+    sweep: Sweep,
     jobs: Sequence[Job],
     most: int,
     watch: SweepView,
@@ -112,7 +116,7 @@ def play_together(
     interrupt: Interrupt,
 ) -> None:
     stop = session.pool.dispatcher.stop if session else lambda: None
-    play_all(jobs, lambda job: play(job, watch, session, until, interrupt), min(most, len(jobs)), stop)
+    play_all(jobs, lambda job: play(sweep, job, watch, session, until, interrupt), min(most, len(jobs)), stop)
 
 
 def recorded(sweep: Sweep) -> dict[str, int]:
@@ -131,7 +135,9 @@ def together(jobs: Sequence[Job], plans: Plans) -> list[tuple[list[Job], int]]:
     return [(group, min(plans[job.run][1] for job in group)) for group in groups.values()]
 
 
-def play(job: Job, watch: SweepView, session: "Session | None", until: int | None, interrupt: Interrupt) -> None:
+def play(
+    sweep: Sweep, job: Job, watch: SweepView, session: "Session | None", until: int | None, interrupt: Interrupt
+) -> None:
     """Play one run. An error is shown and recorded as the run's status, and the sweep goes on.
 
     StorageError, nothing can be written any more, ends the sweep.
@@ -150,6 +156,8 @@ def play(job: Job, watch: SweepView, session: "Session | None", until: int | Non
         if job.status in (None, "running", "interrupted", "halved"):  # it failed before its rounds
             record_failure(job, why)
         watch.fail(job, why)
+        if sweep.on_failure:
+            sweep.on_failure.call(job, sweep.labels[job.run], why, watch)
 
 
 def record_failure(job: Job, why: str) -> None:

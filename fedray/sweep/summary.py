@@ -2,16 +2,19 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.table import Table
+from rich.text import Text
 
 from fedray.results.analysis import to_target_by
 from fedray.results.comparison import COMPLETE
 from fedray.results.frames import Results
 from fedray.results.schema import FAILED_STATUSES
+from fedray.sweep.reasons import gist
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,15 +47,20 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
     ways = ways_to(dataclasses.replace(results, runs=rows[done]), target, names, measure)
     table = Table(box=None, pad_edge=False)
     to = [] if target is None else [f"{way} to {100 * target:g} %" for way in ("rounds", "seconds")]
+    reasons = rows["status"].isin(FAILED_STATUSES).any()  # they wrap, so that no number has to
     for heading in (*names, "runs", *(ACCURACIES[name] for name in shown), *to, "rounds", "seconds", ""):
-        table.add_column(heading, justify="left" if heading in (*names, "") else "right")
+        table.add_column(
+            heading, justify="left" if heading in (*names, "") else "right", no_wrap=bool(heading and reasons)
+        )
     for _, group in rows.groupby(names or (lambda _: 0), dropna=False, sort=False):
         ended = group[done.loc[group.index]]
         runs_done = str(len(group)) if len(ended) == len(group) else f"{len(ended)} of {len(group)}"
         key = tuple(written(group[name].iloc[0]) for name in names)
         means = [f"{ended[name].mean():.4g}" if len(ended) else "" for name in ("rounds_done", "seconds")]
         accuracies = [mean_and_std(ended[name]) for name in shown]
-        table.add_row(*key, runs_done, *accuracies, *(ways.get(key, ("", "")) if to else ()), *means, trouble(group))
+        table.add_row(
+            *key, runs_done, *accuracies, *(ways.get(key, ("", "")) if to else ()), *means, Text(trouble(group))
+        )
     return table
 
 
@@ -96,11 +104,27 @@ def mean_and_std(values: "pd.Series[float]") -> str:
 
 
 def trouble(group: "pd.DataFrame") -> str:
-    """The number of runs of a group with each status that is no good end."""
+    """The number of runs of a group with each status that is no good end, and why they failed."""
     counts = group["status"].value_counts()
     return ", ".join(
-        f"{counts[status]} {status}" for status in (*BAD_ENDS, "running", "interrupted") if status in counts
+        f"{counts[status]} {status}{reason(group['error'][group['status'] == status], status)}"
+        for status in (*BAD_ENDS, "running", "interrupted")
+        if status in counts
     )
+
+
+def reason(errors: "pd.Series[str]", status: str) -> str:
+    """The most frequent reason of runs that failed, as the end of a phrase; empty for runs that did not fail.
+
+    Reasons that differ in numbers alone, such as which client it was, are one.
+    """
+    alike: dict[str, list[str]] = {}
+    for text in filter(None, map(gist, errors.dropna() if status in FAILED_STATUSES else ())):
+        alike.setdefault(re.sub(r"\d+", "", text), []).append(text)
+    if not alike:
+        return ""
+    most, *others = sorted(alike.values(), key=len, reverse=True)
+    return f": {most[0]}" + (f" (and {len(others)} more)" if others else "")
 
 
 BAD_ENDS = ("diverged", *FAILED_STATUSES, "halved")

@@ -25,6 +25,7 @@ from fedray.run.prepared import Job
 from fedray.run.stopping import judged_by
 from fedray.run.watch import Watch
 from fedray.sweep.estimate import work
+from fedray.sweep.reasons import gist
 
 WIDE = 200  # columns of the table where stdout is no terminal, which would set the width
 DRAWN_SECONDS = 0.1  # the least time between two refreshes of the live view
@@ -42,6 +43,10 @@ class SweepView(Watch):
     def fail(self, job: Job, why: str, how: str = "failed") -> None:
         """A run failed, or another process plays it; `how` says which."""
         print(f"fedray: {why}", file=sys.stderr)
+
+    def complain(self, text: str) -> None:
+        """Something beside the runs went wrong, and the sweep goes on."""
+        print(f"fedray: {text}", file=sys.stderr)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
         """After round `rung`, `kept` configurations go on, and the runs in `stopped` were stopped."""
@@ -144,8 +149,13 @@ class SweepWatch(ConsoleWatch, SweepView):
         with self.lock:
             self.running.pop(job.run, None)
             self.count(job)
-            self.console.print(f"{self.place()}{self.labels[job.run]}  {how}  {self.outlook()}", markup=False)
+            said = f"{how}: {gist(why)}" if how == "failed" and gist(why) else how
+            self.console.print(f"{self.place()}{self.labels[job.run]}  {said}  {self.outlook()}", markup=False)
             super().fail(job, why, how)
+
+    def complain(self, text: str) -> None:
+        with self.lock:
+            super().complain(text)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
         with self.lock:

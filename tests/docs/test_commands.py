@@ -11,6 +11,7 @@ from pages import PAGES, README, ROOT, Page
 
 from fedray import __main__ as one
 from fedray import partition
+from fedray.cli import short_help
 from fedray.cli.command_line import options, read_command_line
 from fedray.experiment.composition import compose, set_default_name
 from fedray.inventory import __main__ as inventory
@@ -61,6 +62,16 @@ def test_every_command_is_one(line: str) -> None:
         assert (ROOT / words[1]).is_file()
     else:
         assert words[:2] == ["ray", "start"], line
+
+
+SHOWN = [line.split() for text in short_help.TEXTS.values() for line in text.splitlines() if line[:10] == "  python -"]
+
+
+@pytest.mark.parametrize("words", [*SHOWN, short_help.FILE.split(), short_help.NO_FILE.split()], ids=" ".join)
+def test_every_command_of_a_short_help_is_one(words: list[str]) -> None:
+    sweep_of = {"fedray.sweep": "experiments/lr.toml"}
+    file = sweep_of.get(words[2], "experiments/quickstart.toml")
+    check(words[2], [word.replace("FILE.toml", file) for word in words[3:] if word != "--help"])
 
 
 def check(program: str, words: list[str]) -> None:

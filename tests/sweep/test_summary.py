@@ -15,7 +15,7 @@ from fedray.sweep.summary import fitting_target, summary
 WIDTH = 200
 
 
-def record(root, lr, seed, accuracies, status="finished"):
+def record(root, lr, seed, accuracies, status="finished", why=None):
     experiment = compose({"seed": seed, "algorithm": {"lr": lr}})
     run = f"run-{lr}-{seed}"
     grouping = dict.fromkeys(GROUPING) | {"algorithm": "fedavg", "lr": lr, "seed": seed}
@@ -23,7 +23,7 @@ def record(root, lr, seed, accuracies, status="finished"):
     recorder.start([], [])
     for t, accuracy in enumerate(accuracies, start=1):
         recorder.round({"round": t, "test_accuracy": accuracy, "seconds": 0.5, "bytes_down": 1, "bytes_up": 1}, [])
-    recorder.finish(status)
+    recorder.finish(status, why)
     return run
 
 
@@ -100,3 +100,21 @@ def test_the_target_that_suits_is_nine_tenths_of_the_best_in_whole_percent():
     assert fitting_target(0.555) == 0.49
     assert fitting_target(0.01) is None
     assert fitting_target(float("nan")) is None
+
+
+def test_reasons_of_failures_stand_beside_the_word_and_wrap_before_a_number_does(tmp_path):
+    whys = ["an [odd] reason", "an [odd] reason", "another\nin two lines", "", None]
+    runs = [record(tmp_path, 0.1, seed, [0.5], "failed", why) for seed, why in enumerate(whys)]
+    runs += [
+        record(tmp_path, 0.2, 0, [0.123456], "diverged", "an update is not finite"),
+        record(tmp_path, 0.3, 0, [0.5]),
+    ]
+    table = summary(results.load("sweep", tmp_path), runs, ["algorithm.lr"])
+    rows = shown(table)
+    assert " ".join(rows[1]).endswith(" 5 failed: an [odd] reason (and 1 more)")
+    assert rows[2][-2:] == ["1", "diverged"]
+    console = Console(width=60, record=True, file=io.StringIO())
+    console.print(table)
+    narrow = console.export_text().splitlines()
+    assert len(narrow) > len(rows)
+    assert any("0.5000" in line and line.startswith("0.3 ") for line in narrow)
