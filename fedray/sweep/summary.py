@@ -99,7 +99,7 @@ def trouble(group: "pd.DataFrame") -> str:
     """The number of runs of a group with each status that is no good end."""
     counts = group["status"].value_counts()
     return ", ".join(
-        f"{counts[status]} {status}" for status in (*BAD_ENDS, "running", "interrupted") if status in counts
+        f"{counts[status]} {status}" for status in (*BAD_ENDS, "running", "killed", "interrupted") if status in counts
     )
 
 

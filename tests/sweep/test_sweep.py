@@ -560,7 +560,7 @@ def test_a_sweep_killed_three_times_ends_in_the_tables_of_an_undisturbed_one(fil
         wait_for_rounds(path, count, process)
         process.kill()
         process.communicate()
-    assert set(load(path).runs["status"]) > {"running"}
+    assert set(load(path).runs["status"]) > {"killed"}
     process = start(path, *LONG)
     out, _ = process.communicate()
     assert process.returncode == 0, out
