@@ -128,12 +128,15 @@ class Shaken(Watch):
 
 
 @pytest.mark.parametrize("packing", HOMES)
-def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, packing):
+def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, packing, capfd):
+    """Ray's own lines about it ("... has been marked dead ...") stay off the console."""
     watch = Shaken(fill(nodes), joined)
     tables = run(experiment(tmp_path, nodes, **packing), watch, joined)
     assert bits(tables) == expected("fedavg", packing["clients"])
     assert tables.rounds["retries"].sum() > 0
     assert "node_lost" in set(tables.events["kind"])
+    printed = "".join(capfd.readouterr())
+    assert "node" not in printed and "raylet" not in printed
     assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
 
 
