@@ -7,6 +7,7 @@ import ast
 import json
 import linecache
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import blake2b
@@ -154,7 +155,8 @@ def _places(kind: type) -> list[str]:
 def _definitions(lines: list[str], named: list[str]) -> Iterator[tuple[int, int, str]]:
     """The first and the last line of each definition of a class, by the parts of its qualified name, and its text."""
     try:
-        tree = ast.parse("".join(lines))
+        with warnings.catch_warnings(action="ignore"):  # Python has shown them when it compiled the text
+            tree = ast.parse("".join(lines))
     except (SyntaxError, ValueError, RecursionError):
         return
     for node in _inside(tree, named):
