@@ -239,7 +239,7 @@ def test_a_run_that_0_3_0_left_without_a_checkpoint_starts_over(programs, place)
     before = load("study", place / "results")
     run_id = before.runs.set_index("algorithm")["run"]["fedprox"]
     said = start(programs, place, "study.toml", *FEDPROX, "--cluster.backend=in-process")
-    assert f"run {run_id} was running before its first checkpoint, and starts over" in said
+    assert f"run {run_id} was killed before its first checkpoint, and starts over" in said
     after = load("study", place / "results")
     assert after.runs.set_index("run")["status"][run_id] == "finished"
     was, now = (each.runs[each.runs["run"] != run_id].reset_index(drop=True) for each in (before, after))

@@ -21,6 +21,7 @@ from fedray.algorithms.local_training import LocalTraining
 from fedray.algorithms.norms import OwnNorms, averaged_norms
 from fedray.algorithms.server_optimizer import ServerStep, mean_weighting
 from fedray.core.algorithm import Both, Steps, Tensors
+from fedray.core.own_classes import see
 from fedray.core.settings import section
 from fedray.core.updates import Vectors
 
@@ -32,6 +33,10 @@ class FedAvg(OwnNorms, ServerStep, LocalTraining, Capabilities):
     """Federated averaging (McMahan et al. 2017)."""
 
     name: ClassVar[str] = "fedavg"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        see(cls)
 
     def __post_init__(self) -> None:
         refuse_former_hooks(type(self))

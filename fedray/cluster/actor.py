@@ -83,7 +83,7 @@ class Enrolment:
         from fedray.training.shards import Shards
         from fedray.training.trainer import Trainer
 
-        load_all(recipe.own_algorithm, "algorithm.name")
+        load_all(recipe.own_classes)
         self.trainer, self.data = Trainer(recipe, device), data
         self.shards = Shards(recipe, device, data.train_images, data.train_labels, shards)
         self.tests = Shards(recipe, device, data.test_images, data.test_labels, own_tests, TEST)

@@ -12,12 +12,13 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
 from ray._private.worker import print_worker_logs
 
@@ -111,6 +112,25 @@ class Printed:
     def has(self, ip: str, pid: str, lengths: tuple[int, int]) -> bool:
         """Whether at least `lengths` characters of a worker's stdout and stderr were shown."""
         return self.shown[ip, pid, False].length >= lengths[0] and self.shown[ip, pid, True].length >= lengths[1]
+
+
+@contextmanager
+def silent_raylets() -> Iterator[None]:
+    """Keep what Ray says of its nodes and workers off the console, unless details are logged.
+
+    Ray prints it in a thread of its own, whatever `ray.init` was told. What matters of it fedray says itself.
+    """
+    printing = worker.print_to_stdstream
+
+    def print_others(data: Mapping[str, Any], *args: Any, **options: Any) -> None:
+        if data.get("pid") != "raylet" or log.isEnabledFor(logging.DEBUG):
+            printing(data, *args, **options)
+
+    worker.print_to_stdstream = print_others
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = printing
 
 
 def plain(line: str) -> str:

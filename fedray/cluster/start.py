@@ -23,7 +23,7 @@ from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
 from fedray.cluster.needs import will_fork
 from fedray.cluster.pool import Pool
-from fedray.cluster.printed import Printed
+from fedray.cluster.printed import Printed, silent_raylets
 from fedray.cluster.settings import Cluster
 from fedray.cluster.versions import check_nodes
 from fedray.core.errors import BadInputError
@@ -128,6 +128,13 @@ def connected(cluster: Cluster) -> Iterator[Session]:
 
     BadInputError if this process is connected already, or if no Ray can be started or joined.
     """
+    with silent_raylets(), opened(cluster) as session:
+        yield session
+
+
+@contextlib.contextmanager
+def opened(cluster: Cluster) -> Iterator[Session]:
+    """The connection of `connected`."""
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
     local = cluster.address == "local"

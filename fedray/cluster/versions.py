@@ -9,10 +9,13 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from fedray.core import source
 from fedray.core.errors import BadInputError
+from fedray.core.source import digest_of
 
-# The function below is sent by value to nodes where fedray may be missing or another version.
-ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+# The functions are sent by value to nodes where fedray may be missing or another version.
+for module in (sys.modules[__name__], source):
+    ray.cloudpickle.register_pickle_by_value(module)
 
 
 def software() -> dict[str, str]:
@@ -24,7 +27,6 @@ def software() -> dict[str, str]:
     import importlib.util
     import platform
     import re
-    from hashlib import blake2b
     from pathlib import Path
 
     found = {"python": ".".join(platform.python_version_tuple()[:2])}
@@ -36,13 +38,10 @@ def software() -> dict[str, str]:
     spec = importlib.util.find_spec("fedray")
     found["fedray"] = ""
     if spec and spec.origin:
-        folder, digest = Path(spec.origin).parent, blake2b(digest_size=4)
-        for file in sorted(folder.rglob("*.py")):
-            digest.update(f"{file.relative_to(folder).as_posix()}\0{file.stat().st_size}\0".encode())
-            digest.update(file.read_bytes())
+        folder = Path(spec.origin).parent
         version = folder / "core" / "version.py"
         said = re.search(r'^__version__ = "(.*)"', version.read_text(), re.MULTILINE) if version.is_file() else None
-        found["fedray"] = f"{said[1] if said else 'unknown'} (source {digest.hexdigest()})"
+        found["fedray"] = f"{said[1] if said else 'unknown'} (source {digest_of(folder)})"
     return found
 
 

@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import IO
 
 from fedray.core.atomic import writing
 from fedray.core.errors import BusyError
+
+TRIES = 5
 
 
 @contextmanager
@@ -35,6 +38,21 @@ def hold(path: Path, refusal: str) -> Iterator[None]:
         remove(path)
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file `path`, as far as this one can know; nothing is written.
+
+    The lock is shared with other readers for a moment, in which `hold` tries again.
+    """
+    try:
+        with path.open("rb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:  # it is held, or may not be read, or this file system has no locks
+        return True
+    return False
+
+
 def remove(path: Path) -> None:
     """Remove a lock file. Where the disk cannot be written the file stays, unlocked, and stops no other process."""
     with suppress(OSError):
@@ -43,6 +61,7 @@ def remove(path: Path) -> None:
 
 def locked(path: Path, refusal: str) -> IO[str]:
     """The lock file, open and locked, with this process's id in it."""
+    tries = iter(range(TRIES))
     while True:
         try:
             lock = path.open("a+")
@@ -53,6 +72,9 @@ def locked(path: Path, refusal: str) -> IO[str]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             with lock:
+                if next(tries, None) is not None:  # perhaps it is a reader, which only looks whether it is held
+                    time.sleep(0.01)
+                    continue
                 lock.seek(0)
                 raise BusyError(refusal.format(process=f"process {lock.read() or 'unknown'}")) from None
         with suppress(FileNotFoundError):

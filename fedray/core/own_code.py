@@ -1,5 +1,4 @@
-"""The user's own code, a network or an algorithm, by the address package.module:name. The module's file is its
-content."""
+"""The user's own code, a network or a class, by the address package.module:name. The module's file is its content."""
 
 import importlib
 import importlib.util
@@ -76,13 +75,13 @@ def load(address: str, setting: str, wanted: str = "") -> ModuleType:
     return imported
 
 
-def load_all(files: Sequence[tuple[str, str]], setting: str) -> None:
-    """The modules of these addresses, each with this fingerprint, as `load` has them.
+def load_all(files: Sequence[tuple[str, str, str]]) -> None:
+    """The modules of these settings and addresses, each with this fingerprint, as `load` has them.
 
     One that builds on a module before it is imported anew where that one was.
     """
     anew = False
-    for address, wanted in files:
+    for setting, address, wanted in files:
         module = address.partition(":")[0]
         if module in sys.modules:
             anew = anew or loaded.get(module, wanted) != wanted

@@ -16,6 +16,8 @@ from typing import Annotated, Any, TypeVar, dataclass_transform
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
+from fedray.core.own_classes import see
+
 STRICT_KEYS = ConfigDict(extra="forbid", allow_inf_nan=False, validate_default=True)
 
 T = TypeVar("T")
@@ -37,6 +39,7 @@ def setting(default: Any, help: str, *, unit: str = "", **limits: Any) -> Any:  
 @dataclass_transform(frozen_default=True, kw_only_default=True)
 def section(cls: type) -> Any:
     """Make a class a section of the settings: frozen, hashable and keyword-only. Unknown keys are refused."""
+    see(cls)
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
 
 

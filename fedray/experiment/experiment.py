@@ -18,10 +18,10 @@ from fedray import data
 from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.capabilities import refuse_former_hooks
 from fedray.algorithms.fedavg import FedAvg
-from fedray.algorithms.own import address_of
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.core.newer import without_neutral
+from fedray.core.own_classes import address_of, is_own
 from fedray.core.randomness import MAX_SEED
 from fedray.core.settings import Auto, Maybe, flatten, section, setting
 from fedray.data import Data
@@ -125,6 +125,9 @@ class Experiment:
 
     def __post_init__(self) -> None:
         refuse_former_hooks(type(self.algorithm))  # its own __post_init__ may have hidden FedAvg's
+        if wrong := next((name for name in CHOSEN if not dataclasses.is_dataclass(getattr(self, name))), None):
+            kind = type(getattr(self, wrong))
+            raise BadInputError(f"{wrong} = {address_of(kind)} has no settings; declare it with @section")
         if self.cohort > self.clients:
             raise BadInputError(f"cohort = {self.cohort} is larger than the population, clients = {self.clients}")
         if self.cohort + self.faults.over_selection > self.clients:
@@ -162,6 +165,10 @@ class Experiment:
         if self.chunk_size and self.chosen_engine == "plain":
             raise BadInputError(f"chunk_size = {self.chunk_size} is for engine = fused, and this is plain")
         for name, value in flatten(self.settings()):
+            if not is_plain(value):
+                raise BadInputError(
+                    f"{name} = {value!r} is not a plain value (a number, a text, a list), and a run is known by those"
+                )
             if name != "seed" and isinstance(value, int) and value > LARGEST_COUNT:
                 raise BadInputError(f"{name} = {value} is larger than {LARGEST_COUNT}")
 
@@ -218,19 +225,45 @@ class Experiment:
         kind = type(self.algorithm)
         return None if ALGORITHMS.get(kind.name) is kind else kind
 
-    def run_id(self, data_fingerprint: str, model_fingerprint: str = "", algorithm_fingerprint: str = "") -> str:
-        """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes."""
+    @property
+    def own_classes(self) -> dict[str, type]:
+        """The classes of the user's own that play a part in a result, by the section of the settings that has one."""
+        found = {field.name: type(getattr(self, field.name)) for field in dataclasses.fields(self)}
+        return {
+            name: kind
+            for name, kind in found.items()
+            if name not in ("cluster", "output")
+            and is_own(kind)
+            and CHOSEN.get(name, {}).get(getattr(kind, "name", "")) is not kind
+        }
+
+    def run_id(
+        self, data_fingerprint: str, model_fingerprint: str = "", own_code: Mapping[str, str] | None = None
+    ) -> str:
+        """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes.
+
+        `own_code` has the content of each of `own_classes`.
+        """
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
-        if algorithm_fingerprint:
-            tree["algorithm"] = {**tree["algorithm"], "fingerprint": algorithm_fingerprint}
+        for name, content in (own_code or {}).items():
+            what = "fingerprint" if name in CHOSEN else address_of(type(getattr(self, name)))  # the others have no name
+            tree[name] = {**tree.get(name, {}), what: content}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
         named = self.chosen_name("algorithm").replace(":", ".")
         return re.sub(r"[^A-Za-z0-9_.-]", "", f"{named}-seed{self.seed}-{digest}")
 
 
 LARGEST_COUNT = 2**31 - 1  # what the tables hold
+
+
+def is_plain(value: Any) -> bool:
+    """Whether JSON has such values."""
+    if isinstance(value, list | tuple):
+        return all(map(is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)
+
 
 # Sections of which one of several classes is chosen by the key `name`.
 CHOSEN: dict[str, Mapping[str, type]] = {

@@ -123,7 +123,8 @@ def reason(row: dict[Any, Any]) -> str:
         return str(row["error"])
     done = f"{row['rounds_done']} of {row['rounds_planned']} rounds"
     return {
-        "running": f"{done} so far; if it was killed, the same command continues it",
+        "running": f"{done} so far",
+        "killed": f"its process is gone after {done}; the same command continues it",
         "interrupted": f"{done}; the same command continues it",
         "halved": f"stopped in the worse half after {done}",
     }.get(row["status"], f"after {done}")

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from fedray.core.errors import BadInputError, DamagedError
+from fedray.core.lock import is_held
 from fedray.core.version import __version__
 from fedray.results.schema import SCHEMAS, in_order, needed
 
@@ -37,6 +38,28 @@ def check_file(path: Path) -> None:
     """OSError where something else has a file's name: a pipe would never end."""
     if path.exists() and not path.is_file():
         raise OSError("it is not a file")
+
+
+def lock_path(folder: Path, run: str) -> Path:
+    """The file that a process locks while it records a run of the results `folder`."""
+    return folder / "journal" / f".{run}.lock"
+
+
+def was_killed(folder: Path, run: str) -> bool:
+    """Whether nobody records a run any more that was `running` when its row was read."""
+    if is_held(lock_path(folder, run)):
+        return False
+    row = folder / "runs" / f"{run}.parquet"
+    try:
+        return not row.exists() or read_row(row)["status"][0].as_py() == "running"  # it may have ended well since
+    except DamagedError:
+        return True
+
+
+def with_status(row: pa.Table, status: str) -> pa.Table:
+    """The file of one run in `runs` with another status."""
+    place = row.column_names.index("status")
+    return row.set_column(place, row.schema.field(place), pa.array([status], row.schema.field(place).type))
 
 
 def read_row(path: Path) -> pa.Table:

@@ -15,7 +15,7 @@ from fedray.core.errors import BadInputError, DamagedError
 from fedray.core.newer import NEWER, with_neutral
 from fedray.core.settings import flatten
 from fedray.core.version import __version__
-from fedray.results.files import check_columns, read_parquet, read_row, some
+from fedray.results.files import check_columns, read_parquet, read_row, some, was_killed, with_status
 from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
 from fedray.results.journal import journal_tables, read_journal
 from fedray.results.schema import FINAL_STATUSES, GROUPING, PER_RUN, PLAYED, REPEATS, SCHEMAS
@@ -38,7 +38,7 @@ def load(
     """
     folder = Path(root) / name
     if not name or not folder.is_dir():
-        raise BadInputError(_missing(name, Path(root)))
+        raise BadInputError(_missing(str(name), Path(root)))
     if others := sorted(set(tables) - SCHEMAS.keys()):
         raise BadInputError(f"there is no table {others[0]!r}; there are {', '.join(SCHEMAS)}")
     parts, newer = _read_runs(folder, run or EVERY, tables)
@@ -54,12 +54,13 @@ def load(
 
 
 def status(root: str | Path, name: str, run: str) -> str | None:
-    """The status of a run, None where it never started; BadInputError where its file is damaged or no run's row.
-
-    `running` is also what a killed process leaves behind.
-    """
-    path = Path(root) / name / "runs" / f"{run}.parquet"
-    return str(read_row(path)["status"][0]) if path.exists() else None
+    """The status of a run, None where it never started; BadInputError where its file is damaged or no run's row."""
+    folder = Path(root) / name
+    path = folder / "runs" / f"{run}.parquet"
+    if not path.exists():
+        return None
+    found = str(read_row(path)["status"][0])
+    return "killed" if found == "running" and was_killed(folder, run) else found
 
 
 def check_version(root: str | Path, name: str) -> None:
@@ -108,6 +109,9 @@ def _read_runs(folder: Path, wanted: str, only: Collection[str]) -> tuple[dict[s
             files = (folder / table / f"{run}.parquet" for run in stored)
             parts[table] = _read_all(files, partial(read_parquet, table=table))
         parts[table] |= kept
+    for run, row in parts["runs"].items():
+        if row["status"][0].as_py() == "running" and was_killed(folder, run):
+            parts["runs"][run] = with_status(row, "killed")
     return parts, {name for run in live for name in journals[run].newer}
 
 
@@ -189,6 +193,11 @@ def _filled(frame: "pd.DataFrame", column: str, others: "pd.Series[Any]") -> "pd
 
 
 def _missing(name: str, root: Path) -> str:
-    names = [path.name for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-    return f"there are no results {name!r} in {root}" + (f"; the nearest name is {nearest[0]!r}" if nearest else "")
+    """The sentence for results that are not there: where they were looked for, and the nearest name there."""
+    looked = (root / name).absolute()
+    place = looked.parent if name else looked
+    if not place.is_dir():
+        return f"there are no results {name!r}: there is no folder {place}"
+    names = [path.name for path in place.iterdir() if path.is_dir()]
+    nearest = difflib.get_close_matches(looked.name, names, n=1, cutoff=0.0)
+    return f"there are no results {name!r} in {place}" + (f"; the nearest name is {nearest[0]!r}" if nearest else "")

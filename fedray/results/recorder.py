@@ -24,7 +24,7 @@ from fedray.core.atomic import remove_stale, replacing, sync, writing
 from fedray.core.errors import START_OVER, BadInputError, DamagedError
 from fedray.core.lock import hold
 from fedray.results.confusion_counts import BestAndFinal, pack
-from fedray.results.files import check_columns, other_version, read_parquet, read_row
+from fedray.results.files import check_columns, lock_path, other_version, read_parquet, read_row
 from fedray.results.journal import IN_JOURNAL, Journal, encode_line, join_lines, read_journal
 from fedray.results.schema import (
     BY_ROUND,
@@ -289,8 +289,7 @@ def _is_whole(path: Path) -> bool:
 
 def lock_of(folder: Path, run: str) -> AbstractContextManager[None]:
     """Hold a run of the results `folder` for the length of a `with`; BusyError where somebody else holds it."""
-    path = folder / "journal" / f".{run}.lock"
-    return hold(path, f"run {run} in {folder} is being recorded by another process")
+    return hold(lock_path(folder, run), f"run {run} in {folder} is being recorded by another process")
 
 
 def mark(root: str | Path, name: str, run: str, status: str, error: str, known: Row) -> None:

@@ -48,7 +48,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("fedray_version", "python_version", "torch_version", "ray_version", "numpy_version"), STRING),
         **dict.fromkeys(("device", "cpu_capability", "engine"), STRING),
         **dict.fromkeys(("blocks", "forms_version"), INT),
-        "played_before": STRING,
+        **dict.fromkeys(("played_before", "own_code", "fedray_source"), STRING),
     },
     "rounds": {
         "round": INT,
@@ -128,6 +128,7 @@ REPEATS = {
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")
 STATUSES = ("running", "interrupted", *FAILED_STATUSES, "halved", *FINAL_STATUSES)
+"""The statuses on disk. What a killed process leaves is `running` there, and `killed` for readers (files.py)."""
 
 SCHEMAS: dict[str, pa.Schema] = {
     table: pa.schema(list(({"run": STRING, **GROUPING, **own} if table in PER_RUN else own).items()))

@@ -10,15 +10,15 @@ import numpy as np
 
 from fedray import data, results
 from fedray.algorithms.local_optimizer import PRELOADED
-from fedray.algorithms.own import content, files_of
 from fedray.cluster.forks import ForkServer, called_by_name, fork_server
 from fedray.cluster.needs import will_fork
 from fedray.core.atomic import remove_stale
 from fedray.core.errors import BadInputError
+from fedray.core.own_classes import content, files_of
 from fedray.data.dataset import Dataset
 from fedray.data.own_tests import draw_own_tests, own_test_size
 from fedray.data.partitions import count_holders, label_counts
-from fedray.experiment.experiment import Experiment
+from fedray.experiment.experiment import CHOSEN, Experiment
 from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
 from fedray.results.recorder import check_writable, drop_journal
@@ -31,6 +31,15 @@ from fedray.training.spec import Recipe
 def load_data(settings: data.Data, fingerprint: str) -> Dataset:
     """The data set, loaded once for runs in a row; `fingerprint` is part of the key, because files can change."""
     return data.load(settings, fingerprint)
+
+
+TRAVELLING = ("skew", "model", "algorithm", "aggregator")
+"""The sections that processes which train clients have."""
+
+
+def setting_of(section: str) -> str:
+    """The setting that has the class of a section, as messages say it."""
+    return f"{section}.name" if section in CHOSEN else section
 
 
 class Job:
@@ -47,9 +56,10 @@ class Job:
         self.experiment = experiment = experiment.resolved()
         self.fingerprint = data.fingerprint(experiment.data)
         self.model_source = experiment.model.fingerprint()
-        own = experiment.own_algorithm
-        self.algorithm_source = content(own) if own else ""
-        self.run = experiment.run_id(self.fingerprint, self.model_source, self.algorithm_source)
+        self.own_code = {name: content(kind, setting_of(name)) for name, kind in experiment.own_classes.items()}
+        """The content of each class of the user's own, by its section of the settings."""
+        self.algorithm_source = self.own_code.get("algorithm", "")
+        self.run = experiment.run_id(self.fingerprint, self.model_source, self.own_code)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
@@ -164,7 +174,14 @@ class Job:
             skew=e.skew,
             clients=e.clients,
             fingerprint=self.model_source,
-            own_algorithm=files_of(e.own_algorithm) if e.own_algorithm else (),
+            own_classes=tuple(
+                dict.fromkeys(
+                    file
+                    for name, kind in e.own_classes.items()
+                    if name in TRAVELLING
+                    for file in files_of(kind, setting_of(name))
+                )
+            ),
         )
 
     def tidy(self) -> None:

@@ -12,6 +12,7 @@ from fedray.core.atomic import writing
 from fedray.core.errors import START_OVER, BadInputError, DamagedError
 from fedray.core.newer import with_neutral
 from fedray.core.settings import flatten
+from fedray.core.source import fedray_source
 from fedray.core.updates import Vectors
 from fedray.run import checkpoint
 from fedray.run.played import Played, describe_change, read_played, refuse_another
@@ -25,7 +26,7 @@ def save(job: Job, state: Vectors, t: int, clients: Population, played: Mapping[
 
     `played` says what has trained the run, as `runs` does.
     """
-    meta = {"run": job.run, "round": t, **played, **identity(job), **versions(job)}
+    meta = {"run": job.run, "round": t, **played, **identity(job), **versions(job), "fedray_source": fedray_source()}
     trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
     with writing(job.folder):
         checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
@@ -93,21 +94,30 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     here = versions(job)
     then = {name: meta.get(name) for name in here}
     changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
+    changed += source_change(meta.get("fedray_source"))
     notice = f"continuing run {job.run} after round {t}"
     if changed:
-        notice += f"; versions changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
+        notice += f"; software changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
     played = read_played(job, meta, mine["settings"])
     refuse_another(job, played)
     return Past(t, state, memories, notice, played=tuple(played))
 
 
+def source_change(then: Any) -> list[str]:
+    """In words, that fedray's source is another than `then`; empty where it is not, or `then` is not known."""
+    here = fedray_source()
+    return [f"fedray's source {then} -> {here}"] if then and then != here else []
+
+
 def identity(job: Job) -> dict[str, Any]:
     """The settings, by dotted name, and the data that a checkpoint and the run that continues it must share."""
     settings = dict(flatten(job.experiment.stored_settings()))
-    kept = {
-        name: value for name, value in settings.items() if not name.startswith(("cluster.", "output.", "data.root"))
-    }
-    return {"settings": kept, "data": job.fingerprint}
+    return {"settings": {n: value for n, value in settings.items() if in_identity(n)}, "data": job.fingerprint}
+
+
+def in_identity(name: str) -> bool:
+    """Whether a setting says what a run is, and not where it is nor what it writes."""
+    return not name.startswith(("cluster.", "output.", "data.root"))
 
 
 def difference(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> str:

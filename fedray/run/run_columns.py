@@ -1,11 +1,13 @@
 """The columns that a run's tables have from its start: grouping, the row in `runs`, versions, partitions."""
 
+import json
 import platform
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
+from fedray.core.source import fedray_source
 from fedray.core.version import __version__
 from fedray.data.partitions import label_counts, partition_id
 from fedray.run.prepared import Job
@@ -48,6 +50,8 @@ def run_row(job: Job) -> dict[str, Any]:
         "data_fingerprint": job.fingerprint,
         "model_source_fingerprint": job.model_source or None,
         "algorithm_source_fingerprint": job.algorithm_source or None,
+        "own_code": json.dumps(job.own_code, sort_keys=True) if job.own_code else None,
+        "fedray_source": fedray_source(),
         "cpu_capability": job.blueprint.torch.cpu_capability,
         **versions(job),
     }

@@ -16,18 +16,20 @@ from fedray.core.errors import (
 from fedray.core.interrupt import Interrupt
 from fedray.core.updates import Event
 from fedray.experiment.experiment import Experiment
+from fedray.results.files import read_row
 from fedray.results.frames import Results
 from fedray.results.recorder import Recorder
 from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
+from fedray.run.edited import edited_since
 from fedray.run.fresh import begun, move_aside, next_folder
 from fedray.run.opening import open_past, population, shared_session, timed, warn_of_arithmetic, warn_of_gpus
 from fedray.run.played import check_ended
 from fedray.run.prepared import Job
-from fedray.run.resume import Past, read_past
+from fedray.run.resume import Past, read_past, source_change
 from fedray.run.stopping import judged_by
 from fedray.run.trackers import logged
-from fedray.run.watch import Watch
+from fedray.run.watch import LoggedWatch, Watch
 
 if TYPE_CHECKING:
     from fedray.cluster.start import Session
@@ -49,12 +51,13 @@ def run(
     Raises BadInputError before anything is on disk, ClientError when the clients' code fails, StorageError when the
     results cannot be written any more.
     """
-    job, watch, interrupt = Job(experiment), watch or Watch(), interrupt or Interrupt()
+    job, watch, interrupt = Job(experiment), watch or LoggedWatch(), interrupt or Interrupt()
     output = job.experiment.output
     fresh = fresh or bool(begun(job.folder, job.run))
+    before = None if fresh else status_before(job)
     if fresh:
         next_folder(job.folder)
-    elif has_ended(job):
+    elif before in results.FINAL_STATUSES:
         check_ended(job)
         return repeat(job, watch)
     results.check_version(output.root, output.name)
@@ -63,6 +66,8 @@ def run(
         check_split(job)
     job.ask_for_blueprint()
     watch.prepare(job)
+    if not (fresh or before) and (edited := edited_since(job)):
+        watch.edited(job, *edited)
     shared = nullcontext(session) if session else shared_session(job.experiment.cluster)
     with logged(job, watch) as watch, shared as session, saying_how_to_go_on(job, fresh):
         with timed("waiting for the model"):
@@ -71,7 +76,7 @@ def run(
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-            status = play(job, session, past, recorder, watch, interrupt, fresh, until)
+            status = play(job, session, past, recorder, watch, interrupt, fresh, until, before)
         watch.end(job, status, repeated=False)
     return load_ended(job, watch)
 
@@ -85,10 +90,13 @@ def play(
     interrupt: Interrupt,
     fresh: bool,
     until: int | None,
+    before: str | None,
 ) -> str:
-    """Play the run and return its status. Where a node takes clients' memories with it, go back to the checkpoint."""
+    """Play the run, which had the status `before`, and return the one that it has now.
+
+    Where a node takes clients' memories with it, go back to the checkpoint.
+    """
     carried: list[Event] = []
-    before = None if fresh else job.status
     for attempt in range(MOST_ATTEMPTS):
         with population(job, session, watch.notice, again=attempt > 0) as (clients, where, played):
             if attempt == 0:
@@ -122,7 +130,10 @@ def repeat(job: Job, watch: Watch) -> Results:
     """Show a run that came to its end before, and tidy up after it."""
     output = job.experiment.output
     job.tidy()
-    watch.end(job, str(job.status), repeated=True)
+    (row,) = read_row(job.folder / "runs" / f"{job.run}.parquet").to_pylist()
+    watch.end(job, row["status"], repeated=True)
+    for change in source_change(row["fedray_source"]):
+        watch.notice(f"it was played before an edit ({change}); --fresh plays it again")
     if output.save_model and not job.model.exists():
         watch.notice("its model was not kept; --fresh runs it again")
     return load_ended(job, watch)
@@ -137,10 +148,10 @@ def load_ended(job: Job, watch: Watch) -> Results:
     return tables
 
 
-def has_ended(job: Job) -> bool:
-    """Whether the run has ended before. DamagedError, with the way out, where its row cannot be read."""
+def status_before(job: Job) -> str | None:
+    """The run's status so far. DamagedError, with the way out, where its row cannot be read."""
     try:
-        return job.ended
+        return job.status
     except DamagedError as error:
         raise DamagedError(f"{error}; {START_OVER}") from None
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fedray.run.prepared import Job
+
+log = logging.getLogger(__name__)
 
 
 class Watch:
@@ -24,6 +27,11 @@ class Watch:
     def notice(self, text: str) -> None:
         """Something happened that the user should read."""
 
+    def edited(self, job: Job, what: str, earlier: str) -> None:
+        """The run is another one than `earlier`, because the code at the addresses `what` was edited since."""
+        were = "were" if " and " in what else "was"
+        self.notice(f"{what} {were} edited since run {earlier}, so that run {job.run} is another one")
+
     def detail(self, text: str) -> None:
         """Something happened that helps to find a fault, and is of no other interest."""
 
@@ -32,6 +40,17 @@ class Watch:
 
     def close(self) -> None:
         """No more calls follow. The run need not have ended."""
+
+
+class LoggedWatch(Watch):
+    """Logs notices as warnings, which Python shows where nobody set up logging. `run` has it where it is given none."""
+
+    def notice(self, text: str) -> None:
+        log.warning(text)
+
+    def end(self, job: Job, status: str, repeated: bool) -> None:
+        if repeated:
+            log.warning("run %s was %s before and is not repeated", job.run, status)
 
 
 class Watches(Watch):
@@ -55,6 +74,10 @@ class Watches(Watch):
     def notice(self, text: str) -> None:
         for watch in self.watches:
             watch.notice(text)
+
+    def edited(self, job: Job, what: str, earlier: str) -> None:
+        for watch in self.watches:
+            watch.edited(job, what, earlier)
 
     def detail(self, text: str) -> None:
         for watch in self.watches:

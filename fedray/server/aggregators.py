@@ -8,6 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from fedray.core.own_classes import see
 from fedray.core.settings import section
 from fedray.core.updates import Sum, Updates, Vectors, WeightedSum
 
@@ -19,6 +20,10 @@ class Aggregator:
     name: ClassVar[str] = ""
     linear: ClassVar[bool] = False
     """Whether `aggregate` needs only `updates.sum`. Otherwise it needs `updates.each`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        see(cls)
 
     def zero(self) -> Sum:
         """A new sum without updates, for the linear."""

@@ -15,6 +15,7 @@ if __name__ == "__main__":
 import dataclasses
 import shlex
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,13 @@ def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: boo
     rounds = [
         (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
     ]
-    return outlook(len(jobs), rounds, known)
+    return outlook(len(jobs), rounds, known) + describe_statuses([job.status for job in left if not fresh])
+
+
+def describe_statuses(statuses: Sequence[str | None]) -> str:
+    """The end of a sentence on runs left, with how many have begun and stand how; empty where none has."""
+    found = [f"{count} {status}" for status, count in Counter(statuses).items() if status]
+    return f"; of these {', '.join(found)}" if found else ""
 
 
 def describe(sweep: Sweep) -> str:

@@ -153,7 +153,7 @@ def play(
     except Exception as error:
         said = isinstance(error, BadInputError | RunError)
         why = str(error) if said else traceback.format_exc()
-        if job.status in (None, "running", "interrupted", "halved"):  # it failed before its rounds
+        if job.status in (None, "running", "killed", "interrupted", "halved"):  # it failed before its rounds
             record_failure(job, why)
         watch.fail(job, why)
         if sweep.on_failure:

@@ -108,7 +108,7 @@ def trouble(group: "pd.DataFrame") -> str:
     counts = group["status"].value_counts()
     return ", ".join(
         f"{counts[status]} {status}{reason(group['error'][group['status'] == status], status)}"
-        for status in (*BAD_ENDS, "running", "interrupted")
+        for status in (*BAD_ENDS, "running", "killed", "interrupted")
         if status in counts
     )
 

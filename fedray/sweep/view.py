@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 from rich.console import Console, Group
@@ -47,6 +48,17 @@ class SweepView(Watch):
     def complain(self, text: str) -> None:
         """Something beside the runs went wrong, and the sweep goes on."""
         print(f"fedray: {text}", file=sys.stderr)
+
+    @cached_property
+    def told(self) -> set[str]:
+        """The edited code that was told of."""
+        return set()
+
+    def edited(self, job: Job, what: str, earlier: str) -> None:
+        """Tell of an edit with the first of the runs that it makes others."""
+        if what not in self.told:
+            self.told.add(what)
+            super().edited(job, what, earlier)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
         """After round `rung`, `kept` configurations go on, and the runs in `stopped` were stopped."""

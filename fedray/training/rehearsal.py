@@ -32,7 +32,7 @@ def rehearse(recipe: Recipe, name: str, mine: bytes, rounds: int) -> None:
     they are: the user's objects are from them.
     """
     try:
-        load_all([each for each in recipe.own_algorithm if module_of(each[0]) not in sys.modules], "algorithm.name")
+        load_all([each for each in recipe.own_classes if module_of(each[1]) not in sys.modules])
         algorithm, aggregator = pickle.loads(mine)
         quick = copy.copy(algorithm)
         batch_size = min(algorithm.batch_size, IMAGES)  # 0 stays the whole shard

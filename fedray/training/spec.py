@@ -35,9 +35,9 @@ class Recipe:
     """N, the size of the population."""
     fingerprint: str = ""
     """The fingerprint of what the model is made from, as Model.fingerprint gives it. Nothing else is built."""
-    own_algorithm: tuple[tuple[str, str], ...] = ()
-    """Of the user's own algorithm, and of classes that it inherits from, those first: the address, and the fingerprint
-    of the module, which no other file is to stand for."""
+    own_classes: tuple[tuple[str, str, str], ...] = ()
+    """Of the user's own classes, and of those that they inherit from, those first: the setting that has one, its
+    address, and the fingerprint of its module, which no other file is to stand for."""
     chunk_size: int | None = None
     """The most clients that are trained as one program. None: as many as suit the device."""
 

@@ -2,20 +2,24 @@
 
 import dataclasses
 import importlib
+import linecache
 import subprocess
 import sys
+import types
 
 import pytest
 from small_runs import assert_same_tables, small
 
 from fedray import results
 from fedray.algorithms.fedavg import FedAvg
-from fedray.algorithms.own import content
 from fedray.cli.command_line import options, read_command_line
 from fedray.core.errors import BadInputError
+from fedray.core.own_classes import content
 from fedray.experiment import read_experiment
 from fedray.run import run
 from fedray.run.prepared import Job
+from fedray.run.watch import Watch
+from fedray.sweep.__main__ import main as sweep
 
 TEXT = '''
 from typing import ClassVar
@@ -84,7 +88,7 @@ def test_by_address_and_as_a_class_it_is_one_run_with_one_name(tmp_path, module)
     tables = run(by_address)
     assert set(tables.rounds["algorithm"]) == {f"{name}:Shorter"}
     assert tables.runs["algorithm.factor"][0] == 0.25
-    assert tables.runs["algorithm_source_fingerprint"][0] == content(kind)
+    assert tables.runs["algorithm_source_fingerprint"][0] == content(kind, "algorithm.name")
     finished = tables.runs["finished_at"][0]
     assert run(handed).runs["finished_at"][0] == finished  # it is not played again
     half = run(written(tmp_path, f"{name}:Shorter", algorithm__factor=1.0, output__name="one"))
@@ -117,10 +121,10 @@ def test_the_content_of_its_file_is_in_the_id(tmp_path, module):
 def test_a_class_that_was_there_before_its_file_was_edited_keeps_its_id(tmp_path, module):
     name, path = module
     kind = importlib.import_module(name).Shorter
-    before = content(kind)
+    before = content(kind, "algorithm.name")
     path.write_text(TEXT + "# edited\n")
-    assert content(kind) == before
-    assert content(importlib.reload(sys.modules[name]).Shorter) != before
+    assert content(kind, "algorithm.name") == before
+    assert content(importlib.reload(sys.modules[name]).Shorter, "algorithm.name") != before
 
 
 def test_content_is_what_the_class_is_made_of(module):
@@ -132,8 +136,10 @@ def test_content_is_what_the_class_is_made_of(module):
     class Beside(FedAvg):
         pass
 
-    assert len({content(each) for each in (kind, Below, Beside)}) == 3
-    assert content(kind) == content(importlib.import_module(module[0]).Plain)  # of one file
+    assert len({content(each, "algorithm.name") for each in (kind, Below, Beside)}) == 3
+    assert content(kind, "algorithm.name") == content(
+        importlib.import_module(module[0]).Plain, "algorithm.name"
+    )  # of one file
 
 
 @pytest.mark.parametrize(
@@ -268,14 +274,232 @@ def test_a_class_of_a_script_is_known_by_its_source_text(tmp_path, module):
     assert said[2][2] == said[0][2]
 
 
-def test_an_unknown_text_is_told_by_what_it_does():
-    """As for a class that was typed into a Python which keeps no text."""
-    made = []
-    for body in ("return grad", "return grad", "return 2 * grad"):
-        space = {"FedAvg": FedAvg, "__name__": "__main__"}
-        exec(f"class Typed(FedAvg):\n    def correct(self, grad, *rest):\n        {body}", space)
-        made.append(content(space["Typed"]))
-    assert made[0] == made[1] != made[2]
+def test_a_class_without_a_source_is_refused(tmp_path):
+    """One that was typed into a Python which keeps no text, or made by `exec`; its text could not tell an edit."""
+    space = {"FedAvg": FedAvg, "__name__": "__main__"}
+    exec("class Typed(FedAvg):\n    def correct(self, grad, *rest):\n        return grad", space)
+    experiment = dataclasses.replace(written(tmp_path, "fedavg"), algorithm=space["Typed"]())
+    said = "^algorithm.name = __main__:Typed: Python keeps no source text of this class, [^.]*$"
+    with pytest.raises(BadInputError, match=said):
+        run(experiment)
+    assert not (tmp_path / "results").exists()
+
+
+HALVES = '''
+from typing import ClassVar
+
+import numpy as np
+
+from fedray.settings import section
+
+
+@section
+class Halves:
+    """The examples in their order, each client the same number."""
+
+    name: ClassVar[str] = "halves"
+
+    def split(self, labels, clients, seed):
+        return np.array_split(np.arange(len(labels)), clients)
+'''
+MEDIAN = """
+import numpy as np
+
+from fedray.server.aggregators import Aggregator
+
+
+class Median(Aggregator):
+    name = "median"
+
+    def aggregate(self, updates, denominator=None):
+        return {name: np.median([each[name] for each in updates.each], axis=0) for name in updates.each[0]}
+"""
+TURNED = """
+from fedray.data.skew import Skew
+from fedray.settings import section
+
+
+@section
+class Turned(Skew):
+    def apply(self, images, seed, client, clients, drawn=0):
+        return images[..., ::-1]
+"""
+OTHERS = {
+    "partition": ("Halves", HALVES, "np.arange(len(labels))", "np.arange(len(labels))[::-1]"),
+    "aggregator": ("Median", MEDIAN, "np.median", "np.mean"),
+    "skew": ("Turned", TURNED, "[..., ::-1]", "[..., ::-1, :]"),
+}
+
+
+@pytest.mark.parametrize("section", OTHERS)
+@pytest.mark.parametrize("place", ["file", "cell"])
+def test_an_edit_of_any_own_class_is_another_run(tmp_path, module, cell, section, place):
+    kind, text, old, new = OTHERS[section]
+    plain = written(tmp_path, "fedavg")
+
+    def job():
+        return Job(dataclasses.replace(plain, **{section: getattr(made, kind)()}))
+
+    def make(text):
+        if place == "cell":
+            return cell(text)
+        module[1].write_text(text)
+        return importlib.reload(importlib.import_module(module[0]))
+
+    assert text.replace(old, new) != text
+    made = make(text)
+    first = job()
+    assert len({first.run, Job(plain).run}) == 2
+    made = make(text.replace(old, new))
+    assert job().run != first.run and list(job().own_code) == [section]
+    made = make(text)
+    assert job().run == first.run
+
+
+@pytest.fixture
+def cell(monkeypatch):
+    """A function that runs text as a notebook's cell does: in `__main__`, with its lines in `linecache` alone."""
+    main = types.ModuleType("__main__")
+    monkeypatch.setitem(sys.modules, "__main__", main)
+
+    def run_cell(text):
+        name = f"<cell {len(linecache.cache)}>"
+        monkeypatch.setitem(linecache.cache, name, (len(text), None, text.splitlines(keepends=True), name))
+        exec(compile(text, name, "exec", dont_inherit=True), main.__dict__)
+        return main
+
+    return run_cell
+
+
+def test_a_cell_is_known_by_the_text_of_its_class_and_of_its_bases(tmp_path, cell):
+    """By the text alone: not by what is around it, nor, where it has no methods, by what pickles of it."""
+    head = "from fedray.algorithms.fedavg import FedAvg\n"
+    texts = {
+        "base": "class Base(FedAvg):\n    name = 'base'\n    table = {'a': object()}\n",
+        "kind": "class Kind(Base):\n    def correct(self, grad, *rest):\n        return grad\n",
+    }
+
+    def run_of(**changed):
+        for text in (texts | changed).values():
+            made = cell(head + text)
+        return Job(dataclasses.replace(written(tmp_path, "fedavg"), algorithm=made.Kind())).run
+
+    first = run_of()
+    assert run_of() == first == run_of(kind=texts["kind"] + "\nunrelated = 3\n")
+    assert (
+        len({first, run_of(base=texts["base"].replace("'a'", "'b'")), run_of(kind=texts["kind"] + "    x = 1\n")}) == 3
+    )
+
+
+def test_a_class_of_a_file_counts_with_its_bases_and_as_it_was_when_it_was_made(tmp_path, module):
+    """Edited after its import and before its first run, the old class plays: its id is that of the old file."""
+    name, path = module
+    mixin = path.with_name(f"{name}_mixin.py")
+    mixin.write_text("class Mixin:\n    strength = 1\n")
+    text = f"from {mixin.stem} import Mixin\n" + TEXT.replace("class Plain(FedAvg)", "class Plain(Mixin, FedAvg)")
+    path.write_text(text)
+    first = Job(written(tmp_path, f"{name}:Plain")).run
+    for each in (name, mixin.stem):
+        sys.modules.pop(each)
+    stale = importlib.import_module(name).Plain
+    mixin.write_text("class Mixin:\n    strength = 2\n")
+    plain = written(tmp_path, "fedavg")
+    assert Job(dataclasses.replace(plain, algorithm=stale(batch_size=10))).run == first
+    importlib.reload(sys.modules[mixin.stem])
+    fresh = importlib.reload(sys.modules[name]).Plain
+    assert Job(dataclasses.replace(plain, algorithm=fresh(batch_size=10))).run != first
+    sys.modules.pop(mixin.stem)
+
+
+def test_methods_that_are_replaced_in_place_are_an_edit(tmp_path, module):
+    """As IPython's autoreload does it, so that a class which was imported by name is the new one, too."""
+    name, path = module
+    kind = importlib.import_module(name).Shorter
+    before = content(kind, "algorithm.name")
+    path.write_text(TEXT.replace("self.factor * grad", "2 * self.factor * grad"))
+    new = importlib.reload(sys.modules[name]).Shorter
+    assert content(kind, "algorithm.name") == before
+    kind.correct = new.correct
+    assert content(kind, "algorithm.name") == content(new, "algorithm.name") != before
+
+
+def test_a_function_that_makes_classes_makes_different_ones(tmp_path):
+    def make(strength):
+        class Made(FedAvg):
+            def correct(self, grad, params, message, memory, lr):
+                return strength * grad
+
+        return Made
+
+    ids = [Job(dataclasses.replace(written(tmp_path, "fedavg"), algorithm=make(each)())).run for each in (1, 1, 2)]
+    assert ids[0] == ids[1] != ids[2]
+
+
+def test_a_setting_that_is_no_plain_value_is_refused(tmp_path, module):
+    name, path = module
+    text = TEXT.replace("factor: float = setting(0.5, ", "factor: object = setting(print, ")
+    path.write_text(text.replace(", gt=0, le=1)", ")"))
+    with pytest.raises(BadInputError, match=r"algorithm.factor = <built-in function print> is not a plain value"):
+        written(tmp_path, f"{name}:Shorter")
+
+
+class Bare:
+    name = "bare"
+
+    def split(self, labels, clients, seed):
+        return []
+
+
+def test_a_class_that_is_no_section_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="partition = test_own:Bare has no settings; declare it with @section"):
+        dataclasses.replace(written(tmp_path, "fedavg"), partition=Bare())
+
+
+class Heard(Watch):
+    def __init__(self):
+        self.notices = []
+
+    def notice(self, text):
+        self.notices.append(text)
+
+
+def test_one_line_names_the_run_that_was_played_before_the_edit(tmp_path, module, caplog):
+    """Also where `run` has no watch: Python then shows it as a warning of `logging`, as it does that nothing is played."""
+    name, path = module
+    settings = {"model__name": "logistic", "rounds": 1}
+    first = run(written(tmp_path, f"{name}:Shorter", **settings)).runs["run"][0]
+    run(written(tmp_path, f"{name}:Shorter", algorithm__factor=0.25, **settings))
+    assert caplog.messages == []
+    run(written(tmp_path, f"{name}:Shorter", **settings))
+    assert caplog.messages == [f"run {first} was finished before and is not repeated"]
+    caplog.clear()
+    path.write_text(TEXT.replace("self.factor * grad", "2 * self.factor * grad"))
+    second = run(written(tmp_path, f"{name}:Shorter", **settings)).runs["run"][0]
+    said = f"{name}:Shorter was edited since run {first}, so that run {second} is another one"
+    assert caplog.messages == [said]
+    assert first != second
+    path.write_text(TEXT.replace("self.factor * grad", "3 * self.factor * grad"))
+    heard = Heard()
+    third = run(written(tmp_path, f"{name}:Shorter", **settings), heard).runs["run"][0]
+    assert heard.notices == [f"{name}:Shorter was edited since run {second}, so that run {third} is another one"]
+    heard.notices.clear()
+    run(written(tmp_path, f"{name}:Shorter", **settings), heard)
+    assert heard.notices == []
+
+
+def test_a_sweep_tells_of_an_edit_once(tmp_path, module, capsys):
+    name, path = module
+    (tmp_path / "small.toml").write_text(
+        TOML.replace("NAME", f"{name}:Shorter").replace("ROOT", str(tmp_path / "results"))
+    )
+    words = [str(tmp_path / "small.toml"), "--grid", "seed=0,1", "--model.name", "logistic", "--rounds", "1"]
+    assert sweep(words) == 0
+    assert "edited" not in capsys.readouterr().out
+    path.write_text(TEXT.replace("self.factor * grad", "2 * self.factor * grad"))
+    assert sweep(words) == 0
+    said = capsys.readouterr().out
+    assert said.count(f"note      {name}:Shorter was edited since run ") == 1
+    assert len(results.load("small", tmp_path / "results").runs) == 4
 
 
 def test_enrolled_classes_have_no_content_in_their_ids(tmp_path):

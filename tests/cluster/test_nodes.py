@@ -143,8 +143,13 @@ class Shaken(Looking):
 
 
 @pytest.mark.parametrize(("algorithm", "packing"), SHAKEN)
-def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, tmp_path, expected, algorithm, packing):
-    """Three nodes had the data before, and clients remembered something on each, which is made anew."""
+def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(
+    nodes, joined, tmp_path, expected, algorithm, packing, capfd
+):
+    """Three nodes had the data before, and clients remembered something on each, which is made anew.
+
+    Ray's own lines about it ("... has been marked dead ...") stay off the console.
+    """
     watch = Shaken(fill(nodes), joined)
     tables = run(experiment(tmp_path, nodes, algorithm, **packing), watch, joined)
     assert bits(tables) == expected(algorithm, packing["clients"])
@@ -153,6 +158,8 @@ def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(nodes, joined, t
     assert tables.rounds["retries"].sum() > 0
     assert {"node_lost"} <= set(tables.events["kind"])
     assert ("went_back" in set(tables.events["kind"])) == (algorithm == "scaffold")
+    printed = "".join(capfd.readouterr())
+    assert "node" not in printed and "raylet" not in printed
     assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
 
 

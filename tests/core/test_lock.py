@@ -1,5 +1,6 @@
 """One process at a time, and no lock outlives its process."""
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -7,8 +8,9 @@ import textwrap
 
 import pytest
 
+from fedray.core import lock
 from fedray.core.errors import BusyError
-from fedray.core.lock import hold
+from fedray.core.lock import hold, is_held
 
 
 def test_a_lock_that_is_held_is_refused_with_who_holds_it(tmp_path):
@@ -20,6 +22,20 @@ def test_a_lock_that_is_held_is_refused_with_who_holds_it(tmp_path):
     assert not path.exists()
     with hold(path, "again"):
         pass
+
+
+def test_a_reader_sees_whether_a_lock_is_held_and_stops_nobody(tmp_path, monkeypatch):
+    path = tmp_path / ".lock"
+    assert not is_held(path) and not path.exists()
+    with hold(path, "held"):
+        assert is_held(path)
+    path.touch()  # as a kill leaves it
+    assert not is_held(path)
+    with path.open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        monkeypatch.setattr(lock.time, "sleep", lambda seconds: fcntl.flock(reader, fcntl.LOCK_UN))
+        with hold(path, "not while a reader looks"):
+            assert is_held(path)
 
 
 def test_folders_made_for_the_lock_alone_go_with_it_when_the_block_raises(tmp_path):
@@ -37,7 +53,8 @@ def test_a_lock_ends_with_its_process_and_not_with_what_that_started(tmp_path):
     path = tmp_path / ".lock"
     program = f"""
         import os, pathlib, signal, subprocess, sys
-        from fedray.core.lock import hold
+        from fedray.core import lock
+from fedray.core.lock import hold, is_held
         with hold(pathlib.Path({str(path)!r}), ""):
             child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             print(child.pid, flush=True)

@@ -12,6 +12,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,8 @@ def assert_holds_rounds(root: Path, rounds: int) -> None:
 
 def test_a_journal_and_parquet_hold_the_same(tmp_path: Path) -> None:
     made = record(recorder(tmp_path), range(1, 6))
-    from_journal = load("name", tmp_path)
+    with made.locked():
+        from_journal = load("name", tmp_path)
     made.finish("finished")
     from_parquet = load("name", tmp_path)
     assert not journal_of(tmp_path).exists()
@@ -475,7 +477,7 @@ def test_a_journal_damaged_elsewhere_is_left_out_by_its_name(tmp_path: Path) -> 
             (Path(__file__).name, DamagedResultsWarning)
         ]
         assert tables.rounds.groupby("run").size().to_dict() == {"run": 3, "other": 2}
-        assert sorted(tables.runs["status"]) == ["interrupted", "running"]
+        assert sorted(tables.runs["status"]) == ["interrupted", "killed"]
         if line != wrong:
             with pytest.raises(BadInputError, match=r"journal .*run\.jsonl is damaged"):
                 recorder(tmp_path, keep=1)
@@ -701,10 +703,49 @@ def test_a_resume_needs_the_rounds_before_the_checkpoint(tmp_path: Path) -> None
 
 def test_a_fresh_start_replaces_an_earlier_attempt(tmp_path: Path) -> None:
     record(recorder(tmp_path), range(1, 6)).finish("finished")
-    record(recorder(tmp_path), range(1, 3))
-    assert status(tmp_path, "name", "run") == "running"
+    with record(recorder(tmp_path), range(1, 3)).locked():
+        assert status(tmp_path, "name", "run") == "running"
     assert_holds_rounds(tmp_path, 2)
     assert pd.read_parquet(tmp_path / "name/rounds").empty
+
+
+@pytest.mark.parametrize("journal", [True, False], ids=["in its journal", "before its first round"])
+def test_a_run_whose_process_is_gone_reads_killed_and_no_reader_writes(tmp_path: Path, journal: bool) -> None:
+    """Its lock tells, which a kill leaves behind; on disk it stays `running`, also where nothing can be written."""
+    made = recorder(tmp_path)
+    if journal:
+        record(made, range(1, 3))
+    lock = tmp_path / "name" / "journal" / ".run.lock"
+    with made.locked():
+        assert load("name", tmp_path).runs["status"].item() == "running"
+        left = lock.read_bytes()
+    for kept in (True, False):
+        if kept:
+            lock.write_bytes(left)
+        else:
+            lock.unlink()
+        before = {path: path.stat() for path in tmp_path.rglob("*")}
+        with unwritable(tmp_path):
+            assert load("name", tmp_path).runs["status"].item() == "killed"
+            assert status(tmp_path, "name", "run") == "killed"
+        assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == {
+            path: stat.st_mtime_ns for path, stat in before.items()
+        }
+        assert pd.read_parquet(tmp_path / "name/runs")["status"].item() == "running"
+
+
+@contextmanager
+def unwritable(folder: Path) -> Iterator[None]:
+    """A folder of which nothing can be written; root could all the same, and opens nothing to write here."""
+    paths = [folder, *folder.rglob("*")]
+    modes = [path.stat().st_mode for path in paths]
+    for path, mode in zip(paths, modes, strict=True):
+        path.chmod(mode & ~0o222)
+    try:
+        yield
+    finally:
+        for path, mode in zip(paths, modes, strict=True):
+            path.chmod(mode)
 
 
 def test_what_killed_writers_left_is_skipped_and_then_removed(tmp_path: Path) -> None:
@@ -755,7 +796,7 @@ def test_every_printed_run_is_final_after_a_kill(tmp_path: Path) -> None:
         for run, found in statuses.items():
             assert status(root, "name", run) in (found, None)
             assert done.get(run, 0) == 3 if found == "finished" else done.get(run, 0) <= 3
-            assert found in ("running", "finished")
+            assert found in ("killed", "finished")
 
 
 def kill_child(what: str, root: Path, *more_arguments: str, lines: int, more: float) -> list[int]:
@@ -788,7 +829,9 @@ def count_forever(what: str, root: Path, keep: int = 0) -> Iterator[int]:
 def test_status_is_cheap_and_never_guessed(tmp_path: Path) -> None:
     assert status(tmp_path, "name", "run") is None
     made = recorder(tmp_path)
-    assert status(tmp_path, "name", "run") == "running"
+    with made.locked():
+        assert status(tmp_path, "name", "run") == "running"
+    assert status(tmp_path, "name", "run") == "killed"
     for ending in ("interrupted", "failed", *FINAL_STATUSES):
         made.finish(ending)
         assert status(tmp_path, "name", "run") == ending
@@ -837,7 +880,7 @@ def test_a_damaged_row_of_a_running_run_is_made_up_for_by_its_journal(tmp_path: 
     (tmp_path / "name/runs/run.parquet").write_bytes(b"")
     with pytest.warns(DamagedResultsWarning, match=r"runs/run\.parquet"):
         tables = load("name", tmp_path)
-    assert (tables.runs["status"].item(), len(tables.rounds), len(tables.population)) == ("running", 3, 20)
+    assert (tables.runs["status"].item(), len(tables.rounds), len(tables.population)) == ("killed", 3, 20)
 
 
 def test_a_damaged_partition_is_left_out_by_its_name(tmp_path: Path) -> None:
@@ -922,6 +965,22 @@ def test_a_missing_name_is_answered_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="no results 'x'"):
         load("x", tmp_path / "absent")
     assert load("quickstart", tmp_path).rounds.empty
+
+
+def test_a_missing_folder_is_named_with_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Recorder(tmp_path, "quickstart", "run", grouping(), {}).start([], [])
+    absent = tmp_path / "quickstar"
+    with pytest.raises(BadInputError, match=f"{absent}' in {tmp_path}; the nearest name is 'quickstart'"):
+        load(str(absent))
+    with pytest.raises(BadInputError, match=f"{absent / 'x'}': there is no folder {absent}$"):
+        load(absent / "x")  # type: ignore[arg-type]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(BadInputError, match=f"no results 'quickstart': there is no folder {tmp_path / 'results'}$"):
+        load("quickstart")
+    with pytest.raises(BadInputError, match=f"no results 'x' in {tmp_path}; the nearest"):
+        load("x", ".")
 
 
 def test_unwritable_folders_are_refused_and_nothing_is_made(tmp_path: Path) -> None:

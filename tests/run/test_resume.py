@@ -16,6 +16,7 @@ from fedray import results
 from fedray.__main__ import main
 from fedray.cli.command_line import report_errors
 from fedray.cli.console import ConsoleWatch
+from fedray.core import source
 from fedray.core.errors import BadInputError
 from fedray.report.__main__ import main as report
 from fedray.run import checkpoint, resume, run
@@ -63,6 +64,37 @@ def test_it_is_said_where_a_run_goes_on_on_another_device(tmp_path, monkeypatch)
         f"continuing run {job.run} after round 3; it was trained on cuda and now is on cpu, so the bits differ from an "
         "undisturbed run"
     ]
+
+
+def test_an_edit_of_fedray_itself_is_one_line_and_no_refusal(tmp_path, monkeypatch):
+    """Where a run goes on from a checkpoint of other source, and where it was finished by other source."""
+    stopped_after(tmp_path, 3)
+    watch, here = Noting(), source.fedray_source()
+    assert (
+        re.fullmatch("[0-9a-f]{8}", here)
+        and checkpoint.load(Job(small(tmp_path)).checkpoint)[1]["fedray_source"] == here
+    )
+    monkeypatch.setattr(resume, "fedray_source", lambda: "0123abcd")
+    tables = run(small(tmp_path), watch)
+    changed = f"fedray's source {here} -> 0123abcd"
+    run_id = tables.runs["run"][0]
+    assert watch.notices == [
+        f"continuing run {run_id} after round 3; software changed since ({changed}), so the bits may differ from an "
+        "undisturbed run"
+    ]
+    assert tables.runs["fedray_source"].tolist() == [here]  # run_columns.py has it from the source itself
+    watch.notices.clear()
+    run(small(tmp_path), watch)
+    assert watch.notices == [f"it was played before an edit ({changed}); --fresh plays it again"]
+
+
+def test_the_digest_of_source_changes_with_it(tmp_path):
+    (tmp_path / "a.py").write_text("x = 1")
+    before = source.digest_of(tmp_path)
+    (tmp_path / "a.py").write_text("x = 2")
+    after = source.digest_of(tmp_path)
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    assert len({before, after, source.digest_of(tmp_path)}) == 3
 
 
 def test_of_a_damaged_checkpoint_the_one_before_is_used_and_kept(tmp_path):

@@ -440,7 +440,8 @@ def test_kill_9_between_and_inside_rounds_ends_in_the_same_tables(tmp_path, warm
         status, out, err = warm.run(*killed, after=rng.uniform(0, 0.05), since=f"round {at:2}/")
         assert (status, err) == (-signal.SIGKILL, "")
         seen = max(int(line.split()[1].split("/")[0]) for line in out.splitlines() if line.startswith("round"))
-        assert results.load("small", tmp_path / "a").rounds["round"].max() >= seen >= at
+        left = results.load("small", tmp_path / "a")
+        assert left.rounds["round"].max() >= seen >= at and left.runs["status"].tolist() == ["killed"]
         continued += "continuing run" in out
     assert continued == 2
     for root in "ab":

@@ -361,4 +361,4 @@ def test_a_run_without_a_checkpoint_says_that_it_starts_over(tmp_path):
         run(small(tmp_path), Stopping())
     watch = Noting()
     run(small(tmp_path), watch)
-    assert "was running before its first checkpoint, and starts over" in watch.notices[0]
+    assert "was killed before its first checkpoint, and starts over" in watch.notices[0]

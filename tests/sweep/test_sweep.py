@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from interruptible import heed_sigint
+from rich.console import Console
 from small_runs import assert_same_tables
 
 from fedray import results
@@ -29,6 +30,7 @@ from fedray.results.recorder import Recorder
 from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.sweep.__main__ import FLAGS, LISTS, VALUES, experiments, main
+from fedray.sweep.summary import summary
 from fedray.sweep.view import SweepWatch
 
 SETTINGS = """
@@ -254,6 +256,29 @@ def test_a_run_at_work_elsewhere_is_left_to_its_recorder(file, capsys):
         assert "is being recorded by another process" in capsys.readouterr().err
     assert mine.status is None
     assert len(load(path).runs) == 3
+
+
+def test_a_killed_run_and_one_at_work_are_told_apart(file, capsys):
+    """By a dry run, which writes nothing, and by the table."""
+    path = file(GRID)
+    assert sweep(path, "--dry-run", "--rounds", "1") == 0
+    commands = capsys.readouterr().out.splitlines()
+    jobs = [job(*shlex.split(command)[3:]) for command in commands[:2]]
+    killed, at_work = (
+        Recorder(mine.folder.parent, mine.folder.name, mine.run, grouping_columns(mine), run_row(mine)) for mine in jobs
+    )
+    killed.start((), ())
+    with at_work.locked():
+        at_work.start((), ())
+        before = {path: path.stat().st_mtime_ns for path in path.parent.rglob("*")}
+        assert sweep(path, "--dry-run", "--rounds", "1") == 0
+        assert capsys.readouterr().out.splitlines()[-1].endswith("; of these 1 killed, 1 running")
+        assert before == {path: path.stat().st_mtime_ns for path in path.parent.rglob("*")}
+        runs = results.load("lr", path.parent / "results")
+        table = Console(width=200)
+        with table.capture() as shown:
+            table.print(summary(runs, [each.run for each in jobs], ["seed"]))
+    assert sorted(line.split()[-2:] for line in shown.get().splitlines()[1:]) == [["1", "killed"], ["1", "running"]]
 
 
 def test_results_of_a_newer_version_are_left_alone(file, capsys):
@@ -560,7 +585,7 @@ def test_a_sweep_killed_three_times_ends_in_the_tables_of_an_undisturbed_one(fil
         wait_for_rounds(path, count, process)
         process.kill()
         process.communicate()
-    assert set(load(path).runs["status"]) > {"running"}
+    assert set(load(path).runs["status"]) > {"killed"}
     process = start(path, *LONG)
     out, _ = process.communicate()
     assert process.returncode == 0, out
