@@ -24,6 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fedray.core.breakpoints import refuse_breakpoints
+
 LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
 IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, at their start
 SHIM_TIMEOUT = 10.0  # seconds that a connected shim may take to send its request
@@ -76,6 +78,7 @@ def guard(ray: LocalRay | None) -> LocalRay | None:
 def serve(driver: socket.socket) -> None:
     """Answer the driver's requests, each in a child, until the driver closes the socket."""
     guarded: LocalRay | None = None
+    refuse_breakpoints()  # it has no terminal, nor have the workers that are forked from it
     preload("torch", "fedray.training.block", "fedray.models.build", "fedray.algorithms")
     while True:
         request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)

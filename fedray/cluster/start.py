@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -87,23 +88,28 @@ def reserved(pool: Pool, node: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep `ray.init` from replacing this process's handling of SIGTERM."""
+    """Keep `ray.init` from replacing this process's handling of SIGTERM and of breakpoints."""
     utils: Any = ray._private.utils
+    debugger = os.environ.get("PYTHONBREAKPOINT")
     setter, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = setter
+        os.environ.pop("PYTHONBREAKPOINT", None)
+        if debugger is not None:
+            os.environ["PYTHONBREAKPOINT"] = debugger
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.alarm(0)  # if SIGTERM came meanwhile, Ray's C++ handler would abort the process in three seconds
             signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster) -> Iterator[Session]:
+def connected(cluster: Cluster, client_output: bool = False) -> Iterator[Session]:
     """A connection to Ray for the length of a `with`: to a new local Ray, or to a cluster, which is left running.
 
+    With `client_output`, and where fedray logs details, what actors print is shown.
     BadInputError if this process is connected already, or if no Ray can be started or joined.
     """
     if ray.is_initialized():
@@ -124,6 +130,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         options = {}
     address = "local" if local else find(cluster.address)
     speaks, began = log.isEnabledFor(logging.DEBUG), time.perf_counter()
+    shows = speaks or client_output
     guard = Guard(fork_server() if local and will_fork(cluster) else None, get_default_ray_temp_dir())
     try:
         with deferred() if local else contextlib.nullcontext(), handlers_kept():
@@ -131,7 +138,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
                 address=address,
                 include_dashboard=False if local else None,
                 logging_level=logging.INFO if speaks else logging.ERROR,
-                log_to_driver=speaks,
+                log_to_driver=shows,
                 **options,
             )
         guard.started()
@@ -145,7 +152,7 @@ def connected(cluster: Cluster) -> Iterator[Session]:
         ray.shutdown()  # it may be up already; if not, this does nothing
         guard.end()
         raise
-    printed, pool = Printed() if speaks else None, None
+    printed, pool = Printed() if shows else None, None
     try:
         look = Nodes().capacity
         if local:
@@ -169,11 +176,13 @@ def connected(cluster: Cluster) -> Iterator[Session]:
                 printed.wait(pool.slots)
         finally:
             ray.shutdown()
-            if local and not speaks:
-                shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
-            guard.close()
-            if printed:
-                printed.close(session / "logs" if local else None)
+            try:
+                if printed:
+                    printed.close(session / "logs" if local else None)
+            finally:
+                if local and not speaks:
+                    shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+                guard.close()
 
 
 def open_nursery() -> Nursery | None:

@@ -63,7 +63,7 @@ def run(
         check_split(job)
     job.ask_for_blueprint()
     watch.prepare(job)
-    shared = nullcontext(session) if session else shared_session(job.experiment.cluster)
+    shared = nullcontext(session) if session else shared_session(job.experiment.cluster, output.client_output)
     with logged(job, watch) as watch, shared as session, saying_how_to_go_on(job, fresh):
         with timed("waiting for the model"):
             check_shards(job)

@@ -31,7 +31,16 @@ NO_RAY = ("tests/cluster/test_plan.py", "tests/cluster/test_gpus.py")
 
 SHARING = tuple(
     f"tests/cluster/test_{name}.py"
-    for name in ("algorithms", "evaluate_clients", "handles", "lost_actors", "population", "sharing", "skewed_clients")
+    for name in (
+        "algorithms",
+        "breakpoints",
+        "evaluate_clients",
+        "handles",
+        "lost_actors",
+        "population",
+        "sharing",
+        "skewed_clients",
+    )
 )
 """Files that have one Ray together: they end single actors at most, and the next population has others started."""
 
