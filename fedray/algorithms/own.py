@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
-from fedray.core.settings import nearest
+from fedray.core.settings import nearest, undeclared
 
 SETTING = "algorithm.name"
 _contents: "WeakKeyDictionary[type, str]" = WeakKeyDictionary()  # as it was when the class was first seen
@@ -27,6 +27,8 @@ def find(address: str) -> type[FedAvg]:
         raise BadInputError(f"{SETTING} = {address}: {module_name} has no class {name}{nearest(name, here)}")
     if not (isinstance(kind, type) and issubclass(kind, FedAvg)):
         raise BadInputError(f"{SETTING} = {address} is no class below fedray's FedAvg{nearest(name, here)}")
+    if why := undeclared(kind):
+        raise BadInputError(f"{SETTING} = {address}: {why}")
     content(kind)  # seen now, as it was just imported
     return kind
 

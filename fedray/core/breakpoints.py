@@ -7,7 +7,7 @@ from typing import Any, NoReturn
 
 from fedray.core.errors import BreakpointError
 
-DEBUGGERS = ("bdb", "pdb", "ipdb", "IPython", "ray", __name__)
+DEBUGGERS = ("bdb", "pdb", "ipdb", "IPython", "ray")
 
 
 def refuse_breakpoints() -> None:
@@ -19,7 +19,7 @@ def refuse_breakpoints() -> None:
 def refuse(*_: Any, **__: Any) -> NoReturn:
     """Raise BreakpointError with the line that asked for a debugger."""
     frame = sys._getframe(1)
-    while frame.f_back and frame.f_globals.get("__name__", "").startswith(DEBUGGERS):
+    while frame.f_back and frame.f_globals.get("__name__", "").partition(".")[0] in DEBUGGERS:
         frame = frame.f_back
     raise BreakpointError(
         f"the breakpoint in {Path(frame.f_code.co_filename).name} line {frame.f_lineno} is in a process of Ray, which "

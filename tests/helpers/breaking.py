@@ -1,6 +1,6 @@
 """FedAvg with a breakpoint at one client, by address, as a user who looks into a client has it."""
 
-import pdb  # noqa: T100
+import pdb
 from typing import ClassVar, Literal
 
 from fedray import FedAvg, section, setting
@@ -17,9 +17,9 @@ class Breaking(FedAvg):
     def local_round(self, client, message, memory, lr):
         if (client.number, client.t) == (self.at, self.at):
             if self.how == "builtin":
-                breakpoint()  # noqa: T100
+                breakpoint()
             else:
-                pdb.set_trace()  # noqa: T100
+                pdb.set_trace()
         return super().local_round(client, message, memory, lr)
 
 
@@ -30,5 +30,5 @@ class Everywhere(FedAvg):
     name: ClassVar[str] = "everywhere"
 
     def finish(self, start, end, steps, lr, message, memory):
-        breakpoint()  # noqa: T100
+        breakpoint()
         return super().finish(start, end, steps, lr, message, memory)

@@ -100,7 +100,7 @@ def serve() -> None:
                 for number, (_, end) in enumerate(pipes, start=1):
                     fcntl.fcntl(end, F_SETPIPE_SZ, MOST_PRINTED)
                     os.dup2(end, number)
-                sys.stdin = open(typed)
+                sys.stdin = os.fdopen(typed)
                 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
                 if request["limit"]:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
