@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fedray.algorithms.hooks import Hooks
 from fedray.algorithms.norms import OwnNorms
@@ -24,7 +24,7 @@ class Capabilities(Hooks):
     the algorithm trains in the plain engine only. So does an algorithm with its own `local_gradient`, `local_round`,
     `penalty` or `personal`."""
 
-    def __new__(cls, *_: Any, **__: Any) -> Any:
+    def __new__(cls, *_: Any, **__: Any) -> Self:
         """Raise BadInputError for a class whose settings are none, which pydantic would blame on FedAvg."""
         if why := undeclared(cls):
             raise BadInputError(why)

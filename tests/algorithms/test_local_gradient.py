@@ -11,7 +11,7 @@ from small_runs import small
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.scaffold import Scaffold
-from fedray.core.errors import BadInputError, ClientError
+from fedray.core.errors import ClientError
 from fedray.models import build as networks
 
 LOCAL = {"lr": 0.05, "batch_size": 8, "epochs": 2, "momentum": 0.5, "weight_decay": 0.01, "clip_norm": 0.5}
@@ -63,7 +63,7 @@ class Beside(Scaffold):
 def test_the_fused_engine_refuses_it_by_name(tmp_path):
     said = "engine = fused cannot train .*, whose `local_gradient` needs one client at a time"
     for algorithm in (Once(), Beside()):
-        with pytest.raises(BadInputError, match=said):
+        with pytest.raises(ValueError, match=said):
             small_with(tmp_path, algorithm, engine="fused")
         assert small_with(tmp_path, algorithm).chosen_engine == "plain"
 

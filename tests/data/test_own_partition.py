@@ -96,7 +96,7 @@ def test_its_settings_are_options_of_the_command_line_of_the_help_and_of_sweeps(
         f'data.dataset = "synthetic"\n[partition]\nname = "{name}:Pieces"\n[grid]\npartition.skip = [1, 2]\n'
     )
     found = experiments(read_command_line([str(file)], "fedray.sweep", ""))
-    assert sorted(each.partition.skip for each in found) == [1, 2]
+    assert sorted(each.partition.skip for _, each in found) == [1, 2]
     with pytest.raises(BadInputError, match="partition.skip"):
         read_command_line(["--partition.skip", "10"], "fedray", "")
     assert "partition.skip" not in options()
@@ -128,7 +128,7 @@ def test_a_wrong_address_is_one_sentence(tmp_path, write, address, said):
         ("[rows, rows, rows, rows - 1]", "gives client 3 row -1 of 160 rows"),
         ("[rows * 1.0] * 4", r"gives client 0 no list of row numbers, but float64\[160\]"),
         ("rows", r"makes 160 shards for 4 clients"),
-        ("rows[labels.nothing]", r"fails: AttributeError: .*'nothing', in own_partition_\\d+.py line"),
+        ("rows[labels.nothing]", r"fails: AttributeError: .*'nothing', in own_partition_\d+.py line"),
     ],
 )
 def test_shards_that_cannot_be_are_refused_before_anything_is_written(tmp_path, write, wrong, said):

@@ -110,10 +110,10 @@ def test_what_is_measured_and_saved_is_the_average(tmp_path, own):
     of_clients = [(data.test_images[rows], data.test_labels[rows]) for rows in job.own_tests]
     for t, (model, last) in enumerate(zip(averages, trained, strict=True)):
         test, other = (loss(each, data.test_images, data.test_labels, data) for each in (model, last))
-        assert tables.rounds["test_loss"][t] == pytest.approx(test, rel=1e-5)
+        assert tables.rounds["test_loss"][t] == pytest.approx(test, rel=1e-4)
         clients = np.mean([loss(model, *examples, data) for examples in of_clients])
-        assert tables.rounds["client_loss"][t] == pytest.approx(clients, rel=1e-5)
-        assert test != pytest.approx(other, rel=1e-3)
+        assert tables.rounds["client_loss"][t] == pytest.approx(clients, rel=1e-4)
+        assert test != pytest.approx(other, rel=1e-2)
 
 
 def test_an_average_of_nothing_before_is_fedavg(tmp_path, own):
