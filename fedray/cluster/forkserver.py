@@ -119,7 +119,10 @@ def _call(reply: socket.socket, function: Callable[..., Any] | str, args: tuple[
     """Call the function, send back its result or its exception, and end the child. `nursery` gets the socket, too."""
     try:
         function = named(function) if isinstance(function, str) else function
-        answer = (True, function(reply, *args) if function is nursery else function(*args))
+        if function is nursery:
+            nursery(reply, *args)  # which ends this process, unless it fails
+        sys.stdout = sys.stderr  # the user's code may print here, and the program's output may be lines of JSON
+        answer = (True, function(*args))
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer = (False, error)
