@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from fedray.algorithms.hooks import Hooks
 from fedray.algorithms.norms import OwnNorms
 from fedray.core.errors import BadInputError
+from fedray.core.settings import undeclared
 
 
 class Capabilities(Hooks):
@@ -20,8 +21,14 @@ class Capabilities(Hooks):
     fusable: ClassVar[bool] = True
     """Whether the hooks serve many clients at a time. `init_memory`, `correct` and `finish` must broadcast over leading
     dimensions. An own `loss` must work under torch.func.vmap, which forbids .item() and branches on values. With False
-    the algorithm trains in the plain engine only. So does an algorithm with its own `local_round`, `penalty` or
-    `personal`."""
+    the algorithm trains in the plain engine only. So does an algorithm with its own `local_gradient`, `local_round`,
+    `penalty` or `personal`."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        """Raise BadInputError for a class whose settings are none, which pydantic would blame on FedAvg."""
+        if why := undeclared(cls):
+            raise BadInputError(why)
+        return super().__new__(cls)
 
     if TYPE_CHECKING:
         norms: Any
@@ -59,13 +66,23 @@ class Capabilities(Hooks):
         return self.has_own("loss")
 
     @property
+    def has_own_gradient(self) -> bool:
+        """Whether the algorithm makes the gradient of a step itself, of one or several of its batch's."""
+        return self.has_own("local_gradient")
+
+    @property
     def unfusable(self) -> str:
         """The reason why the fused engine cannot train this algorithm, as a clause about it; empty if it can."""
         if not self.fusable:
             return "whose class sets fusable = False"
         if self.local_optimizer and not self.local_optimizer.is_elementwise:
             return f"whose optimizer, torch's {self.optimizer}, needs one client at a time"
-        alone = {"local_round": self.has_own("local_round"), "penalty": self.compares, "personal": self.personalises}
+        alone = {
+            "local_gradient": self.has_own_gradient,
+            "local_round": self.has_own("local_round"),
+            "penalty": self.compares,
+            "personal": self.personalises,
+        }
         own = next((name for name, own in alone.items() if own), "")
         return f"whose `{own}` needs one client at a time" if own else ""
 

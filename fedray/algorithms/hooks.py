@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
-from fedray.core.algorithm import Both, Steps, Tensors
+from fedray.core.algorithm import Both, Gradient, Steps, Tensors
 from fedray.core.updates import Updates, Vectors
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Hooks:
-    """What happens at a client, and the metrics of a round, as FedAvg has them."""
+    """What happens at a client, and the model and the metrics of a round, as FedAvg has them."""
 
     name: ClassVar[str] = ""
 
@@ -67,6 +67,16 @@ class Hooks:
         """
         raise NotImplementedError
 
+    def local_gradient(
+        self, gradient: Gradient, params: Tensor, message: Tensors, memory: Tensors, lr: float
+    ) -> Tensor:
+        """The gradient [P] of a local step at params [P], which is then clipped, corrected and descended.
+
+        `gradient(at)` is that of the step's batch at any params [P], on the same images and dropout masks. The first
+        call of a step is the one whose loss is reported, and whose BatchNorm statistics stay.
+        """
+        return gradient(params)
+
     def correct(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
         """The direction to descend, from the gradient of the loss at params; all [..., P]."""
         return grad
@@ -84,6 +94,14 @@ class Hooks:
         `message` is that of the state after a round, with the client's personal part in place.
         """
         return {"params": message["params"], "buffers": message["buffers"]}
+
+    def global_model(self, state: Vectors) -> Vectors:
+        """The run's model, {"params": [P], "buffers": [B]}, from the server's state.
+
+        It is evaluated on the test and validation sets, and by clients, where it stands in the message. The best and
+        the final model that are saved are it, too.
+        """
+        return {"params": state["params"], "buffers": state["buffers"]}
 
     def metrics(self, state: Vectors, mean: Vectors, updates: Updates) -> dict[str, float]:
         """The algorithm's own metrics of a round, by column name. Rounds that no client answered have none.

@@ -3,7 +3,7 @@
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
-from fedray.core.settings import nearest
+from fedray.core.settings import nearest, undeclared
 
 SETTING = "algorithm.name"
 
@@ -18,4 +18,6 @@ def find(address: str) -> type[FedAvg]:
         raise BadInputError(f"{SETTING} = {address}: {module_name} has no class {name}{nearest(name, here)}")
     if not (isinstance(kind, type) and issubclass(kind, FedAvg)):
         raise BadInputError(f"{SETTING} = {address} is no class below fedray's FedAvg{nearest(name, here)}")
+    if why := undeclared(kind):
+        raise BadInputError(f"{SETTING} = {address}: {why}")
     return kind

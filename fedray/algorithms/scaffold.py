@@ -57,7 +57,7 @@ class Scaffold(FedAvg):
     def unfusable(self) -> str:
         if self.option == "I":
             return "whose option I needs one client at a time"
-        return "" if self.fusable else super().unfusable
+        return "" if self.fusable and not self.has_own_gradient else super().unfusable
 
     def local_round(self, client: Client, message: Tensors, memory: Tensors, lr: float) -> Both:
         update, renewed = super().local_round(client, message, memory, lr)

@@ -19,7 +19,7 @@ from fedray.core.errors import BadInputError, RunError
 from fedray.core.interrupt import Interrupt, Stdout
 from fedray.core.own_code import is_address
 from fedray.core.version import __version__
-from fedray.experiment.composition import all_settings, no_value, override, read_toml, unknown
+from fedray.experiment.composition import OWN, all_settings, no_value, override, read_toml, unknown
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
 from fedray.experiment.synonyms import SECTIONS
 
@@ -73,7 +73,7 @@ def read_command_line(
     or more words and may be repeated. BadInputError for an unknown option or a second settings file.
     """
     flags, values, lists = flags or {}, values or {}, lists or {}
-    OWN_ALGORITHMS[:] = own_algorithms(argv)
+    OWN_CLASSES.update({section: own_classes(argv, section) for section in OWN})
     parser = build_parser(program, description, flags, values, lists)
     known, extra = parser.parse_known_args(argv)
     given = vars(known)
@@ -111,18 +111,19 @@ def is_file(word: str) -> bool:
     return word.endswith(".toml") and "=" not in word
 
 
-OWN_ALGORITHMS: list[str] = []
-"""The user's own algorithms that the last command line names: their settings are options, too."""
+OWN_CLASSES: dict[str, list[str]] = {}
+"""The user's own algorithms and partitions that the last command line names: their settings are options, too."""
 
 
-def own_algorithms(argv: Sequence[str]) -> list[str]:
-    """The addresses that a command line, or the settings file in it, has for algorithm.name, in a grid too."""
-    words = "\n".join(argv).replace("--algorithm.name\n", "algorithm.name=").split("\n")
-    named = [each for word in words if "algorithm.name=" in word for each in word.partition("=")[2].split(",")]
+def own_classes(argv: Sequence[str], section: str) -> list[str]:
+    """The addresses that a command line, or the settings file in it, has for a section's name, in a grid too."""
+    setting = f"{section}.name"
+    words = "\n".join(argv).replace(f"--{setting}\n", f"{setting}=").split("\n")
+    named = [each for word in words if f"{setting}=" in word for each in word.partition("=")[2].split(",")]
     for path in [Path(word) for word in argv if is_file(word)]:
         if path.is_file():
             tree, sweep = read_toml(path)
-            named += [str(value) for name, value in leaves([tree, sweep]) if name.endswith("algorithm.name")]
+            named += [str(value) for name, value in leaves([tree, sweep]) if name.endswith(setting)]
     return [name for name in dict.fromkeys(named) if is_address(name)]
 
 
@@ -142,7 +143,7 @@ def options() -> dict[str, tuple[str, Any]]:
     """Every setting by its dotted name: its group in --help, and its pydantic field."""
     found: dict[str, tuple[str, Any]] = {}
     for name in CHOSEN:
-        for choice in [*CHOSEN[name], *(OWN_ALGORITHMS if name == "algorithm" else ())]:
+        for choice in [*CHOSEN[name], *OWN_CLASSES.get(name, ())]:
             for dotted, field in all_settings({name: {"name": choice}}):
                 section = dotted.partition(".")[0] if "." in dotted else "experiment"
                 own = section == name and choice != DEFAULT_NAMES[name] and field is not None
@@ -231,7 +232,7 @@ def kind(field: Any) -> str:
 
 def choices(section: str) -> str:
     """The sentence on the name that chooses the class of a section."""
-    own = ", or your own as package.module:Class" if section == "algorithm" else ""
+    own = ", or your own as package.module:Class" if section in OWN else ""
     return f"Which {section}: {', '.join(CHOSEN[section])}{own}."
 
 

@@ -15,6 +15,7 @@ import ray
 
 from fedray.cluster.recall import heeding
 from fedray.cluster.versions import differences, software
+from fedray.core.breakpoints import refuse_breakpoints
 from fedray.core.errors import ClientError, blamed_on
 from fedray.core.own_code import load_all
 from fedray.core.scores import Measured
@@ -139,6 +140,7 @@ class ClientActor:
         from fedray.training.trainer import settle_in
 
         sys.path += [folder for folder in path if folder not in sys.path]
+        refuse_breakpoints()
         settle_in()
         # Arrays from the object store are read-only, and this process does not write to them.
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")

@@ -24,6 +24,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
+from fedray.core.breakpoints import refuse_breakpoints
+
 LARGEST_REQUEST = 1 << 20  # bytes; the kernel's own limit for one message is lower
 IMPORTED_BY_WORKERS = ("pyarrow.json", "pydantic.v1", "pydantic.deprecated.class_validators")  # by Ray, at their start
 SHIM_TIMEOUT = 10.0  # seconds that a connected shim may take to send its request
@@ -76,6 +78,7 @@ def guard(ray: LocalRay | None) -> LocalRay | None:
 def serve(driver: socket.socket) -> None:
     """Answer the driver's requests, each in a child, until the driver closes the socket."""
     guarded: LocalRay | None = None
+    refuse_breakpoints()  # it has no terminal, nor have the workers that are forked from it
     preload("torch", "fedray.training.block", "fedray.models.build", "fedray.algorithms")
     while True:
         request, fds, _, _ = socket.recv_fds(driver, LARGEST_REQUEST, 1)
@@ -116,7 +119,10 @@ def _call(reply: socket.socket, function: Callable[..., Any] | str, args: tuple[
     """Call the function, send back its result or its exception, and end the child. `nursery` gets the socket, too."""
     try:
         function = named(function) if isinstance(function, str) else function
-        answer = (True, function(reply, *args) if function is nursery else function(*args))
+        if function is nursery:
+            nursery(reply, *args)  # which ends this process, unless it fails
+        sys.stdout = sys.stderr  # the user's code may print here, and the program's output may be lines of JSON
+        answer = (True, function(*args))
     except Exception as error:
         error.add_note(traceback.format_exc())
         answer = (False, error)

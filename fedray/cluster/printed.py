@@ -1,4 +1,5 @@
-"""The output of clients, which is shown whole under --log-level debug, even if Ray ends soon after.
+"""The output of clients, which is shown whole on request (output.client_output, --log-level debug), even if Ray ends
+soon after.
 
 Ray shows it in three steps. A worker writes to a log file of its own. The log monitor, a process on each node, looks
 for new lines every tenth of a second and publishes up to a thousand of each file. A thread of the driver prints the
@@ -7,6 +8,7 @@ far. It reads the rest from the files of a local Ray, or waits for it if the fil
 """
 
 import logging
+import os
 import re
 import sys
 import time
@@ -20,6 +22,7 @@ from typing import Any
 import ray
 from ray._private import ray_constants, worker
 from ray._private.ray_logging import global_worker_stdstream_dispatcher as dispatcher
+from ray._private.ray_logging import stderr_deduplicator, stdout_deduplicator
 from ray._private.worker import print_worker_logs
 
 from fedray.cluster.dispatch import look
@@ -66,6 +69,7 @@ class Printed:
 
     def __init__(self) -> None:
         self.shown: defaultdict[tuple[str, str, bool], Text] = defaultdict(Text)
+        show_every_line()
         dispatcher.add_handler(HANDLER, self.note)
 
     def note(self, data: Mapping[str, Any]) -> None:
@@ -131,6 +135,16 @@ def silent_raylets() -> Iterator[None]:
         yield
     finally:
         worker.print_to_stdstream = printing
+
+
+def show_every_line() -> None:
+    """Have Ray show each line that it does not skip, unless the user has set otherwise.
+
+    Otherwise it takes lines of several clients that differ in numbers only for the same line, and shows the last one.
+    """
+    for each in (stdout_deduplicator, stderr_deduplicator):
+        if "RAY_DEDUP_LOGS" not in os.environ and "RAY_DEDUP_LOGS_ALLOW_REGEX" not in os.environ:
+            each.allow_re = re.compile(f"^(?!.*({each.skip_re.pattern}))" if each.skip_re else "")
 
 
 def plain(line: str) -> str:

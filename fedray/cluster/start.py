@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import logging
+import os
 import shutil
 import signal
 import threading
@@ -89,29 +90,34 @@ def reserved(pool: Pool, node: str) -> dict[str, float]:
 
 @contextlib.contextmanager
 def handlers_kept() -> Iterator[None]:
-    """Keep `ray.init` from replacing this process's handling of SIGTERM."""
+    """Keep `ray.init` from replacing this process's handling of SIGTERM and of breakpoints."""
     utils: Any = ray._private.utils
+    debugger = os.environ.get("PYTHONBREAKPOINT")
     setter, handler = utils.set_sigterm_handler, signal.getsignal(signal.SIGTERM)
     utils.set_sigterm_handler = lambda handler: None
     try:
         yield
     finally:
         utils.set_sigterm_handler = setter
+        os.environ.pop("PYTHONBREAKPOINT", None)
+        if debugger is not None:
+            os.environ["PYTHONBREAKPOINT"] = debugger
         if callable(handler) and threading.current_thread() is threading.main_thread():
             signal.alarm(0)  # if SIGTERM came meanwhile, Ray's C++ handler would abort the process in three seconds
             signal.signal(signal.SIGTERM, handler)
 
 
 @contextlib.contextmanager
-def lean(forks: bool, speaks: bool) -> Iterator[None]:
+def lean(forks: bool, shows: bool) -> Iterator[None]:
     """Start no process of a local Ray that nobody here asks: the dashboard, its autoscaler, the reader of its logs.
 
-    Each would import Ray, as the driver waits. Forked workers are set up by setup_worker.py instead of Ray's.
+    Each would import Ray, as the driver waits. The reader of logs is for what is to be shown. Forked workers are set up
+    by setup_worker.py instead of Ray's.
     """
     params: Any = ray._private.parameter.RayParams
     node: Any = ray._private.node.Node
     init, start_api_server = params.__init__, node.start_api_server
-    given: dict[str, Any] = {"no_monitor": True, "include_log_monitor": speaks}
+    given: dict[str, Any] = {"no_monitor": True, "include_log_monitor": shows}
     if forks:
         given["setup_worker_path"] = str(SETUP_WORKER)
     params.__init__ = functools.partialmethod(init, **given)
@@ -123,17 +129,18 @@ def lean(forks: bool, speaks: bool) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def connected(cluster: Cluster) -> Iterator[Session]:
+def connected(cluster: Cluster, client_output: bool = False) -> Iterator[Session]:
     """A connection to Ray for the length of a `with`: to a new local Ray, or to a cluster, which is left running.
 
+    With `client_output`, and where fedray logs details, what actors print is shown.
     BadInputError if this process is connected already, or if no Ray can be started or joined.
     """
-    with silent_raylets(), opened(cluster) as session:
+    with silent_raylets(), opened(cluster, client_output) as session:
         yield session
 
 
 @contextlib.contextmanager
-def opened(cluster: Cluster) -> Iterator[Session]:
+def opened(cluster: Cluster, client_output: bool) -> Iterator[Session]:
     """The connection of `connected`."""
     if ray.is_initialized():
         raise BadInputError("this process is connected to Ray already; call ray.shutdown() before a fedray run")
@@ -153,18 +160,19 @@ def opened(cluster: Cluster) -> Iterator[Session]:
         options = {}
     forks, address = will_fork(cluster), "local" if local else find(cluster.address)
     speaks, began = log.isEnabledFor(logging.DEBUG), time.perf_counter()
+    shows = speaks or client_output
     guard = Guard(fork_server() if forks else None, get_default_ray_temp_dir())
     try:
         with (
             deferred() if local else contextlib.nullcontext(),
             handlers_kept(),
-            lean(forks, speaks) if local else contextlib.nullcontext(),
+            lean(forks, shows) if local else contextlib.nullcontext(),
         ):
             context: Any = ray.init(
                 address=address,
                 include_dashboard=False if local else None,
                 logging_level=logging.INFO if speaks else logging.ERROR,
-                log_to_driver=speaks,
+                log_to_driver=shows,
                 _system_config={"prestart_worker_first_driver": False} if forks else None,  # they would stay idle
                 **options,
             )
@@ -179,7 +187,7 @@ def opened(cluster: Cluster) -> Iterator[Session]:
         ray.shutdown()  # it may be up already; if not, this does nothing
         guard.end()
         raise
-    printed, pool = Printed() if speaks else None, None
+    printed, pool = Printed() if shows else None, None
     try:
         look = Nodes().capacity
         if local:
@@ -203,11 +211,13 @@ def opened(cluster: Cluster) -> Iterator[Session]:
                 printed.wait(pool.slots)
         finally:
             ray.shutdown()
-            if local and not speaks:
-                shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
-            guard.close()
-            if printed:
-                printed.close(session / "logs" if local else None)
+            try:
+                if printed:
+                    printed.close(session / "logs" if local else None)
+            finally:
+                if local and not speaks:
+                    shutil.rmtree(session, ignore_errors=True)  # Ray leaves its logs and sockets behind
+                guard.close()
 
 
 def open_nursery() -> Nursery | None:

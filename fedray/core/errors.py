@@ -9,6 +9,10 @@ class BadInputError(ValueError):
     """The user's input cannot be run. The message is one sentence for a stranger (exit status 2)."""
 
 
+class BreakpointError(BadInputError):
+    """A breakpoint in a process without a terminal. The message has its line, and how to play the run with pdb."""
+
+
 class RunError(RuntimeError):
     """A run cannot go on. The message tells the user why (exit status 1)."""
 
@@ -49,11 +53,13 @@ class StorageError(RunError):
 def blamed_on(what: str) -> Iterator[None]:
     """Turn an error of the client's code into a ClientError with `what`, which failed, and the traceback.
 
-    A BadInputError becomes a ClientError with the same sentence and no traceback. SystemExit counts as an error of
-    the code.
+    A BadInputError becomes a ClientError with the same sentence and no traceback, that of a breakpoint with `what`
+    before it. SystemExit counts as an error of the code.
     """
     try:
         yield
+    except BreakpointError as error:
+        raise ClientError(f"{what}: {error}") from error
     except BadInputError as error:
         raise ClientError(str(error)) from error
     except (Exception, SystemExit) as error:

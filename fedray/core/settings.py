@@ -9,12 +9,14 @@ A wrong value raises when the object is made, from Python too.
 """
 
 import difflib
+import inspect
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
 
 from fedray.core.own_classes import see
 
@@ -41,6 +43,23 @@ def section(cls: type) -> Any:
     """Make a class a section of the settings: frozen, hashable and keyword-only. Unknown keys are refused."""
     see(cls)
     return dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)(cls)
+
+
+def undeclared(kind: type) -> str:
+    """The reason why a class has settings that are none, since @section is not above it; empty where it has none."""
+    for each in kind.__mro__:
+        package = each.__module__.partition(".")[0]
+        if "__dataclass_fields__" in vars(each) or package in ("fedray", "builtins", "typing"):
+            continue
+        hints = inspect.get_annotations(each)
+        names = [name for name, hint in hints.items() if "ClassVar" not in str(hint)]
+        names += [name for name, value in vars(each).items() if isinstance(value, FieldInfo) and name not in names]
+        if names:
+            return (
+                f"class {each.__name__} of {each.__module__} declares {', '.join(names)} without @section above it, so "
+                f"that no setting comes of it; write @section there, or {names[0]}: ClassVar for a constant"
+            )
+    return ""
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -14,6 +14,18 @@ from typing import Any, Protocol
 import numpy as np
 
 Vectors = dict[str, np.ndarray]
+SAVED_TYPES = {
+    "<f8": "F64",
+    "<f4": "F32",
+    "<f2": "F16",
+    "<i8": "I64",
+    "<i4": "I32",
+    "<i2": "I16",
+    "|i1": "I8",
+    "|u1": "U8",
+    "|b1": "BOOL",
+}
+"""The types of vectors that a checkpoint can hold, and their names in safetensors."""
 Scores = tuple[int, float, float]  # a client's own test examples, their mean cross-entropy and accuracy
 
 

@@ -1,21 +1,24 @@
 """An experiment composed from nested settings, a TOML file or dotted names; each wrong setting gets one sentence."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from fedray.algorithms.own import find
+from fedray.algorithms import own as own_algorithms
 from fedray.core.errors import BadInputError
 from fedray.core.own_code import is_address
 from fedray.core.settings import nearest, plain
+from fedray.data.partitions import own as own_partitions
 from fedray.experiment import toml
 from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES, Experiment
 from fedray.experiment.synonyms import OTHER_NAMES, SECTIONS, choices_with, meant
 
+OWN: dict[str, Callable[[str], type]] = {"algorithm": own_algorithms.find, "partition": own_partitions.find}
+"""The sections whose class may be the user's own, and how it is found at its address."""
 FIELDS = {field.name: field.type for field in dataclasses.fields(Experiment)}
 
 
@@ -24,8 +27,8 @@ def section_class(name: str, tree: Mapping[str, Any]) -> type | None:
     if name in CHOSEN:
         given = tree.get(name, {})
         chosen = given.get("name", DEFAULT_NAMES[name]) if isinstance(given, Mapping) else DEFAULT_NAMES[name]
-        if name == "algorithm" and isinstance(chosen, str) and is_address(chosen):
-            return find(chosen)
+        if name in OWN and isinstance(chosen, str) and is_address(chosen):
+            return OWN[name](chosen)
         if not isinstance(chosen, str) or chosen not in CHOSEN[name]:
             raise BadInputError(
                 f"{name}.name = {chosen!r} is not one of {', '.join(CHOSEN[name])}"

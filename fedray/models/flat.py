@@ -6,7 +6,8 @@ load they are as they were built. A layer whose own parameters are all frozen is
 was built in evaluation mode. It is never in training mode, and its buffers stay as they were built, too.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -114,6 +115,18 @@ class FlatModel:
         self.buffers.copy_(buffers)
         if self.others:
             torch._foreach_copy_(self.others, self.others_built)
+
+    @contextmanager
+    def moved_to(self, params: torch.Tensor, buffers_stay: bool) -> Iterator[None]:
+        """The module at other params [P] for the length of a `with`. With `buffers_stay` its buffers return, too."""
+        kept = [(self.params, self.params.clone())] if params is not self.params else []
+        kept += [(buffer, buffer.clone()) for buffer in (self.buffers, *self.others)] if buffers_stay else []
+        self.params.copy_(params)
+        try:
+            yield
+        finally:
+            for tensor, before in kept:
+                tensor.copy_(before)
 
     def gradient(self, loss: torch.Tensor) -> torch.Tensor:
         """The gradient of `loss` as a flat vector [P]. The next call overwrites it."""

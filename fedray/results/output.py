@@ -18,6 +18,10 @@ class Output:
         False, "Whether the model of the best round is kept, too: best by the accuracy that target and patience go by."
     )
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
+    client_output: bool = setting(
+        False,
+        "Whether what clients print on Ray is shown, each line with its process; in one process it always is.",
+    )
     tensorboard: bool = setting(
         False,
         "Whether rounds are logged for TensorBoard too, in root/name/tensorboard; needs `pip install "

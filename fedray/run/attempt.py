@@ -150,7 +150,7 @@ class Attempt:
         """The run has come to its final status: keep its model, complete its tables, and tidy up."""
         save_final(self.job, self.state, self.recorder.rounds[-1]["round"])
         why = describe_divergence(self.recorder.rounds[-1]) if status == "diverged" else None
-        self.recorder.finish(status, why, model_fingerprint=fingerprint(self.state))
+        self.recorder.finish(status, why, model_fingerprint=fingerprint(self.job, self.state))
         self.job.tidy()
 
 

@@ -19,20 +19,9 @@ import numpy as np
 
 from fedray.core.atomic import remove_stale, replacing
 from fedray.core.errors import BadInputError, DamagedError
-from fedray.core.updates import Vectors
+from fedray.core.updates import SAVED_TYPES, Vectors
 
-TYPE_NAMES = {
-    "<f8": "F64",
-    "<f4": "F32",
-    "<f2": "F16",
-    "<i8": "I64",
-    "<i4": "I32",
-    "<i2": "I16",
-    "|i1": "I8",
-    "|u1": "U8",
-    "|b1": "BOOL",
-}
-TYPES = {name: type_ for type_, name in TYPE_NAMES.items()}
+TYPES = {name: type_ for type_, name in SAVED_TYPES.items()}
 LARGEST_HEADER = 100_000_000  # bytes, of the safetensors library
 WIDEST = 2**63 - 1  # no client and no offset has more digits
 MEMORY = "memory/"  # begins the names of what clients remember
@@ -158,10 +147,10 @@ def _in_order(arrays: Vectors) -> list[tuple[str, np.ndarray]]:
 
 def _entry(name: str, array: np.ndarray, begin: int) -> str:
     """The header's entry for an array that is written in C order from byte `begin`."""
-    if array.dtype.str not in TYPE_NAMES:
+    if array.dtype.str not in SAVED_TYPES:
         raise ValueError(f"array {name!r} of type {array.dtype} cannot be saved")
     offsets = (begin, begin + array.nbytes)
-    entry = {"dtype": TYPE_NAMES[array.dtype.str], "shape": array.shape, "data_offsets": offsets}
+    entry = {"dtype": SAVED_TYPES[array.dtype.str], "shape": array.shape, "data_offsets": offsets}
     return f"{compact(name)}:{compact(entry)}"
 
 

@@ -36,14 +36,14 @@ def save_best(job: Job, state: Vectors, t: int) -> None:
 
 def _save(job: Job, path: Path, state: Vectors, t: int) -> None:
     """Write the state's model under torch's names of its tensors."""
-    tensors = job.blueprint.state_dict(state["params"], state["buffers"])
+    tensors = job.blueprint.state_dict(**job.experiment.algorithm.global_model(state))
     with writing(job.folder):
         checkpoint.save_model(path, tensors, {"run": job.run, "round": str(t), "settings": job.settings_json})
 
 
-def fingerprint(state: Vectors) -> str:
-    """A digest of the model's bits."""
-    digest = blake2b(digest_size=16)
+def fingerprint(job: Job, state: Vectors) -> str:
+    """A digest of the bits of the state's model."""
+    digest, model = blake2b(digest_size=16), job.experiment.algorithm.global_model(state)
     for name in ("params", "buffers"):
-        digest.update(np.ascontiguousarray(state[name]).data)
+        digest.update(np.ascontiguousarray(model[name]).data)
     return digest.hexdigest()

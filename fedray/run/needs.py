@@ -61,11 +61,13 @@ def vectors_held(algorithm: Algorithm) -> int:
 
     Every process holds its parameters, their gradients by layer and as one vector, the update, its weighted copy, the
     block's sum, and gaps of the allocator: 8 in all. Momentum, weight decay, clipping or a correction add a direction.
-    A torch optimizer adds its own, a correction 2, clients that remember 4, features that are compared 4.
+    A torch optimizer adds its own, a correction 2, clients that remember 4, features that are compared 4, a gradient of
+    several places 4.
     """
     optimizer = algorithm.optimizer_vectors if algorithm.local_optimizer else 0
     directs = bool(algorithm.momentum or algorithm.weight_decay or algorithm.clip_norm or algorithm.corrects)
-    return 8 + directs + optimizer + 2 * algorithm.corrects + 4 * algorithm.remembers + 4 * algorithm.compares
+    further = 4 * (algorithm.remembers + algorithm.compares + algorithm.has_own_gradient)
+    return 8 + directs + optimizer + 2 * algorithm.corrects + further
 
 
 def copies_held(algorithm: Algorithm, model: Model) -> int:

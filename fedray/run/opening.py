@@ -72,14 +72,14 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
 
 
 @contextmanager
-def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
-    """One Ray for all runs with these settings; None where they use no Ray."""
+def shared_session(cluster: Cluster, client_output: bool = False) -> Iterator["Session | None"]:
+    """One Ray for all runs with these settings; None where they use no Ray. `client_output` is output's."""
     if cluster.backend == "in-process":
         yield None
         return
     from fedray.cluster.start import connected
 
-    with connected(cluster) as session:
+    with connected(cluster, client_output) as session:
         yield session
 
 

@@ -17,7 +17,8 @@ from fedray.core.errors import BadInputError
 from fedray.core.own_classes import content, files_of
 from fedray.data.dataset import Dataset
 from fedray.data.own_tests import draw_own_tests, own_test_size
-from fedray.data.partitions import count_holders, label_counts
+from fedray.data.partitions import PARTITIONS, count_holders, label_counts
+from fedray.data.partitions import own as own_partitions
 from fedray.experiment.experiment import CHOSEN, Experiment
 from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
@@ -109,7 +110,10 @@ class Job:
                     "does not say; data.user_column names the column of the users"
                 )
             of_each = self.dataset.train_users
-        return e.partition.split(of_each, e.clients, e.seed)
+        named = e.chosen_name("partition")
+        if named in PARTITIONS:
+            return e.partition.split(of_each, e.clients, e.seed)
+        return own_partitions.split(e.partition, named, of_each, e.clients, e.seed)
 
     def read_data(self) -> tuple[Dataset, list[np.ndarray]]:
         """The data set and the shards, read and dealt out by the first call; BadInputError where they are at fault."""

@@ -38,10 +38,11 @@ PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle
 def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The round's row of `rounds` without its `seconds`, and the columns of `evaluations` and `confusion`.
 
-    The server's model and the clients' models are evaluated in the rounds where they are due. A server's model of which
-    a part stays at the clients is not evaluated.
+    The server's model and the clients' models are evaluated in the rounds where they are due: the algorithm's
+    `global_model`, and what clients make of it. A server's model of which a part stays at the clients is not evaluated.
     """
     began, evaluation, row = time.perf_counter(), e.evaluation, round_row(done)
+    model = e.algorithm.global_model(done.state)
 
     def due(every: int) -> bool:
         return every > 0 and (done.t % every == 0 or done.t == e.rounds)
@@ -49,12 +50,12 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     tables: dict[str, dict[str, Any]] = {}
     if due(evaluation.every) and not e.algorithm.personalises:
         splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
-        found = {split: clients.evaluate(done.state, split, evaluation.top_k) for split in splits}
+        found = {split: clients.evaluate(model, split, evaluation.top_k) for split in splits}
         for split, each in found.items():
             row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
         tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
     if due(evaluation.clients_every or 0):
-        task = Task(e.algorithm, e.algorithm.broadcast(done.state, done.t), done.t, done.lr)
+        task = Task(e.algorithm, {**e.algorithm.broadcast(done.state, done.t), **model}, done.t, done.lr)
         counts, losses, accuracies = zip(*clients.evaluate_clients(task), strict=True)
         row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
         row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)

@@ -68,7 +68,7 @@ def run(
     watch.prepare(job)
     if not (fresh or before) and (edited := edited_since(job)):
         watch.edited(job, *edited)
-    shared = nullcontext(session) if session else shared_session(job.experiment.cluster)
+    shared = nullcontext(session) if session else shared_session(job.experiment.cluster, output.client_output)
     with logged(job, watch) as watch, shared as session, saying_how_to_go_on(job, fresh):
         with timed("waiting for the model"):
             check_shards(job)

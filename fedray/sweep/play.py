@@ -80,7 +80,8 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
                 job for job in sweep.left if job.run not in out | failed and there.get(job.run, 0) < (rung or math.inf)
             ]
             if alive and not plans:
-                session = stack.enter_context(shared_session(sweep.jobs[0].experiment.cluster))
+                e = sweep.jobs[0].experiment
+                session = stack.enter_context(shared_session(e.cluster, e.output.client_output))
                 plans = check_all(sweep.left, session, most, sweep.fresh)
                 if sweep.fresh:
                     move_all_aside(sweep.jobs, watch)

@@ -13,7 +13,7 @@ import numpy as np
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
 from fedray.core.own_code import describe, load_all
-from fedray.core.updates import Updates, Vectors, WeightedSum
+from fedray.core.updates import SAVED_TYPES, Updates, Vectors, WeightedSum
 from fedray.models.flat import FlatModel
 from fedray.server.aggregators import Aggregator
 from fedray.server.gathering import gather
@@ -55,8 +55,13 @@ def module_of(address: str) -> str:
 def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, *trainer.recipe.shape), np.uint8)
     labels = np.arange(IMAGES) % trainer.recipe.classes
-    state = algorithm.init(**start_of(trainer.network.flat))
-    task = Task(algorithm, algorithm.broadcast(state, 1), 1, algorithm.learning_rate(1, rounds), aggregator=aggregator)
+    state, start = algorithm.init(**start_of(trainer.network.flat)), start_of(trainer.network.flat)
+    check_arrays("init gave a state", state)
+    check_model("init gave a state", state, start)
+    check_model("global_model gave a model", algorithm.global_model(state), start)
+    message = algorithm.broadcast(state, 1)
+    check_model("broadcast gave a message", message, start)
+    task = Task(algorithm, message, 1, algorithm.learning_rate(1, rounds), aggregator=aggregator)
     shard = lambda client: (images, labels)  # noqa: E731
     trained, memories = train_block(trainer, task, [0], shard, [{}], aggregator.linear)
     updates = gather(task, [[trained]])
@@ -64,7 +69,10 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
         return  # a step of this length on random images overflows, which says nothing about the class
     mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
     after = algorithm.server_update(state, mean, 1.0)
+    check_arrays("server_update gave a state", after)
     check_state(state, after)
+    check_model("server_update gave a state", after, start)
+    check_model("global_model gave a model", algorithm.global_model(after), start)
     weight = WeightedSum(weight=updates.sum.weight)  # as a round has it
     check_metrics(algorithm, after, mean, replace(updates, sum=weight))
     if algorithm.remembers:
@@ -76,6 +84,33 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
 
 def start_of(flat: FlatModel) -> Vectors:
     return {"params": flat.params.numpy().copy(), "buffers": flat.buffers.numpy().copy()}
+
+
+def check_arrays(said: str, vectors: Vectors) -> None:
+    """Raise ValueError, which begins with `said`, for a value that a checkpoint cannot hold."""
+    for name, value in vectors.items():
+        if not isinstance(value, np.ndarray | np.generic):
+            raise ValueError(
+                f"{said} whose {name!r} is of type {type(value).__name__}, and a checkpoint holds NumPy arrays only; "
+                "np.array(...) makes one"
+            )
+        if value.dtype.str not in SAVED_TYPES:
+            known = ", ".join(str(np.dtype(each)) for each in SAVED_TYPES)
+            raise ValueError(f"{said} whose {name!r} is of type {value.dtype}, and a checkpoint holds {known} only")
+
+
+def check_model(said: str, vectors: Vectors, model: Vectors) -> None:
+    """Raise ValueError, which begins with `said`, where params or buffers are not float32, or not the model's shape."""
+    for name, wanted in model.items():
+        if name not in vectors:
+            raise ValueError(f"{said} without {name!r}, which is always in it")
+        found = vectors[name]
+        if found.dtype != wanted.dtype:
+            raise ValueError(
+                f"{said} whose {name!r} are {found.dtype}, and a model is float32; .astype(np.float32) makes it so"
+            )
+        if found.shape != wanted.shape:
+            raise ValueError(f"{said} whose {name!r} have the shape {found.shape}, and the model's are {wanted.shape}")
 
 
 def check_state(before: Vectors, after: Vectors) -> None:

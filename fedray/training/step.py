@@ -34,9 +34,8 @@ class Step:
         self.velocity: torch.Tensor | None = None
         self.optimizer = None if isinstance(lr, torch.Tensor) else algorithm.make_optimizer(network.flat.trainable, lr)
         # A step along the unchanged gradient needs no flat copy of it, which takes a twentieth of the CNN's time.
-        self.plainly = not (
-            correct or self.optimizer or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum
-        )
+        changes = correct, self.optimizer, algorithm.has_own_gradient
+        self.plainly = not any((*changes, algorithm.clip_norm, algorithm.weight_decay, algorithm.momentum))
         self.references = references
 
     def __call__(self, batch: tuple[torch.Tensor, torch.Tensor]) -> int:
@@ -46,17 +45,32 @@ class Step:
 
     def gradient(self, inputs: torch.Tensor, targets: torch.Tensor) -> Sequence[torch.Tensor]:
         """The gradient of a batch: of each parameter where it is descended as it is, otherwise clipped and flat [P]."""
+        algorithm, flat = self.algorithm, self.network.flat
+        if algorithm.has_own_gradient:
+            assert not isinstance(self.lr, torch.Tensor)  # such steps are not captured
+            gradient = BatchGradient(self, inputs, targets)
+            found = algorithm.local_gradient(gradient, flat.params, self.message, self.memory, self.lr)
+            if found.shape != flat.params.shape:
+                shape, wanted = tuple(found.shape), tuple(flat.params.shape)
+                raise ValueError(f"local_gradient() gave a gradient of shape {shape}, not {wanted}")
+            return (algorithm.clip(found.clone()),)  # clipping writes to what may be the hook's own
+        loss = self.loss(inputs, targets)
+        return flat.gradients(loss) if self.plainly else (algorithm.clip(flat.gradient(loss)),)
+
+    def loss(self, inputs: torch.Tensor, targets: torch.Tensor, counts: bool = True) -> torch.Tensor:
+        """The loss of a batch to descend, at the network's params; the reported one is summed up if it `counts`."""
         network, algorithm, flat = self.network, self.algorithm, self.network.flat
         if algorithm.compares:
             outputs, features = network.outputs_and_features(flat.module, inputs)
         else:
             outputs = network.outputs(flat.module, inputs)
         main, loss = losses(network, algorithm, outputs, targets)
-        self.losses.add_(main.detach(), alpha=len(targets))  # in float64, where the product is exact
+        if counts:
+            self.losses.add_(main.detach(), alpha=len(targets))  # in float64, where the product is exact
         if algorithm.compares:
             rivals = {name: network.features(model, inputs) for name, model in self.references.items()}
             loss = loss + algorithm.penalty(features, rivals)
-        return flat.gradients(loss) if self.plainly else (algorithm.clip(flat.gradient(loss)),)
+        return loss
 
     @torch.no_grad()
     def move(self, gradient: Sequence[torch.Tensor]) -> None:
@@ -80,6 +94,24 @@ class Step:
                 self.velocity.mul_(algorithm.momentum).add_(direction)
             direction = self.velocity
         flat.move(direction, self.lr)
+
+
+class BatchGradient:
+    """The gradient of one step's batch as a function of the params, for an algorithm's `local_gradient`."""
+
+    def __init__(self, step: Step, inputs: torch.Tensor, targets: torch.Tensor):
+        self.step, self.inputs, self.targets = step, inputs, targets
+        self.calls = 0
+
+    def __call__(self, at: torch.Tensor) -> torch.Tensor:
+        """The gradient [P] of the mean loss at the params `at` [P], a new tensor. The network stays where it is.
+
+        The first call moves BatchNorm's statistics, and its loss is the reported one.
+        """
+        flat, first = self.step.network.flat, self.calls == 0
+        self.calls += 1
+        with flat.moved_to(at, buffers_stay=not first):
+            return flat.gradient(self.step.loss(self.inputs, self.targets, counts=first)).clone()
 
 
 def losses(

@@ -452,7 +452,7 @@ LOST = [
 
 LOCAL_TRAINING = [
     (STEP, "(algorithm.clip(flat.gradient(loss)),)", "(flat.gradient(loss),)", "no clipping"),
-    (STEP, "self.optimizer or algorithm.clip_norm or", "self.optimizer or", "plain SGD is not clipped"),
+    (STEP, "any((*changes, algorithm.clip_norm,", "any((*changes,", "plain SGD is not clipped"),
     (STEP, "direction = self.correct(direction, flat.params, self.message, self.memory, self.lr)",
      "direction = algorithm.clip(self.correct(direction, flat.params, self.message, self.memory, self.lr))",
      "clipped after it was corrected, too"),
@@ -596,7 +596,7 @@ AS_GRAPHS = [
     (CAPTURED, "correct.__func__ if whole and isinstance(correct, MethodType) else None", "None",
      "one training's correction is another's"),
     (CAPTURED, "own = correct is not None and not (", "own = correct is not None and (", "own hooks are captured"),
-    (CAPTURED, "map(is_ours, (algorithm.loss, ", "map(is_ours, (", "own losses are captured"),
+    (CAPTURED, "hooks = algorithm.loss, ", "hooks = ", "own losses are captured"),
     (CAPTURED, "not own and not algorithm.local_optimizer", "not own", "optimizers are left out"),
     (CAPTURED, "if waits or python_state(self.network.flat.module) != before:", "if waits:", "a state is captured"),
     (CAPTURED, "if self.room is None or self.room.rows < examples:", "if self.room is None:", "no room for more images"),
@@ -655,6 +655,15 @@ HANDLES = [
     (POP, "[ticket.refs[1 + i] for i in counted]", "[ticket.refs[1] for i in counted]", "the first client's for everyone's"),
     ("core/randomness.py", " + (attempt << 32)", "", "another attempt draws the same"),
 ]  # fmt: skip
+PASSES = [
+    (STEP, "buffers_stay=not first", "buffers_stay=False", "each pass of a step moves BatchNorm's statistics"),
+    (STEP, "counts=first", "counts=True", "the loss of each pass is reported"),
+    (STEP, "counts=first)).clone()", "counts=first))", "the next pass overwrites a gradient"),
+    (STEP, "(algorithm.clip(found.clone()),)", "(found.clone(),)", "a gradient of several passes is not clipped"),
+    ("models/flat.py", "                tensor.copy_(before)\n", "                pass\n", "a pass leaves the network elsewhere"),
+    (SCAFFOLD, "if self.fusable and not self.has_own_gradient", "if self.fusable", "SCAFFOLD fuses steps of one's own"),
+]  # fmt: skip
+
 
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
@@ -673,6 +682,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["cluster/test_lost_actors.py"], LOST),
     (["training/test_outgoing.py"], CHAIN),
     (["cluster/test_handles.py"], HANDLES),
+    (["algorithms/test_local_gradient.py"], PASSES),
 ]
 ROOT = Path(__file__).parents[2]
 

@@ -191,6 +191,80 @@ def test_it_is_tried_before_anything_is_written(tmp_path, module, mistake, engin
     assert not (tmp_path / "results").exists()
 
 
+STATE = "def {}:\n        state = super().{}\n        return {{**state, {}}}"
+INIT, UPDATE = "init(self, params, buffers)", "server_update(self, state, mean, participation)"
+
+
+def with_state(hook, entries):
+    return STATE.format(hook, hook.replace("self, ", ""), entries)
+
+
+STATES = {
+    "a number": (with_state(INIT, "'k': 3"), "init gave a state whose 'k' is of type int, and a checkpoint holds NumPy arrays only; np.array"),
+    "a tensor": (with_state(INIT, "'k': __import__('torch').zeros(2)"), "init gave a state whose 'k' is of type Tensor, and a ch"),
+    "complex": (with_state(INIT, "'k': params * 1j"), "init gave a state whose 'k' is of type complex64, and a checkpoint holds float64, float32"),
+    "float64": (with_state(INIT, "'params': params.astype(float)"), r"init gave a state whose 'params' are float64, and a model is float32; .astype.np.float32. makes it so"),
+    "float64 later": (with_state(UPDATE, "'params': state['params'].astype(float)"), "server_update gave a state whose 'params' are float64"),
+    "a number later": ("def init(self, params, buffers):\n        return {**super().init(params, buffers), 'k': __import__('numpy').zeros(())}\n\n    "
+                       + with_state(UPDATE, "'k': 4.5"), "server_update gave a state whose 'k' is of type float"),
+    "float64 sent": ("def broadcast(self, state, t):\n        return {**state, 'params': state['params'] * __import__('numpy').float64(1)}",
+                     "broadcast gave a message whose 'params' are float64"),
+    "float64 measured": ("def global_model(self, state):\n        return {**state, 'params': state['params'].astype(float)}",
+                         "global_model gave a model whose 'params' are float64"),
+    "half a model": ("def global_model(self, state):\n        return {'params': state['params'][1:], 'buffers': state['buffers']}",
+                     r"global_model gave a model whose 'params' have the shape .30729,., and the model's are .30730,."),
+    "no model": ("def global_model(self, state):\n        return {'params': state['params']}", "global_model gave a model without 'buffers'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", STATES)
+def test_a_state_that_no_checkpoint_or_model_can_be_is_one_sentence_before_round_1(tmp_path, module, case):
+    name, path = module
+    hook, said = STATES[case]
+    path.write_text(TEXT.replace("class Plain(FedAvg):\n    pass", f"class Plain(FedAvg):\n    {hook}"))
+    with pytest.raises(BadInputError, match=f"algorithm.name = {name}:Plain fails when it is tried: .*{said}") as error:
+        run(written(tmp_path, f"{name}:Plain", model__name="logistic"))
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_state_with_numbers_as_arrays_is_saved_and_goes_on(tmp_path, module):
+    name, path = module
+    hooks = (
+        "def init(self, params, buffers):\n        return {**super().init(params, buffers), 'k': np.array(0), 'wide': params.astype(float)}\n\n    "
+        "def server_update(self, state, mean, participation):\n"
+        "        more = {'k': state['k'] + 1, 'wide': state['wide'] + mean['params']}\n"
+        "        return {**super().server_update(state, mean, participation), **more}\n\n    "
+        "def metrics(self, state, mean, updates):\n        return {'k': state['k']}"
+    )
+    path.write_text(
+        "import numpy as np\n" + TEXT.replace("class Plain(FedAvg):\n    pass", f"class Plain(FedAvg):\n    {hooks}")
+    )
+    plain = written(tmp_path, f"{name}:Plain", model__name="logistic", output__checkpoint_every=1)
+    run(plain, until=1)
+    assert run(plain).metrics["value"].tolist() == [1, 2]
+
+
+UNDECLARED = TEXT.replace(
+    "class Plain(FedAvg):\n    pass", "class Mine(FedAvg):\n    rate: float = 0.5\n\n\nclass Below(Mine):\n    pass"
+)
+
+
+def test_a_class_with_settings_and_without_section_is_refused_by_its_own_name(tmp_path, module):
+    name, path = module
+    path.write_text(UNDECLARED.replace("@section\nclass Shorter", "class Shorter"))
+    said = (
+        f"class Mine of {name} declares rate without @section above it, so that no setting comes of it; write @section"
+    )
+    for kind in ("Mine", "Below"):
+        with pytest.raises(BadInputError, match=said):
+            written(tmp_path, f"{name}:{kind}", algorithm__rate=0.1)
+        with pytest.raises(BadInputError, match=f"^{said}"):
+            getattr(importlib.import_module(name), kind)(rate=0.1)
+    with pytest.raises(BadInputError, match=f"class Shorter of {name} declares factor without @section"):
+        written(tmp_path, f"{name}:Shorter")
+
+
 FORMER = {
     "aggregate": ("def aggregate(self, updates):\n        return updates.sum.vectors", "defines `aggregate`"),
     "linear": ("linear = False", "defines `linear`"),

@@ -58,6 +58,11 @@ def test_a_blueprint_from_there_is_the_one_made_here(server):
     assert (there.places, there.torch) == (here.places, here.torch)
 
 
+def test_what_is_printed_there_is_no_output_of_the_program(capfd, server):
+    server.ask(print, "said").result()
+    assert capfd.readouterr() == ("", "said\n")
+
+
 def test_an_error_there_is_raised_here(server):
     with pytest.raises(BadInputError, match="Linux") as caught:
         server.ask(will_fork, Cluster(forked=True, address="elsewhere:1")).result()

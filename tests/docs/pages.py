@@ -32,6 +32,16 @@ class Page:
         """The blocks of code in one language, in order."""
         return [code for name, code in FENCE.findall(self.text) if name == language]
 
+    def block(self, word: str) -> str:
+        """The one block of Python with this word."""
+        (found,) = [code for code in self.blocks("python") if word in code]
+        return found
+
+    def table(self, heading: str) -> list[list[str]]:
+        """The rows of the table whose first line begins so, each as its cells."""
+        rows = self.text[self.text.index(f"\n{heading}") + 1 :].partition("\n\n")[0].splitlines()
+        return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
     @property
     def links(self) -> list[str]:
         return LINK.findall(self.prose)

@@ -8,6 +8,7 @@ from itertools import takewhile
 
 import pytest
 from pages import PAGES, README, ROOT, Page
+from pages import page as page_of
 
 from fedray import __main__ as one
 from fedray import partition
@@ -30,16 +31,24 @@ def commands(page: Page) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+OWN = {
+    "fedcm": (README, "FedCM"),
+    "sam": (page_of("algorithms"), "SAM"),
+    "stripes": (page_of("models-and-data"), "Stripes"),
+}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def fedcm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """README's algorithm, saved as it says."""
+def own_classes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The classes on the pages, saved as these say."""
     folder = tmp_path_factory.mktemp("own")
-    (own,) = [code for code in README.blocks("python") if "class FedCM" in code]
-    (folder / "fedcm.py").write_text(own)
+    for module, (where, name) in OWN.items():
+        (folder / f"{module}.py").write_text(where.block(f"class {name}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
         yield
-    sys.modules.pop("fedcm", None)
+    for module in OWN:
+        sys.modules.pop(module, None)
 
 
 @pytest.mark.parametrize("line", dict.fromkeys(line for page in PAGES for line in commands(page)))

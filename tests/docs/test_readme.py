@@ -1,6 +1,7 @@
 """The algorithm that the README shows is right, and runs as it stands there."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,10 +20,12 @@ def block(word: str) -> str:
 
 
 def test_the_algorithm_in_twenty_lines_runs_on_ray(tmp_path: Path) -> None:
-    code = block("class FedCM")
-    (tmp_path / "fedcm.py").write_text(code)
+    """And what it would print at a client, on a Ray of its own, is shown where that is asked for."""
+    code, ends = block("class FedCM"), '        return {"params": end - start'
+    assert code.count(ends) == 1
+    (tmp_path / "fedcm.py").write_text(code.replace(ends, f'        print(f"a client took {{steps}} steps")\n{ends}'))
     small = f'"output.root": "{tmp_path}/results", "data.dataset": "synthetic", "data.train_examples": 2000, '
-    small += '"data.test_examples": 500, "cluster.clients_per_actor": 5, "rounds": 3'
+    small += '"data.test_examples": 500, "cluster.clients_per_actor": 5, "rounds": 3, "output.client_output": True'
     (tmp_path / "mine.py").write_text(block("from fedcm import FedCM").replace('"rounds": 3', small))
     done = subprocess.run(
         [sys.executable, tmp_path / "mine.py"],
@@ -35,6 +38,7 @@ def test_the_algorithm_in_twenty_lines_runs_on_ray(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "trained by fedcm" in done.stdout
     assert "finished after 3 rounds" in done.stdout
+    assert len(re.findall(r"\(ClientActor pid=\d+\)\S* a client took \d+ steps", done.stdout)) == 3 * 5
 
 
 def test_the_algorithm_in_twenty_lines_is_right(dataset: Any) -> None:

@@ -33,6 +33,7 @@ SHARING = tuple(
     f"tests/cluster/test_{name}.py"
     for name in (
         "algorithms",
+        "breakpoints",
         "evaluate_clients",
         "handles",
         "lost_actors",

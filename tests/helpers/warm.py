@@ -40,14 +40,15 @@ class Warm:
         after: float | None = None,
         since: str = "",
         limit: int | None = None,
+        typed: str = "",
     ) -> tuple[int, str, str]:
         """The exit status, -9 where it was killed, and what was printed as output and as errors.
 
-        With `sweep` it is `python -m fedray.sweep`, with `inventory` `python -m fedray.results`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
+        With `sweep` it is `python -m fedray.sweep`, with `inventory` `python -m fedray.results`; it reads what is `typed`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
         The seconds are counted from the first line of output that begins with `since`, or from the start.
         """
         request = {"words": [*map(str, words)], "sweep": sweep, "at": at, "under": str(under), "after": after}
-        request |= {"since": since, "limit": limit, "inventory": inventory}
+        request |= {"since": since, "limit": limit, "inventory": inventory, "typed": typed}
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -91,6 +92,9 @@ def serve() -> None:
     for line in sys.stdin:
         request = json.loads(line)
         pipes = [os.pipe(), os.pipe()]
+        typed, typing = os.pipe()
+        os.write(typing, request["typed"].encode())
+        os.close(typing)
         child = os.fork()
         if child == 0:
             status = 70
@@ -98,6 +102,7 @@ def serve() -> None:
                 for number, (_, end) in enumerate(pipes, start=1):
                     fcntl.fcntl(end, F_SETPIPE_SZ, MOST_PRINTED)
                     os.dup2(end, number)
+                sys.stdin = os.fdopen(typed)
                 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
                 if request["limit"]:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
@@ -111,7 +116,7 @@ def serve() -> None:
                 sys.stdout.flush()
                 sys.stderr.flush()
                 os._exit(status)
-        for _, end in pipes:
+        for end in (typed, *(end for _, end in pipes)):
             os.close(end)
         with os.fdopen(pipes[0][0]) as out, os.fdopen(pipes[1][0]) as err:
             output = read_until(request["since"], out) if request["since"] else ""
