@@ -7,7 +7,7 @@ of the file with another setting has another digest, and so has a file that was 
 import copy
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from pathlib import Path
@@ -37,19 +37,21 @@ class FileSettings:
 
     @property
     def digest(self) -> str:
-        """8 hex digits. They depend on what the runs' ids depend on, but for the data: not on [cluster] or [output],
-        nor on how the file is written."""
-        each = {json.dumps(identity(flatten(one.stored_settings())), sort_keys=True) for one in self.experiments}
+        """8 hex digits. They depend on the settings that the runs' ids depend on: not on [cluster] or [output], nor on
+        newer settings that are neutral, nor on how the file is written."""
+        each = {json.dumps(identity(one.stored_settings()), sort_keys=True) for one in self.experiments}
         return blake2b("\n".join(sorted(each)).encode(), digest_size=4).hexdigest()
 
     def has(self, runs: "pd.DataFrame") -> list[bool]:
         """Whether each run is one of the file's. A setting that the file leaves on auto may be anything in the run."""
         known, wanted = options(), dict[tuple[str, ...], set[str]]()
         for experiment in self.experiments:
-            settings = identity(flatten(experiment.settings()))
+            settings = identity(experiment.settings())
             left_open = tuple(name for name, value in settings.items() if is_auto(value, known.get(name)))
             wanted.setdefault(left_open, set()).add(without(settings, left_open))
-        found = [None if text is None else identity(flatten(json.loads(text))) for text in runs["settings"]]
+        found = [
+            with_neutral(identity(json.loads(text))) if isinstance(text, str) else None for text in runs["settings"]
+        ]
         return [
             run is not None and any(without(run, left_open) in keys for left_open, keys in wanted.items())
             for run in found
@@ -67,10 +69,10 @@ def read_settings(path: Path) -> FileSettings:
     return FileSettings(tuple(found))
 
 
-def identity(settings: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The settings that a run's id has, by dotted name, with the newer ones that are neutral."""
-    kept = {name: value for name, value in settings if not name.startswith(("cluster.", "output."))}
-    return {name: value for name, value in with_neutral(kept).items() if name != "data.root"}
+def identity(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that a run's id has, by dotted name, of nested ones."""
+    left_out = ("cluster.", "output.", "data.root")
+    return {name: value for name, value in flatten(tree) if not name.startswith(left_out)}
 
 
 def without(settings: Mapping[str, Any], names: Sequence[str]) -> str:
@@ -96,10 +98,8 @@ def measured_header(folder: Path, runs: "pd.DataFrame") -> Header:
     try:
         settings = read_settings(folder / EXPERIMENT) if (folder / EXPERIMENT).exists() else None
     except BadInputError as error:
-        note = f"The file's answer is not shown, because its settings cannot be read here: {error}." * bool(
-            header.answer
-        )
-        return replace(header, answer=(), note=note)
+        note = f"The file's answer is not shown, because its settings cannot be read here: {error}."
+        return replace(header, answer=(), note=note if header.answer else "")
     if settings is None:
         return header
     header, digest = replace(header, settings=settings.digest), settings.digest
