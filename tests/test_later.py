@@ -20,6 +20,7 @@ from later import make_later
 from fedray import __version__
 from fedray.core.errors import BadInputError
 from fedray.experiment import read_experiment
+from fedray.report.measured import read_settings
 from fedray.results import NewerResultsWarning, load
 from fedray.run import run
 
@@ -68,6 +69,11 @@ def test_a_newer_setting_enters_the_id_and_the_settings_column_only_where_it_is_
     ids = {name: run_id for name, (run_id, _) in found.items()}
     assert ids.pop("cluster.zone") == neutral  # where it runs is in no id
     assert len(set(ids.values())) == len(ids)
+
+
+def test_an_answer_stays_that_of_its_settings(facts):
+    """Newer settings that are neutral are not in the digest that headers name."""
+    assert facts["digests"] == {name: read_settings(GOLDEN / f"{name}.toml").digest for name in ("single", "study")}
 
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedavgm"])

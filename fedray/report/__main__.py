@@ -1,4 +1,4 @@
-"""python -m fedray.report results/lr      writes one page about all runs there; with --figures SVG and PNG files too"""
+"""python -m fedray.report results/lr      writes one page about all runs there, and for papers its figures and table"""
 
 import sys
 
@@ -7,96 +7,114 @@ from fedray.cli.short_help import exit_if_bare, show
 if __name__ == "__main__":
     exit_if_bare("fedray.report")  # before the imports below, which take most of the time
 
-import tempfile
 import warnings
+from argparse import SUPPRESS
+from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fedray.cli.command_line import Parser, add_options, read_fraction, report_errors
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
-from fedray.results.folder import load
-from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
+from fedray.report.given import FIGURES, check_name, check_output, folders_of, page_of, read_forms, with_forms
+from fedray.report.labels import labelled, read_label
+from fedray.report.wording import enumerate_words
+from fedray.results.folder import load_folders
+from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, RepeatedRunsWarning, Results
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PROGRAM = "python -m fedray.report"
-FLAGS = {"figures": "write each figure as SVG and PNG too, for papers"}
+DESCRIPTION = "Write one page about all runs of some results, or of several together."
+FLAGS = {
+    "latex": "write the answer's table in LaTeX, for \\input in a paper, beside the figures",
+    "bands": "draw the bands of more than five curves, too",
+}
 VALUES = {
-    "output": ("PAGE.html", "where the page goes (default: results/NAME/report.html)"),
+    "figures": (
+        "pdf,svg,png",
+        f"write each figure in these forms, for papers, in the folder {FIGURES}/ beside the page (default: svg,png)",
+    ),
+    "output": (
+        "PAGE.html",
+        "where the page goes (default: results/NAME/report.html, of several results/A+B/report.html)",
+    ),
     "target": ("ACCURACY", "accuracy to which rounds, seconds and bytes are counted, a fraction"),
+    "label": (
+        "SETTING=VALUE,...: NAME",
+        "call the configurations with these settings so, in figures and tables; may be repeated",
+    ),
 }
 
 
 def main(argv: list[str]) -> int:
     if not argv:
         return show("fedray.report")
-    parser = Parser(prog=PROGRAM, description="Write one page about all runs of some results.", allow_abbrev=False)
-    parser.add_argument("results", metavar="results/NAME", help="the folder of the results, or their name in results/")
-    add_options(parser, FLAGS, VALUES, {})
-    given = parser.parse_args(argv)
-    target = read_fraction("target", given.target)
-    folder = folder_of(given.results)
-    results, damages = read(folder)
-    for damage in damages:
-        print(f"fedray: {damage}", file=sys.stderr)
-    page = Path(given.output) if given.output else folder / "report.html"
-    check_output(page)
+    parser = Parser(prog=PROGRAM, description=DESCRIPTION, allow_abbrev=False, argument_default=SUPPRESS)
+    parser.add_argument(
+        "results", nargs="+", metavar="results/NAME", help="folders of results, or their names in results/"
+    )
+    add_options(parser, FLAGS, {name: VALUES[name] for name in VALUES if name != "label"}, {})
+    parser.add_argument("--label", action="append", metavar=VALUES["label"][0], help=VALUES["label"][1])
+    given = vars(parser.parse_intermixed_args(with_forms(argv)))
 
-    from fedray.report.header import read_header
+    target = read_fraction("target", given.get("target"))
+    forms = read_forms(given["figures"]) if "figures" in given else []
+    labels = [read_label(word) for word in given.get("label", [])]
+    folders, output = folders_of(given["results"]), given.get("output")
+    check_name(output)
+    results, left_out = read(folders)
+    for sentence in left_out:
+        print(f"fedray: {sentence}", file=sys.stderr)
+
+    page = page_of(output, folders)
+    check_output(page, new=not output)
+
+    from fedray.report.figure import FORMS
+    from fedray.report.latex import latex
+    from fedray.report.measured import measured_header
     from fedray.report.page import render
     from fedray.report.sections import all_sections
     from fedray.report.study import make_study
 
-    study = make_study(folder.name, results, target)
+    study = labelled(make_study(enumerate_words(list(folders)), results, target, given["bands"]), labels)
+    headers = {name: measured_header(folder, of_folder(results, folder)) for name, folder in folders.items()}
     sections = all_sections(study)
-    write(page, render(study, read_header(folder), sections, damages).encode())
+    write(page, render(study, headers, sections, left_out).encode())
     print(page)
-    if given.figures:
-        for figure in (figure for section in sections for figure in section.figures):
-            for suffix, content in (("svg", figure.svg().encode()), ("png", figure.png())):
-                write(folder / "figures" / f"{figure.name}.{suffix}", content)
-                print(folder / "figures" / f"{figure.name}.{suffix}")
+    figures = [figure for section in sections for figure in section.figures]
+    files = {f"{figure.name}.{form}": (FORMS[form], figure) for figure in figures for form in forms}
+    for name, (form, figure) in files.items():
+        write(page.parent / FIGURES / name, form(figure))
+        print(page.parent / FIGURES / name)
+    if given["latex"]:
+        write(page.parent / FIGURES / "answer.tex", latex(study).encode())
+        print(page.parent / FIGURES / "answer.tex")
     return 0
 
 
-def folder_of(given: str) -> Path:
-    """The folder of the results, given as a path or as a name in results/."""
-    path = Path(given)
-    try:
-        path.resolve()
-        (path / "runs").is_dir()
-    except (OSError, ValueError) as error:  # a name too long, a null character
-        raise BadInputError(f"the folder {given[:200]!r} cannot be looked into: {error}") from None
-    if (path / "runs").is_dir() or len(path.parts) > 1:
-        return path.parent.resolve() / path.name if path.name == ".." else path
-    return Path("results") / path
-
-
-def read(folder: Path) -> tuple[Results, list[str]]:
+def read(folders: Mapping[str, Path]) -> tuple[Results, list[str]]:
     """The results, and a sentence for each file or column left out of them; BadInputError if there is no run."""
-    left_out = (DamagedResultsWarning, NewerResultsWarning)
-    place = folder.resolve()
+    left_out = (DamagedResultsWarning, NewerResultsWarning, RepeatedRunsWarning)
     with warnings.catch_warnings(record=True) as caught:
         for category in left_out:
             warnings.simplefilter("always", category)
-        results = load(place.name, folder.parent if folder.name == place.name else place.parent)
+        results = load_folders(folders, together=len(folders) > 1)
     for warning in caught:
         if not issubclass(warning.category, left_out):
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
-    damages = [str(warning.message) for warning in caught if issubclass(warning.category, left_out)]
-    if results.runs.empty:
-        raise BadInputError(f"{folder} has no run to report on" + (f": {damages[0]}" if damages else ""))
-    return results, damages
+    sentences = [str(warning.message) for warning in caught if issubclass(warning.category, left_out)]
+    for folder in folders.values():
+        if of_folder(results, folder).empty:
+            raise BadInputError(f"{folder} has no run to report on" + (f": {sentences[0]}" if sentences else ""))
+    return results, sentences
 
 
-def check_output(page: Path) -> None:
-    """Check the path of the page before anything is drawn; BadInputError if it cannot be written."""
-    try:
-        if page.is_dir():
-            raise OSError("it is a folder")
-        with tempfile.TemporaryFile(dir=page.parent):
-            pass
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise BadInputError(f"the page cannot be written to {page}: {why}") from None
+def of_folder(results: Results, folder: Path) -> "pd.DataFrame":
+    """The runs that a folder has, also those that are taken from another one."""
+    here = {path.stem for pattern in ("runs/*.parquet", "journal/*.jsonl") for path in folder.glob(pattern)}
+    return results.runs[results.runs["run"].isin(here)]
 
 
 def write(path: Path, content: bytes) -> None:

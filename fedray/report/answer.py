@@ -35,8 +35,9 @@ def columns(study: Study) -> list[Column]:
     axes = [
         Column("", short(name), tuple(setting(name, row[name]) for row in rows), numeric=False) for name in study.axes
     ]
-    if not axes:
-        axes = [Column("", "algorithm", tuple(row["label"] for row in rows), numeric=False)]
+    if not axes or study.named:
+        heading = "configuration" if study.named else "algorithm"
+        axes = [Column("", heading, tuple(row["label"] for row in rows), numeric=False)]
     runs = Column("", "runs", tuple(counted(row) for row in rows))
     ways = [Column("whole run", *cells(rows, heading, name, say)) for heading, name, say in WHOLE]
     return [*axes, runs, *accuracies(study, rows), *to_target(study), *ways]

@@ -34,7 +34,7 @@ OVER: dict[str, tuple[str, dict[str, Any]]] = {
 }
 """The x axes of curves, by column: title and Vega-Lite's properties."""
 BANDS = 5
-"""The most curves with which bands are drawn; more bands would hide one another."""
+"""The most curves with which bands are drawn, unless all are asked for; more bands would hide one another."""
 
 
 def curve_sections(study: Study) -> list[Section]:
@@ -56,7 +56,7 @@ def curve_sections(study: Study) -> list[Section]:
 def explain_bands(study: Study) -> str:
     if not (study.configurations["runs"] > 1).any():
         return ""
-    hidden = f", drawn while at most {BANDS} curves are on" if len(study.keys) > BANDS else ""
+    hidden = f", drawn while at most {BANDS} curves are on" if len(study.keys) > BANDS and not study.all_bands else ""
     return f"Bands are 95 % intervals of the mean over seeds{hidden}."
 
 
@@ -127,11 +127,13 @@ def draw_curves(
         )
     )
     y = alt.Y("y:Q", title=MEASURES[value], axis=axis, scale=scale)
-    few = points.groupby("series").size().max() <= 12
-    lines = base.mark_line(clip=True, strokeWidth=2, strokeJoin="round", point={"size": 22} if few else False)
+    dotted = points.groupby("series").size().max() <= 12
+    lines = base.mark_line(clip=True, strokeWidth=2, strokeJoin="round", point={"size": 22} if dotted else False)
     layers = [lines.encode(y=y, strokeDash=series_dash(study, look), opacity=focused(0.12))]
     if points["low"].notna().any():
-        band = base.transform_filter(f"isValid(datum.low) && length(shown) <= {BANDS}").mark_area(clip=True)
-        layers.insert(0, band.encode(y=y.copy(), y2="high:Q", opacity=focused(0.02, 0.16)))
+        few = "" if study.all_bands else f" && length(shown) <= {BANDS}"
+        band = base.transform_filter(f"isValid(datum.low){few}").mark_area(clip=True)
+        faint = 0.16 if len(study.shown) <= BANDS else 0.08
+        layers.insert(0, band.encode(y=y.copy(), y2="high:Q", opacity=focused(0.02, faint)))
         layers[0].encoding.y = alt.Y("low:Q", title=MEASURES[value], axis=axis, scale=scale)
-    return alt.layer(*layers).add_params(*legend_params(study)).properties(height=height)
+    return alt.layer(*layers).add_params(*legend_params(study)).properties(height=height if look.page else 0.8 * height)

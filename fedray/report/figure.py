@@ -1,8 +1,9 @@
-"""A figure of the report: its parts, and its forms as a specification, an SVG and a PNG.
+"""A figure of the report: its parts, and its forms as a specification, an SVG, a PDF and a PNG.
 
 Each chart is written once in Vega-Lite. Its look makes it one for the page or one for a paper.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from fedray.report.look import PAGE, PAPER, Look, dash
+from fedray.report.look import PAGE, PAPER, Look
 from fedray.report.study import Study
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -44,7 +45,7 @@ class Figure:
 
     def specification(self, look: Look) -> dict[str, Any]:
         """The whole Vega-Lite specification for this look, rows included."""
-        sizes = {"width": look.width, "autosize": {"type": "fit-x" if look.page else "pad", "contains": "padding"}}
+        sizes = {"width": look.width, "autosize": {"type": "fit-x", "contains": "padding"}}
         specification: dict[str, Any] = self.draw(look).to_dict()
         if "vconcat" in specification:  # each part has its own width
             sizes = {}
@@ -55,12 +56,29 @@ class Figure:
         compiled: dict[str, Any] = vl_convert.vegalite_to_vega(self.specification(PAGE), vl_version=VEGA_LITE)
         return compiled
 
-    def svg(self) -> str:
+    @functools.cached_property
+    def _paper(self) -> str:
         return str(vl_convert.vegalite_to_svg(self.specification(PAPER), vl_version=VEGA_LITE))
 
+    def svg(self) -> str:
+        return self._paper
+
+    def pdf(self) -> bytes:
+        """The figure as a PDF with its fonts inside."""
+        return bytes(vl_convert.svg_to_pdf(self._paper))
+
     def png(self) -> bytes:
-        """The figure as a PNG at twice the size, for print."""
-        return bytes(vl_convert.vegalite_to_png(self.specification(PAPER), vl_version=VEGA_LITE, scale=2))
+        """The figure as a PNG of 300 pixels an inch, for print."""
+        return bytes(vl_convert.svg_to_png(self._paper, ppi=PRINT))
+
+
+FORMS: dict[str, Callable[[Figure], bytes]] = {
+    "svg": lambda figure: figure.svg().encode(),
+    "pdf": Figure.pdf,
+    "png": Figure.png,
+}
+"""The forms of a figure's files, by suffix."""
+PRINT = 300
 
 
 @dataclass(frozen=True)
@@ -113,7 +131,7 @@ def series_colour(study: Study, look: Look, legend: bool = True) -> alt.Color:
 
 
 def series_dash(study: Study, look: Look) -> alt.StrokeDash:
-    return alt.StrokeDash("series:N", scale=series_scale(study, look, dash), legend=series_legend(study, look))
+    return alt.StrokeDash("series:N", scale=series_scale(study, look, look.dash), legend=series_legend(study, look))
 
 
 def series_scale(study: Study, look: Look, style: Callable[[int], Any]) -> alt.Scale:
@@ -122,9 +140,25 @@ def series_scale(study: Study, look: Look, style: Callable[[int], Any]) -> alt.S
 
 
 def series_legend(study: Study, look: Look, legend: bool = True) -> alt.Legend | None:
-    """The legend of a paper's figure; None on the page, which has one legend for all its figures."""
+    """The legend below a paper's figure, in as many columns as fit; None on the page, which has one for all figures."""
     if look.page or not legend or len(study.keys) == 1:
         return None
     left_out = len(study.keys) - len(study.shown)
-    title = f"the best {len(study.shown)} of {len(study.keys)}" if left_out else None
-    return alt.Legend(title=title, orient="right", labelExpr=mapped(study.labels), symbolType="stroke", symbolOpacity=1)
+    title = f"The best {len(study.shown)} of {len(study.keys)}" if left_out else None
+    longest = max(len(study.labels[key]) for key in study.shown)
+    wide = LINE + 20 + 0.52 * look.font_size * longest
+    return alt.Legend(
+        title=title,
+        orient="bottom",
+        columns=max(1, int(float(look.width) // wide)),
+        labelExpr=mapped(study.labels),
+        symbolType="stroke",
+        symbolOpacity=1,
+        symbolSize=LINE**2,
+        rowPadding=16 - LINE,  # a symbol is as high as it is long
+        offset=4,
+    )
+
+
+LINE = 32
+"""The length of a line in a legend on paper, in points: as long as the longest dashes."""

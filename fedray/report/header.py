@@ -21,6 +21,10 @@ class Block:
 class Header:
     question: str
     answer: tuple[Block, ...] = ()
+    note: str = ""
+    """A sentence on the answer: why it is not shown, or which runs it is not about."""
+    settings: str = ""
+    """The digest of the file's settings (measured.py); empty without a file."""
 
 
 def read_header(folder: Path) -> Header:

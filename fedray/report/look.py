@@ -1,15 +1,15 @@
 """The look of charts, on the page and on paper.
 
 The seven hues are Okabe and Ito's, which people with any kind of colour vision can tell apart (Wong 2011, Nature
-Methods 8, 441). Beyond seven series, lines differ in their dashes too. On the page a colour is the name of a CSS
-property, so CSS chooses between light and dark.
+Methods 8, 441). On paper, which may be printed without colours, lines differ in their dashes as well. On the page they
+do beyond seven series. There a colour is the name of a CSS property, so CSS chooses between light and dark.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
 OKABE_ITO = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-DASHES = ([1, 0], [7, 3], [2, 2], [9, 3, 2, 3], [14, 4], [2, 5], [9, 2, 2, 2, 2, 2], [4, 7], [14, 3, 5, 3])
+DASHES = ([1000, 0], [7, 3], [2, 2], [9, 3, 2, 3], [14, 4], [2, 5], [9, 2, 2, 2, 2, 2], [4, 7], [14, 3, 5, 3])
 PARTS = {
     "train": "#0072b2",
     "evaluate": "#56b4e9",
@@ -27,6 +27,7 @@ class Look:
 
     page: bool
     width: int | str
+    """The width of a whole figure, on paper in points: 450 are 15.9 cm, the text of an A4 page."""
     colours: tuple[str, ...]
     parts: tuple[str, ...]
     ink: str
@@ -39,6 +40,10 @@ class Look:
 
     def colour(self, position: int) -> str:
         return self.colours[position % len(self.colours)]
+
+    def dash(self, position: int) -> list[int]:
+        """The dashes of the series at this position. On the page the first seven, one for each hue, are solid."""
+        return DASHES[(position // len(OKABE_ITO) if self.page else position) % len(DASHES)]
 
     def config(self) -> dict[str, Any]:
         """The config of a Vega-Lite specification."""
@@ -53,13 +58,15 @@ class Look:
             "aria": False,  # the page describes each chart; a description of each mark would be noise
             "axis": {**text, **sizes, **axis, "labelOverlap": True, "labelSeparation": 5},
             "axisY": {"domain": False, "ticks": False, "labelPadding": 6},
-            "legend": {**text, **sizes, "labelColor": self.ink, "labelLimit": 400, "symbolStrokeWidth": 2},
+            "legend": {
+                **text,
+                **sizes,
+                "labelColor": self.ink,
+                "labelLimit": 400,
+                "symbolStrokeWidth": 2,
+                "columnPadding": 14,
+            },
         }
-
-
-def dash(position: int) -> list[int]:
-    """The dashes of the series at this position. The first seven, one for each hue, are solid."""
-    return DASHES[position // len(OKABE_ITO) % len(DASHES)]
 
 
 PAGE = Look(
@@ -76,7 +83,7 @@ PAGE = Look(
 )
 PAPER = Look(
     page=False,
-    width=440,
+    width=450,
     colours=OKABE_ITO,
     parts=tuple(PARTS.values()),
     ink="#000000",
@@ -84,5 +91,5 @@ PAPER = Look(
     grid="#dddddd",
     accent="#0072b2",
     on_accent="#ffffff",
-    font_size=12,
+    font_size=10,
 )

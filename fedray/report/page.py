@@ -3,7 +3,7 @@
 import functools
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from fedray.report import answer, facts
 from fedray.report.figure import VEGA_LITE, Section
 from fedray.report.header import Header
-from fedray.report.look import PAGE, dash
+from fedray.report.look import PAGE
 from fedray.report.study import Study
 
 
@@ -30,8 +30,10 @@ class Entry:
     shown: bool
 
 
-def render(study: Study, header: Header, sections: Sequence[Section], warnings: Sequence[str] = ()) -> str:
-    """The whole page as HTML."""
+def render(
+    study: Study, headers: Mapping[str, Header], sections: Sequence[Section], warnings: Sequence[str] = ()
+) -> str:
+    """The whole page as HTML. `headers` are those of the experiments by the names of their results."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("fedray.report", "."),
         autoescape=True,
@@ -43,7 +45,9 @@ def render(study: Study, header: Header, sections: Sequence[Section], warnings: 
     columns = answer.columns(study)
     return environment.get_template("page.html.jinja").render(
         study=study,
-        header=header,
+        question=question(study, headers),
+        headers=headers,
+        digests=[(name, header.settings) for name, header in headers.items() if header.settings],
         sections=sections,
         warnings=warnings,
         summary=facts.summary(study),
@@ -82,6 +86,12 @@ def render(study: Study, header: Header, sections: Sequence[Section], warnings: 
     )
 
 
+def question(study: Study, headers: Mapping[str, Header]) -> str:
+    """The question of all the experiments; the names of the results where they ask several."""
+    asked = {header.question for header in headers.values()}
+    return asked.pop() if len(asked) == 1 else study.name
+
+
 @functools.cache
 def bundle() -> str:
     """Vega, Vega-Lite and vega-embed as one script."""
@@ -98,7 +108,7 @@ def embedded(value: Any) -> Markup:
 
 def legend(study: Study) -> list[Entry]:
     return [
-        Entry(key, breakable(label), PAGE.colour(position), " ".join(map(str, dash(position))), key in study.shown)
+        Entry(key, breakable(label), PAGE.colour(position), " ".join(map(str, PAGE.dash(position))), key in study.shown)
         for position, (key, label) in enumerate(study.labels.items())
     ]
 

@@ -41,6 +41,10 @@ class Study:
     """The column that orders the configurations: the validation accuracy if each has one, otherwise `measure`."""
     target: float | None
     """The accuracy, a fraction, to which rounds, seconds and bytes are counted."""
+    all_bands: bool = False
+    """Whether curves have bands however many there are."""
+    named: bool = False
+    """Whether the user gave configurations names of their own."""
 
     @property
     def as_loaded(self) -> Results:
@@ -73,7 +77,7 @@ TOTALS = (
 )
 
 
-def make_study(name: str, results: Results, target: float | None = None) -> Study:
+def make_study(name: str, results: Results, target: float | None = None, all_bands: bool = False) -> Study:
     """Group the runs into configurations, best first. `target` is a fraction; None for one that suits the results."""
     differing = varied(results)
     axes = telling(results.runs, differing)
@@ -96,6 +100,7 @@ def make_study(name: str, results: Results, target: float | None = None) -> Stud
         measure=measure,
         chosen_by=chosen_by,
         target=target or fitting_target(table[f"best_{measure}_mean"].max() if measure else None),
+        all_bands=all_bands,
     )
 
 

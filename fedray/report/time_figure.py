@@ -37,7 +37,8 @@ def time_section(study: Study) -> list[Section]:
             scale=alt.Scale(domain=list(PARTS), range=list(look.parts)),
             legend=alt.Legend(title=None, orient="top", columns=3, symbolType="square"),
         )
-        bars = base.mark_bar(height=12, yOffset=BELOW).encode(
+        edge = alt.Undefined if look.page else "white"  # hues of the same grey stay apart
+        bars = base.mark_bar(height=12, yOffset=BELOW, stroke=edge, strokeWidth=0.7).encode(
             x=alt.X("seconds:Q", title="seconds of a run", axis=alt.Axis(format=",~f", tickCount=6)),
             color=colour,
             order="order:Q",

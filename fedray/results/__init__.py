@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from fedray.results.analysis import curves, to_target, to_target_by
     from fedray.results.by_class import confusion, per_class
     from fedray.results.comparison import Comparison, best, compare, varied
+    from fedray.results.correction import holm
     from fedray.results.folder import check_version, load, status
-    from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
+    from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, RepeatedRunsWarning, Results
     from fedray.results.schema import FAILED_STATUSES, FINAL_STATUSES, SCHEMAS
 
 __all__ = [
@@ -19,12 +20,14 @@ __all__ = [
     "Comparison",
     "DamagedResultsWarning",
     "NewerResultsWarning",
+    "RepeatedRunsWarning",
     "Results",
     "best",
     "check_version",
     "compare",
     "confusion",
     "curves",
+    "holm",
     "load",
     "per_class",
     "status",
@@ -42,12 +45,14 @@ __getattr__, __dir__ = lazy(
         "Comparison": "fedray.results.comparison:Comparison",
         "DamagedResultsWarning": "fedray.results.frames:DamagedResultsWarning",
         "NewerResultsWarning": "fedray.results.frames:NewerResultsWarning",
+        "RepeatedRunsWarning": "fedray.results.frames:RepeatedRunsWarning",
         "Results": "fedray.results.frames:Results",
         "best": "fedray.results.comparison:best",
         "check_version": "fedray.results.folder:check_version",
         "compare": "fedray.results.comparison:compare",
         "confusion": "fedray.results.by_class:confusion",
         "curves": "fedray.results.analysis:curves",
+        "holm": "fedray.results.correction:holm",
         "load": "fedray.results.folder:load",
         "per_class": "fedray.results.by_class:per_class",
         "status": "fedray.results.folder:status",

@@ -4,14 +4,15 @@ As in analysis.py, settings go by the column names of `results.runs`, and of a c
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
 from fedray.core.errors import BadInputError
 from fedray.results.analysis import SPREAD, check_choice, check_value, groups, settings_columns, sign, spread
-from fedray.results.schema import FINAL_STATUSES, GROUPING, REPEATS, SCHEMAS
+from fedray.results.correction import holm
+from fedray.results.schema import FINAL_STATUSES, FOLDER, GROUPING, REPEATS, SCHEMAS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +32,8 @@ def varied(results: "Results") -> list[str]:
     """The settings, but for the seed, in which the runs differ; one name for each.
 
     Settings that fedray decides from others (`blocks`, `engine`, ...) are left out where the others explain them. So
-    are the sections [cluster] and [output].
+    are the sections [cluster] and [output]. The column `folder` of several results is among them where two of these
+    have runs of the same settings and seed.
     """
     return _varied(results.runs)
 
@@ -97,8 +99,11 @@ class Comparison:
     only_b: tuple[int, ...]
     """Seeds of runs without a partner, which count nowhere."""
     confidence: float
+    p_adjusted: float
+    """`p_value` corrected for the number of comparisons made at once, by Holm's method; for one it is `p_value`."""
 
 
+@overload
 def compare(
     results: "Results",
     a: Mapping[str, Any],
@@ -106,8 +111,32 @@ def compare(
     value: str = "test_accuracy",
     at: At = "final",
     confidence: float = 0.95,
-) -> Comparison:
+) -> Comparison: ...
+
+
+@overload
+def compare(
+    results: "Results",
+    a: Mapping[str, Any],
+    b: Sequence[Mapping[str, Any]],
+    value: str = "test_accuracy",
+    at: At = "final",
+    confidence: float = 0.95,
+) -> list[Comparison]: ...
+
+
+def compare(
+    results: "Results",
+    a: Mapping[str, Any],
+    b: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+    value: str = "test_accuracy",
+    at: At = "final",
+    confidence: float = 0.95,
+) -> Comparison | list[Comparison]:
     """Compare the runs with settings `a` to those with `b`, as in {"algorithm": "fedprox", "algorithm.mu": 0.1}.
+
+    `b` may be a list of several settings. `a` is then compared to each, and `p_adjusted` takes into account that the
+    more is compared, the more differs by chance. Intervals are those of each comparison alone.
 
     A pair has the same seed and the same of all else that varies and is named in neither, but for settings that only
     one side has (an algorithm's own). Runs that have not ended, and runs without a value, have no partner. At "best",
@@ -115,6 +144,18 @@ def compare(
     BadInputError where nothing fits, where a run has two partners, or where there is no pair.
     """
     check_choice("at", at, ("final", "best"))
+    if isinstance(b, Mapping):
+        return _compare(results, a, b, value, at, confidence)
+    if not b:
+        raise BadInputError("the list of settings to compare with is empty; name at least one")
+    found = [_compare(results, a, each, value, at, confidence) for each in b]
+    adjusted = holm([each.p_value for each in found])
+    return [replace(each, p_adjusted=p) for each, p in zip(found, adjusted, strict=True)]
+
+
+def _compare(
+    results: "Results", a: Mapping[str, Any], b: Mapping[str, Any], value: str, at: At, confidence: float
+) -> Comparison:
     sides = [_fitting(results, "a", a), _fitting(results, "b", b)]
     if (sides[0] & sides[1]).any():
         raise BadInputError(f"run {results.runs['run'][sides[0] & sides[1]].iloc[0]} fits both a and b")
@@ -125,6 +166,7 @@ def compare(
         tuple(sorted(int(seed) for seed in results.runs["seed"][side & ~results.runs["run"].isin(runs)]))
         for side, runs in zip(sides, (pairs["run_x"], pairs["run_y"]), strict=True)
     )
+    p_value = _p_value(found["mean"], found["std"], len(pairs))
     return Comparison(
         a=a,
         b=b,
@@ -132,19 +174,20 @@ def compare(
         difference=found["mean"],
         low=found["low"],
         high=found["high"],
-        p_value=_p_value(found["mean"], found["std"], len(pairs)),
+        p_value=p_value,
         pairs=len(pairs),
         mean_a=float(pairs["reported_x"].mean()),
         mean_b=float(pairs["reported_y"].mean()),
         only_a=only_a,
         only_b=only_b,
         confidence=confidence,
+        p_adjusted=p_value,
     )
 
 
 def _varied(runs: "pd.DataFrame") -> list[str]:
     own = [name for name in map(str, runs) if name not in SCHEMAS["runs"].names]
-    ignored = {"seed", "data.root", *REPEATS.values(), *DECIDED}
+    ignored = {"seed", "data.root", FOLDER, *REPEATS.values(), *DECIDED}
     names = [
         name
         for name in (*GROUPING, *own)
@@ -153,6 +196,8 @@ def _varied(runs: "pd.DataFrame") -> list[str]:
     for name in DECIDED:
         if name in runs and any(_differs(group[name]) for _, group in groups(runs, names)):
             names.append(name)
+    if FOLDER in runs and runs.groupby([*names, "seed"], dropna=False)[FOLDER].nunique().gt(1).any():
+        names.append(FOLDER)
     return names
 
 

@@ -3,7 +3,7 @@
 import difflib
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -18,17 +18,26 @@ from fedray.core.version import __version__
 from fedray.results.files import check_columns, read_parquet, read_row, some, was_killed, with_status
 from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, Results
 from fedray.results.journal import journal_tables, read_journal
-from fedray.results.schema import FINAL_STATUSES, GROUPING, PER_RUN, PLAYED, REPEATS, SCHEMAS
+from fedray.results.schema import FINAL_STATUSES, FOLDER, GROUPING, PER_RUN, PLAYED, REPEATS, SCHEMAS
+from fedray.results.together import merge
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
+ALL = tuple(SCHEMAS)
+
+
 def load(
-    name: str, root: str | Path = "results", run: str | None = None, tables: Collection[str] = tuple(SCHEMAS)
+    name: str | Path | Sequence[str],
+    root: str | Path = "results",
+    run: str | None = None,
+    tables: Collection[str] = ALL,
 ) -> Results:
     """Read all tables of `name`, or of one run there, with what a killed or running process has only in its journal.
 
+    Of a list of names it reads all, and `runs` has a column `folder` that tells them apart. A run that several of them
+    have counts once, with a RepeatedRunsWarning: as it is in the first where it has ended, otherwise in the first.
     Of `tables` only these are read, and `runs` in any case; the others are empty.
 
     Files of an older fedray have nulls in the columns, and neutral values in the settings, that they lack. A damaged
@@ -36,20 +45,43 @@ def load(
     newer fedray knows are left out, with a NewerResultsWarning. BadInputError where there are no such results (it names
     the nearest), or where a column has another type.
     """
-    folder = Path(root) / name
-    if not name or not folder.is_dir():
-        raise BadInputError(_missing(str(name), Path(root)))
+    alone = isinstance(name, str | Path)
+    names = [str(name)] if alone else list(dict.fromkeys(name))
+    if not names:
+        raise BadInputError("the list of results to load is empty; name at least one")
+    for each in names:
+        if not each or not (Path(root) / each).is_dir():
+            raise BadInputError(_missing(each, Path(root)))
+    return load_folders({each: Path(root) / each for each in names}, run, together=not alone, tables=tables)
+
+
+def load_folders(
+    folders: Mapping[str, Path], run: str | None = None, together: bool = True, tables: Collection[str] = ALL
+) -> Results:
+    """What `load` gives, of folders by the names that are to tell them apart; without `together` there is one."""
     if others := sorted(set(tables) - SCHEMAS.keys()):
         raise BadInputError(f"there is no table {others[0]!r}; there are {', '.join(SCHEMAS)}")
-    parts, newer = _read_runs(folder, run or EVERY, tables)
-    used = {name for row in parts["runs"].values() for name in row["partition_id"].to_pylist()}
-    parts["partitions"] = _read_partitions(folder, None if run is None else used) if "partitions" in tables else {}
-    newer |= {f"{table}.{name}" for table, files in parts.items() for name in _unknown_columns(table, files)}
-    if newer:
-        sentence = f"{folder} has columns that this fedray, {__version__}, does not know, and they were left out"
-        warnings.warn(f"{sentence}: {some(sorted(newer))}", NewerResultsWarning, stacklevel=2)
+    if absent := next((folder for folder in folders.values() if not folder.is_dir()), None):
+        raise BadInputError(_missing(absent.name, absent.parent))
+    parts: dict[str, dict[str, pa.Table]] = {table: {} for table in SCHEMAS}
+    origin: dict[str, str] = {}
+    for name, folder in folders.items():
+        found, newer = _read_runs(folder, run or EVERY, tables)
+        used = {name for row in found["runs"].values() for name in row["partition_id"].to_pylist()}
+        partitions = _read_partitions(folder, None if run is None else used) if "partitions" in tables else {}
+        parts["partitions"] = {**partitions, **parts["partitions"]}
+        merge(parts, found, origin, name)
+        all_found = {**found, "partitions": partitions}
+        newer |= {
+            f"{table}.{column}" for table, files in all_found.items() for column in _unknown_columns(table, files)
+        }
+        if newer:
+            sentence = f"{folder} has columns that this fedray, {__version__}, does not know, and they were left out"
+            warnings.warn(f"{sentence}: {some(sorted(newer))}", NewerResultsWarning, stacklevel=3)
     frames = {table: _frame(table, files) for table, files in parts.items()}
     frames["runs"] = _with_settings(frames["runs"])
+    if together:
+        frames["runs"] = frames["runs"].assign(**{FOLDER: frames["runs"]["run"].map(origin)})
     return Results(**{table: _with_neutral_grouping(frame, frames["runs"]) for table, frame in frames.items()})
 
 
@@ -128,7 +160,7 @@ def _read_all(paths: Iterable[Path], read: Callable[[Path], T | None]) -> dict[s
         try:
             result = read(path) if path.exists() else None
         except DamagedError as error:
-            warnings.warn(f"{error}; it was left out", DamagedResultsWarning, stacklevel=4)  # whoever called load
+            warnings.warn(f"{error}; it was left out", DamagedResultsWarning, stacklevel=5)  # whoever called load
         else:
             if result is not None:
                 found[path.stem] = result

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 class Results:
     """The tables of some results as pandas DataFrames; docs/results.md documents their columns.
 
-    `runs` has, besides those, every setting under its dotted name (`algorithm.lr`).
+    `runs` has, besides those, every setting under its dotted name (`algorithm.lr`), and of several results that were
+    loaded together `folder`, the name of those that a run is from.
     """
 
     runs: "pd.DataFrame"
@@ -31,3 +32,7 @@ class DamagedResultsWarning(UserWarning):
 
 class NewerResultsWarning(UserWarning):
     """The results have columns of a newer fedray, which were left out."""
+
+
+class RepeatedRunsWarning(UserWarning):
+    """Some results have runs of others that were loaded with them. Each run counts once."""

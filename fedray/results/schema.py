@@ -125,6 +125,9 @@ REPEATS = {
 }
 """The setting that a grouping column repeats."""
 
+FOLDER = "folder"
+"""The column that `load` adds to `runs` of several results: the name of those that a run is from."""
+
 FINAL_STATUSES = ("finished", "reached_target", "no_improvement", "diverged")
 FAILED_STATUSES = ("failed", "too_few_survivors")
 STATUSES = ("running", "interrupted", *FAILED_STATUSES, "halved", *FINAL_STATUSES)

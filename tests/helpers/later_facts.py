@@ -10,6 +10,7 @@ from pathlib import Path
 
 import fedray
 from fedray.experiment import read_experiment
+from fedray.report.measured import read_settings
 from fedray.report.study import make_study
 from fedray.results import compare, load, varied
 from fedray.run import run
@@ -122,6 +123,7 @@ def main(golden):
         "refused": refused(),
         "continued": {algorithm: continued(algorithm) for algorithm in ("scaffold", "fedavgm")},
         "mixed": mixed(),
+        "digests": {name: read_settings(Path(f"{name}.toml")).digest for name in ("single", "study")},
     }
     Path("facts.json").write_text(json.dumps(facts))
 

@@ -28,59 +28,10 @@ from fedray.report.answer import columns
 from fedray.report.curve_figures import thinned, window
 from fedray.report.facts import banners, summary
 from fedray.report.header import read_header
-from fedray.report.look import PAPER, dash
+from fedray.report.look import PAGE, PAPER, Look
 from fedray.report.sections import all_sections
 from fedray.report.study import Study, make_study
 from fedray.results import SCHEMAS, best, confusion, load, per_class
-from fedray.sweep import __main__ as sweep
-
-EXPERIMENT = """\
-# Which client rate is best, and is <FedProx> any better?
-#
-# The larger one, and no: the lines
-# of both lie on one another.
-#     fedavg   12 %
-#     fedprox  12 %
-# Commit 123abc: python -m fedray.sweep rates.toml
-
-rounds = 3
-clients = 4
-cohort = 2
-# A comment that is not of the header.
-[data]
-dataset = "synthetic"
-train_examples = 200
-test_examples = 100
-[partition]
-name = "dirichlet"
-[model]
-name = "logistic"
-[algorithm]
-batch_size = 10
-[evaluation]
-clients_every = 3
-[cluster]
-backend = "in-process"
-[grid]
-"algorithm.name" = ["fedavg", "fedprox"]
-"algorithm.lr" = [0.01, 0.02]
-seed = [0, 1]
-"""
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of eight runs of a real sweep: four configurations, two seeds each."""
-    folder = tmp_path_factory.mktemp("report")
-    (folder / "rates.toml").write_text(EXPERIMENT)
-    assert sweep.main([str(folder / "rates.toml"), "--output.root", str(folder / "results")]) == 0
-    return folder / "results" / "rates"
-
-
-@pytest.fixture
-def results(made: Path, tmp_path: Path) -> Path:
-    """A copy to write in and to damage."""
-    return Path(shutil.copytree(made, tmp_path / "results" / "rates"))
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +39,7 @@ def written(made: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path,
     """A copy of which a report has been written, with figures; the paths that it printed."""
     copy = Path(shutil.copytree(made, tmp_path_factory.mktemp("written") / "results" / "rates"))
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        assert report(copy, "--figures") == 0
+        assert report(copy, "--figures", "pdf,svg,png", "--latex") == 0
     return copy, [Path(line) for line in printed.getvalue().splitlines()]
 
 
@@ -327,10 +278,10 @@ def test_the_validation_accuracy_decides_where_there_is_one(results: Path) -> No
 # Figures
 
 
-def test_figures_are_valid_svg_and_png_and_paths_are_printed(written: tuple[Path, list[Path]], page: str) -> None:
+def test_figures_are_valid_files_and_their_paths_are_printed(written: tuple[Path, list[Path]], page: str) -> None:
     results, printed = written
     assert printed[0] == results / "report.html"
-    names = {f"{name}.{suffix}" for name in charts_of(page) for suffix in ("svg", "png")}
+    names = {f"{name}.{suffix}" for name in charts_of(page) for suffix in ("pdf", "svg", "png")} | {"answer.tex"}
     assert {path.name for path in printed[1:]} == names
     assert sorted(printed[1:]) == sorted((results / "figures").iterdir())
     for path in printed[1:]:
@@ -339,9 +290,15 @@ def test_figures_are_valid_svg_and_png_and_paths_are_printed(written: tuple[Path
             assert drawn.tag.endswith("}svg")
             assert len(list(drawn.iter("{http://www.w3.org/2000/svg}path"))) > 3
             assert "var(--" not in path.read_text()
-        else:
+            assert float(drawn.attrib["width"]) <= 451  # as wide as an A4 page's text
+        elif path.suffix == ".png":
             signature, width, height = struct.unpack(">8s8xII", path.read_bytes()[:24])
-            assert signature == b"\x89PNG\r\n\x1a\n" and width > 800 and height > 100
+            assert signature == b"\x89PNG\r\n\x1a\n" and 1800 < width < 1900 and height > 300
+        elif path.suffix == ".pdf":
+            assert path.read_bytes().startswith(b"%PDF-")
+            fonts = re.findall(rb"/BaseFont\s*/([\w+-]+)", path.read_bytes())
+            assert fonts and all(re.match(rb"[A-Z]{6}\+", font) for font in fonts)  # parts of fonts, which are inside
+            assert path.read_bytes().count(b"/FontFile") >= 1
     assert "fedprox" in (results / "figures" / "test-loss-over-rounds.svg").read_text()  # its own legend
 
 
@@ -351,8 +308,16 @@ def test_a_report_beside_the_tables_does_not_harm_their_readers(written: tuple[P
         pd.testing.assert_frame_equal(pd.read_parquet(results / table), pd.read_parquet(made / table))
 
 
-def test_sixty_curves_differ_in_colour_or_dashes() -> None:
-    assert len({(PAPER.colour(number), tuple(dash(number))) for number in range(60)}) == 60
+@pytest.mark.parametrize("look", [PAGE, PAPER])
+def test_sixty_curves_differ_in_colour_or_dashes(look: Look) -> None:
+    assert len({(look.colour(number), tuple(look.dash(number))) for number in range(60)}) == 60
+
+
+def test_without_colours_nine_curves_differ_on_paper(written: tuple[Path, list[Path]]) -> None:
+    assert len({tuple(PAPER.dash(number)) for number in range(9)}) == 9
+    drawn = ElementTree.parse(written[0] / "figures" / "test-loss-over-rounds.svg")
+    lines = [each for each in drawn.iter() if "mark-line" in each.attrib.get("class", "")]
+    assert len({each.attrib.get("stroke-dasharray") for line in lines for each in line}) == 4
 
 
 def test_a_long_curve_is_thinned_out_and_keeps_its_ends() -> None:
@@ -394,6 +359,21 @@ def test_a_name_and_a_path_are_the_same_results(results: Path, monkeypatch: pyte
         ),
         (["rates", "--output", "results"], "cannot be written to results: it is a folder"),
         (["rates", "--output", "/proc/page.html"], "cannot be written to /proc/page.html: "),
+        (
+            ["rates", "--output", "page.pdf"],
+            "--output page.pdf must end in .html; --figures pdf writes its figures as PDF",
+        ),
+        (["rates", "--figures", "pdf,gif"], "--figures gif is none of the forms svg, pdf, png"),
+        (["rates", "--figures", "pfd"], "--figures pfd is none of the forms svg, pdf, png; did you mean pdf?"),
+        (["rates", "--figures="], "--figures needs forms, some of svg,pdf,png"),
+        (["rates", "rats"], "there are no results 'rats' in results; the nearest name is 'rates'"),
+        (["rates", "empty"], "results/empty has no run to report on"),
+        (["rates", "--label", "lr=0.01"], "--label 'lr=0.01' must be settings, a colon, a blank and a name"),
+        (["rates", "--label", "lr: small"], "--label 'lr: small' must be settings, a colon, a blank and a name"),
+        (["rates", "--label", "l=0.01: small"], "there is no setting 'l'; the nearest is 'lr'"),
+        (["rates", "--label", "lr=1: large"], "--label 'lr=1: large' fits no run: lr is 0.01 and 0.02"),
+        (["rates", "--label", "seed=1: a"], "--label 'seed=1: a' fits some runs of a configuration and not others"),
+        (["rates", "--label", "lr=0.01: a", "--label", "lr=0.02: a"], "two configurations would be called 'a, fed"),
         (["rates", "--target", "50"], "--target 50 must be a number above 0 and at most 1"),
         (["rates", "--target", "high"], "--target high must be a number"),
         (["rates", "--figure"], "unrecognized arguments: --figure"),

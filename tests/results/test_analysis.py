@@ -5,6 +5,7 @@ import math
 import re
 import shutil
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,18 @@ import pytest
 from scipy import stats
 
 from fedray.core.errors import BadInputError
-from fedray.results import Results, best, compare, curves, load, to_target, to_target_by, varied
+from fedray.results import (
+    RepeatedRunsWarning,
+    Results,
+    best,
+    compare,
+    curves,
+    holm,
+    load,
+    to_target,
+    to_target_by,
+    varied,
+)
 from fedray.results.recorder import Recorder
 from fedray.results.schema import GROUPING
 
@@ -35,12 +47,13 @@ def add_run(
     seconds: float = 1.0,
     status: str | None = "finished",
     settings: dict[str, Any] | None = None,
+    run: str = "",
     **own: Any,
 ) -> str:
     """Record a run with these accuracies, a round each, and these settings of its own of the algorithm; its id."""
     tree = {"seed": seed, "rounds": 9, "algorithm": {"name": algorithm, "lr": lr, **own}, **(settings or {})}
     grouping = dict.fromkeys(GROUPING) | {"algorithm": algorithm, "lr": lr, "seed": seed, "cohort": 2}
-    run = f"run{len(list(root.glob('name/runs/*'))):02d}"
+    run = run or f"run{len(list(root.glob('name/runs/*'))):02d}"
     recorder = Recorder(root, "name", run, grouping, {"settings": json.dumps(tree)})
     recorder.start([], [])
     for t, accuracy in enumerate(test, start=1):
@@ -372,6 +385,111 @@ def test_a_comparison_that_cannot_be_made_says_why(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="2 runs of seed 0 fit a, with equal settings"):
         compare(results(tmp_path), AVG, {"algorithm": "scaffold"})
     assert again == "run06"
+
+
+def holm_as_defined(p_values: Sequence[float]) -> list[float]:
+    """The smallest level at which Holm's procedure rejects each: from the smallest p on, while p <= level / (those left)."""
+
+    def rejected(level: float) -> list[int]:
+        found = []
+        for left, place in zip(range(len(p_values), 0, -1), np.argsort(p_values, kind="stable"), strict=True):
+            if p_values[place] * left > level:
+                break
+            found.append(int(place))
+        return found
+
+    levels = sorted({p * left for p in p_values for left in range(1, len(p_values) + 1)})
+    return [
+        next((level for level in levels if place in rejected(level) and level <= 1), 1.0)
+        for place in range(len(p_values))
+    ]
+
+
+def test_holm_is_the_procedure_of_his_paper() -> None:
+    """By hand: 0.01 x 4; 0.015 x 3 = 0.045; 0.02 x 2 = 0.04, which is not below the one before; 0.8 x 1."""
+    assert holm([0.015, 0.8, 0.01, 0.02]) == pytest.approx([0.045, 0.8, 0.04, 0.045])
+    assert holm([0.5, 0.6]) == [1.0, 1.0] and holm([0.03]) == [0.03] and holm([]) == []
+    assert holm([0.02, 0.02]) == [0.04, 0.04]
+    assert holm([0.02, math.nan, 0.03])[::2] == [0.04, 0.04] and math.isnan(holm([0.02, math.nan])[1])
+    rng = np.random.default_rng(7)
+    for size in (2, 3, 5, 8):
+        p_values = (rng.random(size) ** 3).tolist()
+        assert holm(p_values) == pytest.approx(holm_as_defined(p_values))
+
+
+def test_several_comparisons_are_each_the_one_and_corrected_for_their_number(tmp_path: Path) -> None:
+    finals = {
+        "fedavg": (0.5, 0.4, 0.9),
+        "fedprox": (0.4, 0.2, 0.6),
+        "scaffold": (0.1, 0.35, 0.2),
+        "local": (0.5, 0.3, 0.9),
+    }
+    for name, values in finals.items():
+        for seed, value in enumerate(values):
+            add_run(tmp_path, [value], algorithm=name, seed=seed)
+    loaded = results(tmp_path)
+    others = [{"algorithm": name} for name in ("scaffold", "fedprox", "local")]
+    found = compare(loaded, AVG, others)
+    alone = [compare(loaded, AVG, other) for other in others]
+    assert [replace(each, p_adjusted=each.p_value) for each in found] == alone
+    tests = [stats.ttest_rel(finals["fedavg"], finals[other["algorithm"]]).pvalue for other in others]
+    assert [each.p_adjusted for each in found] == pytest.approx(holm_as_defined(tests))
+    assert sorted(tests)[0] * 3 == pytest.approx(min(each.p_adjusted for each in found))
+    assert compare(loaded, AVG, others[:1])[0] == alone[0]
+    with pytest.raises(BadInputError, match="^the list of settings to compare with is empty"):
+        compare(loaded, AVG, [])
+
+
+# Several results together
+
+
+BOTH = ["a/name", "b/name"]
+
+
+def test_results_loaded_together_are_what_one_folder_would_have(tmp_path: Path) -> None:
+    for number, (folder, lr) in enumerate((("a", 0.1), ("b", 0.2), ("a", 0.3))):
+        for root in (tmp_path / folder, tmp_path / "all"):
+            add_run(root, [0.1, lr], lr=lr, run=f"run{number}", mu=0.1)
+    together, whole = load(BOTH, tmp_path), load("name", tmp_path / "all")
+    assert together.runs["folder"].tolist() == ["a/name", "b/name", "a/name"]
+    assert "folder" not in whole.runs and load(["name"], tmp_path / "all").runs["folder"].tolist() == ["name"] * 3
+    times = ["started_at", "finished_at"]
+    for table, frame in vars(together).items():
+        one, other = (each.drop(columns=["folder", *times], errors="ignore") for each in (frame, vars(whole)[table]))
+        pd.testing.assert_frame_equal(one, other)
+    assert varied(together) == ["lr"]
+    for names, sentence in (([], "is empty"), (["a/name", "c"], "there are no results 'c'"), ([""], "no results ''")):
+        with pytest.raises(BadInputError, match=sentence):
+            load(names, tmp_path)
+
+
+def test_the_folder_tells_apart_what_has_the_same_settings_and_seed(tmp_path: Path) -> None:
+    """As where the data or a function of the user's own differ. Further seeds in a folder of their own are just seeds."""
+    for folder, seed in (("a", 0), ("a", 1), ("b", 2), ("c", 1)):
+        add_run(tmp_path / folder, [0.1 + seed], seed=seed, run=f"{folder}{seed}")
+    assert varied(load(BOTH, tmp_path)) == []
+    twice = load(["a/name", "c/name"], tmp_path)
+    assert varied(twice) == ["folder"]
+    assert compare(twice, {"folder": "a/name"}, {"folder": "c/name"}).pairs == 1
+
+
+def test_a_run_in_two_folders_counts_once_from_the_first_where_it_ended(tmp_path: Path) -> None:
+    for folder, status, value in (("a", "failed", 0.1), ("b", "finished", 0.2), ("c", "finished", 0.3)):
+        add_run(tmp_path / folder, [value], run="same", status=status)
+        add_run(tmp_path / folder, [value], run=f"own{folder}", seed=ord(folder), status=status)
+
+    def taken(*folders: str) -> tuple[str, list[float]]:
+        with pytest.warns(RepeatedRunsWarning, match=r"has 1 of the runs that ./name has, which counts once") as caught:
+            found = load([f"{folder}/name" for folder in folders], tmp_path)
+        assert {warning.filename for warning in caught} == {__file__}
+        assert len(found.runs) == len(folders) + 1
+        rounds = found.rounds[found.rounds["run"] == "same"]
+        return found.runs.set_index("run")["folder"]["same"], rounds["test_accuracy"].tolist()
+
+    assert taken("a", "b") == ("b/name", [0.2])
+    assert taken("b", "a") == ("b/name", [0.2])
+    assert taken("c", "b") == ("c/name", [0.3])
+    assert taken("a", "c", "b") == ("c/name", [0.3])
 
 
 def test_what_there_is_not_is_answered_with_the_nearest(tmp_path: Path) -> None:
