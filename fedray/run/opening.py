@@ -19,6 +19,7 @@ from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
 from fedray.run.run_columns import grouping_columns, run_row
+from fedray.run.session import KeptRay, open_session
 from fedray.run.watch import Watch
 from fedray.server.population import Population
 from fedray.training.device import has_own_memory
@@ -72,10 +73,19 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
 
 
 @contextmanager
-def shared_session(cluster: Cluster) -> Iterator["Session | None"]:
-    """One Ray for all runs with these settings; None where they use no Ray."""
+def shared_session(cluster: Cluster, given: "Session | KeptRay | None" = None) -> Iterator["Session | None"]:
+    """One Ray for all runs with these settings: a given one, that of the open session, or one of their own.
+
+    None where they use no Ray.
+    """
+    if given is not None and not isinstance(given, KeptRay):
+        yield given
+        return
     if cluster.backend == "in-process":
         yield None
+        return
+    if kept := given or open_session():
+        yield kept.connect(cluster)
         return
     from fedray.cluster.start import connected
 

@@ -112,7 +112,11 @@ def play_together(
     interrupt: Interrupt,
 ) -> None:
     stop = session.pool.dispatcher.stop if session else lambda: None
-    play_all(jobs, lambda job: play(job, watch, session, until, interrupt), min(most, len(jobs)), stop)
+    try:
+        play_all(jobs, lambda job: play(job, watch, session, until, interrupt), min(most, len(jobs)), stop)
+    finally:
+        if session:
+            session.pool.dispatcher.stopping = False  # all threads have ended, and a session goes on
 
 
 def recorded(sweep: Sweep) -> dict[str, int]:
