@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+MARKED = re.compile(r"^<!-- needs: ([\w. ]+) -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -31,6 +32,11 @@ class Page:
     def blocks(self, language: str) -> list[str]:
         """The blocks of code in one language, in order."""
         return [code for name, code in FENCE.findall(self.text) if name == language]
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """The blocks of Python that are marked to need libraries, each whole by itself, by these."""
+        return dict(MARKED.findall(self.text))
 
     @property
     def links(self) -> list[str]:

@@ -15,6 +15,8 @@ RAY = (
     "tests/cli/test_main.py",
     "tests/cli/test_verbosity.py::test_on_ray_",
     "tests/cluster/",
+    "tests/docs/test_blocks.py::test_ray_tune_",
+    "tests/docs/test_notebook.py",
     "tests/docs/test_readme.py",
     "tests/experiment/test_every_setting.py::test_a_ray_of_its_own_",
     "tests/run/test_interrupt.py",
@@ -31,7 +33,16 @@ NO_RAY = ("tests/cluster/test_plan.py", "tests/cluster/test_gpus.py")
 
 SHARING = tuple(
     f"tests/cluster/test_{name}.py"
-    for name in ("algorithms", "evaluate_clients", "handles", "lost_actors", "population", "sharing", "skewed_clients")
+    for name in (
+        "algorithms",
+        "evaluate_clients",
+        "handles",
+        "lost_actors",
+        "population",
+        "session",
+        "sharing",
+        "skewed_clients",
+    )
 )
 """Files that have one Ray together: they end single actors at most, and the next population has others started."""
 
