@@ -40,7 +40,10 @@ class ConsoleWatch(NoticeWatch):
         self.cell = Cell() if console is None and in_kernel() else None
         if self.cell:
             out = cast(IO[str], self.cell)
-            console = Console(file=out, force_jupyter=False, highlight=False, soft_wrap=True)
+            plain: Any = {"force_jupyter": False, "force_terminal": False, "no_color": True}
+            console = Console(
+                file=out, highlight=False, soft_wrap=True, **plain
+            )  # a kernel asks for a terminal's colours
         super().__init__(console)
         self.progress: Progress | None = None
         self.task: Any = None

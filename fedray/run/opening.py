@@ -72,6 +72,13 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
     return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
 
 
+def check_session(cluster: Cluster, given: "Session | KeptRay | None") -> None:
+    """BadInputError where the session that a run would be played in has another Ray than it asks for."""
+    kept = given or open_session()
+    if isinstance(kept, KeptRay) and cluster.backend != "in-process":
+        kept.check(cluster)
+
+
 @contextmanager
 def shared_session(cluster: Cluster, given: "Session | KeptRay | None" = None) -> Iterator["Session | None"]:
     """One Ray for all runs with these settings: a given one, that of the open session, or one of their own.

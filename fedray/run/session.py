@@ -28,20 +28,25 @@ class KeptRay:
         self.connection: Session | None = None
 
     def connect(self, cluster: Cluster) -> "Session":
-        """The connection to this Ray. BadInputError where a run asks for another Ray, or the session is closed."""
+        """The connection to this Ray. BadInputError as from `check`, or where Ray cannot be started or joined."""
         with self.lock:
-            if self.closed:
-                raise BadInputError("this session is closed; fedray.session() opens another one")
-            if self.connection and not self.connection.is_up:
-                self.disconnect()
+            self.check(cluster)
             if self.connection is None:
                 from fedray.cluster.start import connected
 
                 self.connection, self.started_by = self.stack.enter_context(connected(cluster)), cluster
                 atexit.register(self.close)  # here, so that it comes before the end of the fork server
-            elif self.started_by and (other := difference(cluster, self.started_by)):
-                raise BadInputError(f"{other}; close the session and open another one, or leave this setting")
             return self.connection
+
+    def check(self, cluster: Cluster) -> None:
+        """BadInputError where a run asks for another Ray than the one that is there, or the session is closed."""
+        with self.lock:
+            if self.closed:
+                raise BadInputError("this session is closed; fedray.session() opens another one")
+            if self.connection and not self.connection.is_up:
+                self.disconnect()
+            if self.started_by and (other := difference(cluster, self.started_by)):
+                raise BadInputError(f"{other}; close the session and open another one, or leave this setting")
 
     def disconnect(self) -> None:
         self.connection = self.started_by = None

@@ -22,7 +22,15 @@ from fedray.results.recorder import Recorder
 from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
 from fedray.run.fresh import begun, move_aside, next_folder
-from fedray.run.opening import open_past, population, shared_session, timed, warn_of_arithmetic, warn_of_gpus
+from fedray.run.opening import (
+    check_session,
+    open_past,
+    population,
+    shared_session,
+    timed,
+    warn_of_arithmetic,
+    warn_of_gpus,
+)
 from fedray.run.played import check_ended
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
@@ -67,6 +75,7 @@ def run(
         check_ended(job)
         return repeat(job, watch)
     results.check_version(output.root, output.name)
+    check_session(job.experiment.cluster, session)
     job.fork_server()  # it imports torch while the data are read and Ray starts
     with timed("reading the data and dealing them out"):
         check_split(job)
