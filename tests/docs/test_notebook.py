@@ -33,6 +33,17 @@ went_on = Stop()
 simulate(experiment, Watches([went_on, ConsoleWatch()]))
 assert went_on.pids == stop.pids
 """
+MINE = """
+import dataclasses
+
+class Mine(fedray.FedAvg):
+    def correct(self, grad, params, message, memory, lr):
+        return FACTOR * grad
+
+output = dataclasses.replace(experiment.output, name="mine")
+mine = dataclasses.replace(experiment, algorithm=Mine(lr=0.05), rounds=1, output=output)
+simulate(mine).runs[["run", "model_fingerprint"]].values.tolist()
+"""
 IN_A_LOOP = """
 import asyncio
 assert asyncio.get_running_loop().is_running()
@@ -54,7 +65,7 @@ LESS = {'"rounds": 5': '"rounds": 3', "5000": "600", "1000": "200"}
 
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any], Path]]:
-    """The executed cells, with three of the test's own, and the folder in which docs/ is."""
+    """The executed cells, with some of the test's own, and the folder in which docs/ is."""
     pytest.importorskip("ipykernel", reason="ipykernel is not installed")
     nbformat = pytest.importorskip("nbformat", reason="nbformat is not installed")
     nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
@@ -69,7 +80,8 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[list[Any]
         assert before in settings.source
         settings.source = settings.source.replace(before, after)
     second = next(i for i, cell in enumerate(notebook.cells) if "second = " in cell.source)
-    own = [nbformat.v4.new_code_cell(code) for code in (INTERRUPTED, AGAIN, IN_A_LOOP)]
+    mine = [MINE.replace("FACTOR", factor) for factor in ("1.0", "0.5")]
+    own = [nbformat.v4.new_code_cell(code) for code in (INTERRUPTED, AGAIN, *mine, IN_A_LOOP)]
     own[0].metadata["tags"] = ["raises-exception"]
     notebook.cells[second + 1 : second + 1] = own
     kernel = nbclient.NotebookClient(notebook, timeout=200, resources={"metadata": {"path": str(folder / "docs")}})
@@ -117,6 +129,13 @@ def test_its_runs_have_the_bits_of_one_process(played: tuple[list[Any], Path], t
     for changes in ({"algorithm.lr": 0.05}, {"algorithm.lr": 0.05, "seed": 7}):
         run = simulate(read_experiment(folder / "experiments" / "quickstart.toml", settings | changes)).runs.iloc[0]
         assert there[run["run"]] == run["model_fingerprint"]
+
+
+def test_a_class_that_a_cell_defines_anew_is_what_warm_actors_train(played: tuple[list[Any], Path]) -> None:
+    cells, _ = played
+    (one,), (other,) = (outputs(cells, f"return {factor} * grad") for factor in ("1.0", "0.5"))
+    texts = [each["data"]["text/plain"].split(", ") for each in (one, other)]
+    assert texts[0][0] != texts[1][0] and texts[0][1] != texts[1][1]
 
 
 def test_pandas_and_a_plot_are_shown(played: tuple[list[Any], Path]) -> None:
