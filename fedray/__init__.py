@@ -11,9 +11,20 @@ if TYPE_CHECKING:
     from fedray.core.settings import section, setting
     from fedray.experiment.composition import read_experiment
     from fedray.results.folder import load
+    from fedray.run.session import session
     from fedray.run.simulation import run as simulate
 
-__all__ = ["ConsoleWatch", "FedAvg", "__version__", "load", "read_experiment", "section", "setting", "simulate"]
+__all__ = [
+    "ConsoleWatch",
+    "FedAvg",
+    "__version__",
+    "load",
+    "read_experiment",
+    "section",
+    "session",
+    "setting",
+    "simulate",
+]
 
 __getattr__, __dir__ = lazy(
     "fedray",
@@ -23,6 +34,7 @@ __getattr__, __dir__ = lazy(
         "load": "fedray.results.folder:load",
         "read_experiment": "fedray.experiment.composition:read_experiment",
         "section": "fedray.core.settings:section",
+        "session": "fedray.run.session:session",
         "setting": "fedray.core.settings:setting",
         "simulate": "fedray.run.simulation:run",
     },

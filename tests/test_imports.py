@@ -23,6 +23,7 @@ FACE = {
     "load": "fedray.results.load",
     "read_experiment": "fedray.experiment.read_experiment",
     "section": "fedray.settings.section",
+    "session": "fedray.run.session.session",
     "setting": "fedray.settings.setting",
     "simulate": "fedray.run.run",
 }

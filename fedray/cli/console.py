@@ -4,12 +4,14 @@ import math
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import IO, Any, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
 from fedray import results
+from fedray.cli.cell import Cell, bar
+from fedray.core.notebook import in_kernel
 from fedray.core.updates import HAPPENED
 from fedray.experiment.experiment import Experiment
 from fedray.results.frames import Results
@@ -32,9 +34,16 @@ class NoticeWatch(Watch):
 
 
 class ConsoleWatch(NoticeWatch):
-    """Prints a run: a live bar on a terminal, plain lines elsewhere."""
+    """Prints a run: a live bar on a terminal, one display in a notebook's cell, plain lines elsewhere."""
 
     def __init__(self, console: Console | None = None):
+        self.cell = Cell() if console is None and in_kernel() else None
+        if self.cell:
+            out = cast(IO[str], self.cell)
+            plain: Any = {"force_jupyter": False, "force_terminal": False, "no_color": True}
+            console = Console(
+                file=out, highlight=False, soft_wrap=True, **plain
+            )  # a kernel asks for a terminal's colours
         super().__init__(console)
         self.progress: Progress | None = None
         self.task: Any = None
@@ -96,6 +105,8 @@ class ConsoleWatch(NoticeWatch):
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
+        elif self.cell:
+            self.cell.show(f"{bar(t, rounds)} {line}{left}")
         else:
             if row["train_loss"] is not None:
                 line += f"  train loss {row['train_loss']:.4f}"
@@ -106,6 +117,8 @@ class ConsoleWatch(NoticeWatch):
         if self.progress:
             self.progress.stop()
             self.progress = None
+        if self.cell:
+            self.cell.show("")
 
     def end(self, job: Job, status: str, repeated: bool) -> None:
         self.close()

@@ -1,6 +1,10 @@
 """The clients as Ray actors. No other folder imports ray. Importing this one keeps Ray quiet."""
 
+import logging
 import os
+import warnings
+
+from fedray.core.notebook import in_kernel
 
 QUIET = {
     # The raylet's own notices bypass log_to_driver. Ray reads this filter on import.
@@ -11,6 +15,9 @@ QUIET = {
 }
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
+if in_kernel():  # where Ray, and tqdm that it imports, miss widgets, of which fedray needs none
+    logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", "IProgress not found")
 
 
 def let_ray_speak() -> None:

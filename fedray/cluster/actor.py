@@ -17,7 +17,7 @@ from fedray.cluster.recall import heeding
 from fedray.cluster.versions import differences, software
 from fedray.core.breakpoints import refuse_breakpoints
 from fedray.core.errors import ClientError, blamed_on
-from fedray.core.own_code import load_all
+from fedray.core.own_code import edited, load_all
 from fedray.core.scores import Measured
 from fedray.core.updates import Scores, Trained, Vectors
 from fedray.data.skew import TEST
@@ -139,7 +139,7 @@ class ClientActor:
         from fedray.training.device import choose_device, settle_on
         from fedray.training.trainer import settle_in
 
-        sys.path += [folder for folder in path if folder not in sys.path]
+        self.find_modules_in(path)
         refuse_breakpoints()
         settle_in()
         # Arrays from the object store are read-only, and this process does not write to them.
@@ -157,10 +157,16 @@ class ClientActor:
         }
         self.runs: dict[str, Enrolment] = {}
         self.refused: dict[str, ClientError] = {}
+        self.began = time.time()
 
-    def where(self) -> dict[str, Any]:
-        """Actor id, node id, process id and device."""
-        return {**self.place, "device": self.device}
+    def find_modules_in(self, path: list[str]) -> None:
+        """Search these folders for the user's modules, too."""
+        sys.path += [folder for folder in path if folder not in sys.path]
+
+    def where(self, path: list[str]) -> dict[str, Any]:
+        """Actor id, node id, process id, device, and the user's modules that were edited since. `path` as at first."""
+        self.find_modules_in(path)
+        return {**self.place, "device": self.device, "edited": edited(self.began)}
 
     def printed(self) -> tuple[int, int]:
         """The numbers of characters that this process has printed so far, to stdout and to stderr."""

@@ -54,7 +54,7 @@ class ForkServer:
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         env = {
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path),
+            "PYTHONPATH": os.pathsep.join(searched()),
             "OPENBLAS_NUM_THREADS": "1",  # otherwise NumPy's OpenBLAS starts threads on import
         }
         command = [sys.executable, "-m", "fedray.cluster.forkserver", str(theirs.fileno())]
@@ -73,7 +73,7 @@ class ForkServer:
         """Call an importable function, or the one named "module:function", in a child; the answer comes later."""
         mine, theirs = socket.socketpair()
         with theirs:
-            socket.send_fds(self.socket, [pickle.dumps((function, args))], [theirs.fileno()])
+            socket.send_fds(self.socket, [pickle.dumps((function, args, searched()))], [theirs.fileno()])
         return Answer(mine)
 
     def close(self) -> None:
@@ -84,6 +84,11 @@ class ForkServer:
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
+
+
+def searched() -> list[str]:
+    """The folders in which this process searches for modules."""
+    return [folder or str(Path.cwd()) for folder in sys.path]
 
 
 def called_by_name(server: ForkServer | None, name: str, *args: Any) -> Callable[[], Any]:

@@ -87,7 +87,7 @@ def serve(driver: socket.socket) -> None:
                 guarded.end()
             return
         with socket.socket(fileno=fds[0]) as reply:
-            function, args = pickle.loads(request)
+            function, args, path = pickle.loads(request)
             if function is preload:
                 preload(*args)
             elif function is guard:
@@ -96,6 +96,7 @@ def serve(driver: socket.socket) -> None:
                 reply.sendall(pickle.dumps((False, RuntimeError(f"the fork server runs {_threads()} threads"))))
             elif os.fork() == 0:
                 driver.close()
+                sys.path += [folder for folder in path if folder not in sys.path]  # the driver's may have grown
                 _call(reply, function, args)
 
 

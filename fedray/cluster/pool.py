@@ -71,8 +71,8 @@ class Pool:
                 self.dispatcher.pause()
             try:
                 slots = self.choose(run, traffic, plan)
-                while any(slot.starting is not None and not slot.gone for slot in slots):
-                    self.dispatcher.turn()
+                self.await_all(slots)
+                self.renew_edited(run, slots)
                 lost = [slot for slot in slots if slot.gone]
                 if lost and (len(lost) == len(slots) or any(slot.why != NO_ROOM for slot in lost)):
                     raise BadInputError(
@@ -90,6 +90,8 @@ class Pool:
         with self.dispatcher.lock:
             shape = (plan.num_cpus, plan.num_gpus)
             self.give_up([slot for slot in self.slots if slot.gone or shape != self.shape])
+            if not self.capacity and not any(slot.uses for slot in self.slots):
+                self.give_up(self.slots[plan.actors :])  # the plan does not count on their memory
             self.shape, self.looked = shape, 0.0
             idle = sum(not slot.uses for slot in self.slots)
             missing = min(plan.actors - idle, plan.room - len(self.slots))
@@ -117,8 +119,21 @@ class Pool:
 
     def await_answer(self, slot: Slot) -> None:
         """Ask the slot's actor for its place, and let the dispatcher wait for the answer."""
-        slot.starting, slot.deadline = slot.handle.where.remote(), time.monotonic() + self.start_timeout
+        slot.starting, slot.deadline = slot.handle.where.remote(sys.path), time.monotonic() + self.start_timeout
         self.dispatcher.watch(slot)
+
+    def await_all(self, slots: list[Slot]) -> None:
+        """Wait until each of these slots has answered or is given up."""
+        while any(slot.starting is not None and not slot.gone for slot in slots):
+            self.dispatcher.turn()
+
+    def renew_edited(self, run: str, slots: list[Slot]) -> None:
+        """Replace the actors that have an older text of a user's module, where no other run uses them."""
+        with self.dispatcher.lock:
+            for slot in slots:
+                if not slot.gone and slot.where.get("edited") and slot.uses.keys() == {run}:
+                    self.respawn(slot)
+        self.await_all(slots)
 
     def give_up(self, slots: list[Slot]) -> None:
         """Kill these slots' actors and remove the slots; new ones are made when a run next needs them."""

@@ -74,3 +74,7 @@ class Cluster:
             raise BadInputError(f"cluster.gpus_per_client = {asked:g}: a share of a GPU is at least {SMALLEST_SHARE:g}")
         if asked > 1 and asked != int(asked):
             raise BadInputError(f"cluster.gpus_per_client = {asked:g}: more than one GPU is a whole number of them")
+
+
+OF_ITS_RAY = ("address", "cpus", "gpus", "object_store", "forked", "start_timeout")
+"""The settings of a Ray and its actors, by which a session starts it. The others are each run's own."""

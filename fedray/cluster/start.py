@@ -51,6 +51,11 @@ class Session:
         """The capacity now, including the part that these runs' own actors hold."""
         return self.look(self.pool)
 
+    @property
+    def is_up(self) -> bool:
+        """Whether the connection is there still. `ray.shutdown()` ends it."""
+        return ray.is_initialized()
+
 
 class Nodes:
     """The nodes of a Ray, which may come and go, with the least that other jobs were seen to hold of each."""

@@ -1,7 +1,8 @@
 """Ctrl-C and SIGTERM in fedray's programs. The first signal lets the rounds in play end; a second stops at once.
 
 A stdout that cannot be written any more, as in `| head -1` or on a full disk, counts as a first signal. `run()` called
-from Python installs no handlers: its caller decides what a signal does.
+from Python installs no handlers, since its caller decides what a signal does; but in a notebook a cell's interrupt is a
+first signal.
 """
 
 import os
@@ -72,9 +73,30 @@ class Interrupt:
         self.starting.discard(run)
 
     def say(self) -> None:
-        while True:
-            sentence = self.sentences.get()
+        while sentence := self.sentences.get():
             self.tell(sentence)
+
+
+@contextmanager
+def interrupted_by_the_kernel(tell: Callable[[str], None]) -> Iterator[Interrupt]:
+    """Handle a notebook's interrupts of the cell, which are SIGINTs, for the length of a `with`.
+
+    In a thread there is nothing to handle: Python gives signals to the main one.
+    """
+    interrupt = Interrupt()
+    interrupt.tell = tell
+    if threading.current_thread() is not threading.main_thread():
+        yield interrupt
+        return
+    before = signal.signal(signal.SIGINT, interrupt.handle)
+    speaker = threading.Thread(target=interrupt.say, name="interrupt", daemon=True)
+    speaker.start()
+    try:
+        yield interrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
+        interrupt.sentences.put("")
+        speaker.join()
 
 
 class Stdout:

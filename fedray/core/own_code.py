@@ -2,12 +2,14 @@
 
 import importlib
 import importlib.util
+import os
 import re
 import sys
 import sysconfig
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +17,14 @@ from types import ModuleType
 from fedray.core.errors import BadInputError
 
 ADDRESS = re.compile(r"(?:[^\W\d]\w*\.)*[^\W\d]\w*:[^\W\d]\w*")
+LIBRARIES = tuple(
+    f"{folder}{os.sep}"
+    for folder in (
+        Path(__file__).parents[1],
+        *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+    )
+)
+"""The folders of fedray's code and of libraries."""
 STARTED = time.time()  # a module that others imported is up to date where its file is older
 loaded: dict[str, str] = {}  # the modules imported here, and the fingerprints of their files at that time
 
@@ -90,15 +100,26 @@ def load_all(files: Sequence[tuple[str, str, str]]) -> None:
         load(address, setting, wanted)
 
 
+def edited(since: float) -> list[str]:
+    """The modules that this process has of the user's and whose files are newer than `since`, seconds since 1970.
+
+    Those that `load` imports are not among them: it imports them anew itself.
+    """
+    found = []
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if isinstance(file, str) and name not in loaded and not file.startswith(LIBRARIES):
+            with suppress(OSError):
+                if Path(file).stat().st_mtime > since:
+                    found.append(name)
+    return sorted(found)
+
+
 def describe(error: BaseException) -> str:
     """An error's type and message, and the innermost line that raised it outside fedray and outside libraries."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{type(error).__name__}: {error.msg}, in {Path(error.filename).name} line {error.lineno}"
-    libraries = [
-        Path(__file__).parents[1],
-        *(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-    ]
     trace = [at for at in traceback.extract_tb(error.__traceback__) if not at.filename.startswith("<")]
-    lines = [at for at in trace if not any(Path(at.filename).is_relative_to(each) for each in libraries)]
+    lines = [at for at in trace if not at.filename.startswith(LIBRARIES)]
     said = f"{type(error).__name__}: {error}".strip().partition("\n")[0]
     return f"{said}, in {Path(lines[-1].filename).name} line {lines[-1].lineno}" if lines else said

@@ -46,7 +46,7 @@ def load(
     the nearest), or where a column has another type.
     """
     alone = isinstance(name, str | Path)
-    names = [str(name)] if alone else list(dict.fromkeys(name))
+    names = [str(name)] if isinstance(name, str | Path) else list(dict.fromkeys(name))
     if not names:
         raise BadInputError("the list of results to load is empty; name at least one")
     for each in names:

@@ -19,6 +19,7 @@ from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
 from fedray.run.run_columns import grouping_columns, run_row
+from fedray.run.session import KeptRay, open_session
 from fedray.run.watch import Watch
 from fedray.server.population import Population
 from fedray.training.device import has_own_memory
@@ -71,11 +72,29 @@ def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
     return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
 
 
+def check_session(cluster: Cluster, given: "Session | KeptRay | None", client_output: bool) -> None:
+    """BadInputError where the session that a run would be played in has another Ray than it asks for."""
+    kept = given or open_session()
+    if isinstance(kept, KeptRay) and cluster.backend != "in-process":
+        kept.check(cluster, client_output)
+
+
 @contextmanager
-def shared_session(cluster: Cluster, client_output: bool = False) -> Iterator["Session | None"]:
-    """One Ray for all runs with these settings; None where they use no Ray. `client_output` is output's."""
+def shared_session(
+    cluster: Cluster, given: "Session | KeptRay | None" = None, client_output: bool = False
+) -> Iterator["Session | None"]:
+    """One Ray for all runs with these settings: a given one, that of the open session, or one of their own.
+
+    None where they use no Ray. `client_output` is the setting of `output`.
+    """
+    if given is not None and not isinstance(given, KeptRay):
+        yield given
+        return
     if cluster.backend == "in-process":
         yield None
+        return
+    if kept := given or open_session():
+        yield kept.connect(cluster, client_output)
         return
     from fedray.cluster.start import connected
 

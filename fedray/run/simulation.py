@@ -1,7 +1,7 @@
 """One experiment, start to finish: data -> population -> rounds -> results."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fedray import results
@@ -13,7 +13,8 @@ from fedray.core.errors import (
     LostStateError,
     StorageError,
 )
-from fedray.core.interrupt import Interrupt
+from fedray.core.interrupt import Interrupt, interrupted_by_the_kernel
+from fedray.core.notebook import in_kernel
 from fedray.core.updates import Event
 from fedray.experiment.experiment import Experiment
 from fedray.results.files import read_row
@@ -23,10 +24,19 @@ from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
 from fedray.run.edited import edited_since
 from fedray.run.fresh import begun, move_aside, next_folder
-from fedray.run.opening import open_past, population, shared_session, timed, warn_of_arithmetic, warn_of_gpus
+from fedray.run.opening import (
+    check_session,
+    open_past,
+    population,
+    shared_session,
+    timed,
+    warn_of_arithmetic,
+    warn_of_gpus,
+)
 from fedray.run.played import check_ended
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past, source_change
+from fedray.run.session import KeptRay
 from fedray.run.stopping import judged_by
 from fedray.run.trackers import logged
 from fedray.run.watch import LoggedWatch, Watch
@@ -38,19 +48,26 @@ if TYPE_CHECKING:
 def run(
     experiment: Experiment,
     watch: Watch | None = None,
-    session: "Session | None" = None,
+    session: "Session | KeptRay | None" = None,
     until: int | None = None,
     fresh: bool = False,
     interrupt: Interrupt | None = None,
 ) -> Results:
     """Run an experiment, or what is left of it, and return the tables of this run alone.
 
-    A finished run is not repeated. Without a `session` a Ray of its own is started and shut down. After round `until`,
-    or the one in which `interrupt` was asked for, it is left as interrupted, to be continued. With `fresh` it starts
-    over, and what there is of it is moved aside, into a results folder NAME.old-1.
+    A finished run is not repeated. Without a `session`, given or open, a Ray of its own is started and shut down. After
+    round `until`, or the one in which `interrupt` was asked for, it is left as interrupted, to be continued. With
+    `fresh` it starts over, and what there is of it is moved aside, into a results folder NAME.old-1. In a notebook the
+    first interrupt of the cell ends the run after the round in play, as KeyboardInterrupt, and a second one at once.
     Raises BadInputError before anything is on disk, ClientError when the clients' code fails, StorageError when the
     results cannot be written any more.
     """
+    if interrupt is None and in_kernel():
+        with interrupted_by_the_kernel(watch.notice if watch else print) as interrupt:
+            found = run(experiment, watch, session, until, fresh, interrupt)
+        if interrupt.asked and found.runs["status"][0] == "interrupted":
+            raise KeyboardInterrupt
+        return found
     job, watch, interrupt = Job(experiment), watch or LoggedWatch(), interrupt or Interrupt()
     output = job.experiment.output
     fresh = fresh or bool(begun(job.folder, job.run))
@@ -61,6 +78,7 @@ def run(
         check_ended(job)
         return repeat(job, watch)
     results.check_version(output.root, output.name)
+    check_session(job.experiment.cluster, session, output.client_output)
     job.fork_server()  # it imports torch while the data are read and Ray starts
     with timed("reading the data and dealing them out"):
         check_split(job)
@@ -68,15 +86,15 @@ def run(
     watch.prepare(job)
     if not (fresh or before) and (edited := edited_since(job)):
         watch.edited(job, *edited)
-    shared = nullcontext(session) if session else shared_session(job.experiment.cluster, output.client_output)
-    with logged(job, watch) as watch, shared as session, saying_how_to_go_on(job, fresh):
+    shared = shared_session(job.experiment.cluster, session, output.client_output)
+    with logged(job, watch) as watch, shared as connection, saying_how_to_go_on(job, fresh):
         with timed("waiting for the model"):
             check_shards(job)
         past, recorder = open_past(job, fresh)
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
-            status = play(job, session, past, recorder, watch, interrupt, fresh, until, before)
+            status = play(job, connection, past, recorder, watch, interrupt, fresh, until, before)
         watch.end(job, status, repeated=False)
     return load_ended(job, watch)
 

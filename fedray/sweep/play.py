@@ -81,7 +81,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
             ]
             if alive and not plans:
                 e = sweep.jobs[0].experiment
-                session = stack.enter_context(shared_session(e.cluster, e.output.client_output))
+                session = stack.enter_context(shared_session(e.cluster, client_output=e.output.client_output))
                 plans = check_all(sweep.left, session, most, sweep.fresh)
                 if sweep.fresh:
                     move_all_aside(sweep.jobs, watch)
@@ -117,7 +117,11 @@ def play_together(
     interrupt: Interrupt,
 ) -> None:
     stop = session.pool.dispatcher.stop if session else lambda: None
-    play_all(jobs, lambda job: play(sweep, job, watch, session, until, interrupt), min(most, len(jobs)), stop)
+    try:
+        play_all(jobs, lambda job: play(sweep, job, watch, session, until, interrupt), min(most, len(jobs)), stop)
+    finally:
+        if session:
+            session.pool.dispatcher.stopping = False  # all threads have ended, and a session goes on
 
 
 def recorded(sweep: Sweep) -> dict[str, int]:

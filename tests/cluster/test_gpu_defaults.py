@@ -133,7 +133,7 @@ def test_a_sweep_decides_as_a_run_does_and_its_runs_share_the_actors(session, tm
         def __exit__(self, *_):
             pass
 
-    monkeypatch.setattr(play, "shared_session", lambda cluster: Shared())
+    monkeypatch.setattr(play, "shared_session", lambda cluster, **_: Shared())
     assert report_errors(lambda: sweep([str(tmp_path / "lr.toml")])) == 0
     runs = results.load("lr", tmp_path).runs
     assert set(runs["engine"]) == {"fused"} and set(runs["blocks"]) == {1} and len(runs) == 4

@@ -6,6 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+MARKED = re.compile(r"^<!-- needs: ([\w. ]+) -->\n```python\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -41,6 +42,11 @@ class Page:
         """The rows of the table whose first line begins so, each as its cells."""
         rows = self.text[self.text.index(f"\n{heading}") + 1 :].partition("\n\n")[0].splitlines()
         return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows[2:]]
+
+    @property
+    def recipes(self) -> dict[str, str]:
+        """The blocks of Python that are marked to need libraries, each whole by itself, by these."""
+        return dict(MARKED.findall(self.text))
 
     @property
     def links(self) -> list[str]:

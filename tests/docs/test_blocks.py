@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from pages import PAGES, README, ROOT, Page
+import torch
+from pages import PAGES, README, ROOT, Page, page
 
-from fedray import read_experiment, simulate
+from fedray import load, read_experiment, simulate
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cli.command_line import read_command_line
 from fedray.experiment.composition import compose, read_toml
@@ -70,7 +71,12 @@ def a_round() -> dict[str, Any]:
     return {**names, "t": 1, "lr": 0.1, "participation": 0.5}
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.blocks("python")], ids=lambda page: page.name)
+def plain(page: Page) -> list[str]:
+    """A page's blocks of Python but for its recipes."""
+    return [code for code in page.blocks("python") if code not in page.recipes.values()]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if plain(page)], ids=lambda page: page.name)
 def test_every_block_of_python_runs(page: Page, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in order, in one namespace, as they stand there."""
     pytest.importorskip("duckdb")
@@ -78,10 +84,68 @@ def test_every_block_of_python_runs(page: Page, folder: Path, monkeypatch: pytes
     monkeypatch.chdir(folder)
     monkeypatch.syspath_prepend(folder)
     known = before(page)
-    for number, code in enumerate(page.blocks("python"), 1):
+    for number, code in enumerate(plain(page), 1):
         exec(compile(code, f"{page.name}, block {number}", "exec"), known)
     if page.name == "docs/settings.md":
         assert known["rounds"]["round"].tolist() == [1, 2, 3, 4, 5]
+
+
+def follow(needs: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What a recipe leaves defined; skipped where a library that it needs is missing."""
+    for library in needs.split():
+        pytest.importorskip(library, reason=f"{library} is not installed, which docs/recipes.md needs")
+    monkeypatch.chdir(folder)
+    known: dict[str, Any] = {}
+    exec(compile(page("recipes").recipes[needs], f"docs/recipes.md, {needs}", "exec"), known)
+    return known
+
+
+foreign = pytest.mark.filterwarnings("default")  # what the libraries say of each other
+
+
+def test_every_recipe_is_followed() -> None:
+    assert list(page("recipes").recipes) == ["optuna", "ray.tune", "mlflow", "onnx onnxscript"]
+    assert not plain(page("recipes"))
+
+
+@foreign
+def test_optuna_studies_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    study = follow("optuna", folder, monkeypatch)["study"]
+    runs = load("optuna").runs.set_index("algorithm.lr")["final_validation_accuracy"]
+    tried = {trial.params["lr"]: trial.value for trial in study.trials}
+    assert runs.to_dict() == tried and len(tried) == 4
+    assert study.best_value == max(tried.values())
+
+
+@pytest.mark.slow
+@foreign
+def test_ray_tune_plays_runs_in_its_own_processes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    best = follow("ray.tune", folder, monkeypatch)["best"]
+    runs = load("tune").runs
+    assert sorted(runs["algorithm.lr"]) == [0.01, 0.05]
+    found = runs.set_index("algorithm.lr")["final_test_accuracy"]
+    assert best.metrics["accuracy"] == found.max() == found[best.config["algorithm.lr"]]
+
+
+@foreign
+def test_mlflow_has_the_rounds(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sqlalchemy", reason="sqlalchemy is not installed, which docs/recipes.md needs")
+    known = follow("mlflow", folder, monkeypatch)
+    run = known["run"].info.run_id
+    history = known["mlflow"].MlflowClient().get_metric_history(run, "accuracy/test_accuracy")
+    assert [each.value for each in history] == load("mlflow").rounds["test_accuracy"].tolist()
+    assert [each.step for each in history] == [1, 2, 3]
+
+
+@foreign
+def test_the_onnx_file_computes_what_the_model_does(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = follow("onnx onnxscript", folder, monkeypatch)
+    runtime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed, which reads the file")
+    images = np.random.default_rng(0).integers(0, 256, (7, *known["recipe"].shape), np.uint8)
+    (logits,) = runtime.InferenceSession("model.onnx").run(None, {"images": images})
+    expected = known["model"](torch.from_numpy(images)).detach().numpy()
+    np.testing.assert_allclose(logits, expected, atol=1e-5)
+    assert np.ptp(expected) > 1e-3
 
 
 def test_the_lines_are_a_round() -> None:

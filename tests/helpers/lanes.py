@@ -15,6 +15,8 @@ RAY = (
     "tests/cli/test_main.py",
     "tests/cli/test_verbosity.py::test_on_ray_",
     "tests/cluster/",
+    "tests/docs/test_blocks.py::test_ray_tune_",
+    "tests/docs/test_notebook.py",
     "tests/docs/test_readme.py",
     "tests/experiment/test_every_setting.py::test_a_ray_of_its_own_",
     "tests/run/test_interrupt.py",
@@ -39,6 +41,7 @@ SHARING = tuple(
         "lost_actors",
         "own_ray",
         "population",
+        "session",
         "sharing",
         "skewed_clients",
     )
