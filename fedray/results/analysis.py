@@ -38,8 +38,9 @@ def curves(
     """The mean of `value`, a column of `rounds`, over the runs of each group at each point of `over`.
 
     `over` is "round", or "seconds", "cpu_seconds" (of training) or "bytes" (both ways) since the start of the run. For
-    these three every run's curve is interpolated, within its own span, at evenly spaced points, as many as its group's longest curve has, 200 at
-    most. Columns: those of `by`, `over`, `runs` (how many have a value there), `mean`, `std`, `low`, `high`.
+    these three every run's curve is interpolated, within its own span, at evenly spaced points, as many as its group's
+    longest curve has, 200 at most. Columns: those of `by`, `over`, `runs` (how many have a value there), `mean`, `std`,
+    `low`, `high`.
     """
     names = settings_columns(results, by)
     check_choice("over", over, ("round", *COSTS, "cpu_seconds"))
