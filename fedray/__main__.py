@@ -12,14 +12,19 @@ from pathlib import Path
 from fedray.cli import verbosity
 from fedray.cli.command_line import read_command_line, run_program
 from fedray.cli.console import ConsoleWatch, NoticeWatch
+from fedray.cli.dry_run import plan_of
 from fedray.cli.json_lines import JsonWatch
 from fedray.cli.verbosity import Verbosity, read_verbosity, speak
+from fedray.core.errors import BadInputError
 from fedray.core.interrupt import Interrupt
+from fedray.core.settings import flatten
 from fedray.experiment.composition import compose, set_default_name
+from fedray.experiment.experiment import Experiment
 from fedray.results.recorder import keep_file
 from fedray.run.prepared import Job
 from fedray.run.simulation import run
 from fedray.run.watch import Watch, Watches
+from fedray.sweep.estimate import known_runs, time_of_one
 
 PROGRAM = "python -m fedray"
 DESCRIPTION = (
@@ -27,6 +32,7 @@ DESCRIPTION = (
     "failed, 2 for bad input, 130 if it was interrupted."
 )
 FLAGS = {
+    "dry-run": "print what the run would take (actors, memory, disk, traffic, time), or its refusal, and play nothing",
     "fresh": "start over; the run's earlier files move to the results folder NAME.old-1",
     **verbosity.FLAGS,
 }
@@ -52,6 +58,17 @@ def watch_of(said: Verbosity) -> Watch:
     return NoticeWatch() if said.shows_notices else Watch()
 
 
+def show_plan(experiment: Experiment, fresh: bool) -> None:
+    """Print the plan of a run, and the seconds that it will take where a run like it is known."""
+    job, say = Job(experiment), NoticeWatch().say
+    for label, sentence in plan_of(job, fresh):
+        say(label, sentence)
+    known = known_runs(experiment.output.root, experiment.output.name)
+    done = 0 if fresh else next((run.rounds for run in known if run.run == job.run), 0)
+    settings = dict(flatten(job.experiment.settings()))
+    say("time", time_of_one(settings, job.experiment.rounds - done, known))
+
+
 def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
     interrupt = interrupt or Interrupt()
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES)
@@ -60,6 +77,11 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
         return show("fedray")
     set_default_name(line.tree, "unnamed")
     experiment = compose(line.tree)
+    if line.flags["dry-run"]:
+        if said.json:
+            raise BadInputError("--json cannot go with --dry-run: no run starts, so none has lines to print")
+        show_plan(experiment, line.flags["fresh"])
+        return 0
     watch = watch_of(said)
     interrupt.tell = watch.notice
 

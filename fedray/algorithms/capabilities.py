@@ -38,7 +38,12 @@ class Capabilities(Hooks):
     @property
     def remembers(self) -> bool:
         """Whether clients keep a memory between rounds: the algorithm's own, or the personal part of the model."""
-        return self.has_own("init_memory") or self.personalises
+        return self.keeps_a_memory or self.personalises
+
+    @property
+    def keeps_a_memory(self) -> bool:
+        """Whether clients keep something of the algorithm's own, besides a part of the model."""
+        return self.has_own("init_memory")
 
     @property
     def personalises(self) -> bool:

@@ -76,12 +76,7 @@ class ConsoleWatch(NoticeWatch):
         self.start_bar(job)
 
     def say_model(self, job: Job) -> None:
-        e = job.experiment
-        side = e.model.side(job.recipe.shape)
-        resized = f", images resized to {side} x {side}" if side else ""
-        frozen = " (the backbone is frozen)" if e.model.freeze == "backbone" else ""
-        size = f"{job.vectors[0].size:,} parameters{frozen}{resized}"
-        self.say("model", f"{e.model.name}, {size}, trained by {e.algorithm.name}")
+        self.say("model", describe_network(job))
 
     def start_bar(self, job: Job) -> None:
         self.began, self.first = time.perf_counter(), 0
@@ -152,6 +147,16 @@ def describe_data(job: Job) -> str:
     counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test images"
     hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
     return f"{describe_format(d.name, d.format)}, {counts}{f' ({d.note})' if d.note else ''}{hint}"
+
+
+def describe_network(job: Job) -> str:
+    """The model, its size, and the algorithm that trains it."""
+    e = job.experiment
+    side = e.model.side(job.recipe.shape)
+    resized = f", images resized to {side} x {side}" if side else ""
+    frozen = " (the backbone is frozen)" if e.model.freeze == "backbone" else ""
+    size = f"{job.vectors[0].size:,} parameters{frozen}{resized}"
+    return f"{e.model.name}, {size}, trained by {e.algorithm.name}"
 
 
 def describe_format(name: str, stored_as: str) -> str:

@@ -5,8 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from fedray.cluster.gpus import installed, memory_of_each, visible
+from fedray.cluster.settings import Cluster
 from fedray.cluster.shares import room_on_gpus, single
-from fedray.core.limits import available_memory
+from fedray.core.limits import available_memory, cores, describe_limits
 
 STORE_SHARE = 0.4  # of memory, the most that a local Ray's object store may take
 
@@ -60,6 +62,26 @@ def capacity_of(nodes: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]
         sum(has.get(kind, 0.0) - free.get(kind, 0.0) for has, free in useful) for kind in ("CPU", "GPU")
     )
     return Capacity(tuple(cpus), sum(gpus), memory, tuple(gpus), held_cpus, held_gpus)
+
+
+def capacity_here(cluster: Cluster) -> Capacity:
+    """The capacity that a Ray of the run's own would have on this machine. No Ray is asked."""
+    gpus = float(len(visible(installed())) if cluster.gpus is None else cluster.gpus)
+    each = memory_of_each(gpus) if gpus else None
+    cpus = float(cluster.cpus or cores())
+    return Capacity((cpus,), gpus, available_memory(), gpu_memory=each, limits=describe_limits())
+
+
+def store_here(cluster: Cluster) -> int:
+    """The most bytes of shared memory of a Ray of the run's own."""
+    return cluster.object_store * 2**20 if cluster.object_store else shared_memory()
+
+
+def spill_folder() -> Path:
+    """The folder in which a Ray of the run's own has its session, where it spills objects and keeps its logs."""
+    from ray._common.utils import get_default_ray_temp_dir
+
+    return Path(get_default_ray_temp_dir())
 
 
 def shared_memory() -> int:

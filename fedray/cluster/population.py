@@ -329,8 +329,11 @@ class RayPopulation:
             "num_examples": self.sizes,
         }
 
-    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        for client, ref in self.memory.after(t):
+    def count_memories(self, t: int, since: int | None = None) -> int:
+        return len(self.memory.after(t, since))
+
+    def memories(self, t: int, since: int | None = None) -> Iterator[tuple[int, Vectors]]:
+        for client, ref in self.memory.after(t, since):
             memory, error = look(ref)
             if error is not None:
                 raise LostStateError(f"the state of client {client} is lost: {first_line(error)}")

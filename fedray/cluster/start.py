@@ -18,7 +18,7 @@ import ray
 from ray._common.utils import get_default_ray_temp_dir
 from ray._private.state import available_resources_per_node
 
-from fedray.cluster.capacity import Capacity, capacity_of, shared_memory
+from fedray.cluster.capacity import Capacity, capacity_of, store_here
 from fedray.cluster.forks import Guard, Nursery, fork_server
 from fedray.cluster.gpus import memory_of_each
 from fedray.cluster.joining import find
@@ -159,7 +159,7 @@ def opened(cluster: Cluster, client_output: bool) -> Iterator[Session]:
         options: dict[str, Any] = {
             "num_cpus": cluster.cpus or cores(),
             "num_gpus": cluster.gpus,
-            "object_store_memory": cluster.object_store * 2**20 if cluster.object_store else shared_memory(),
+            "object_store_memory": store_here(cluster),
         }
     else:
         options = {}

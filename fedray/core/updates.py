@@ -33,6 +33,8 @@ Scores = tuple[int, float, float]  # a client's own test examples, their mean cr
 class Report:
     """One client's work in one round. `seconds` is its local training; the bytes are those it received and sent.
 
+    `cpu_seconds` is the CPU time of the training process meanwhile, of all its threads.
+
     `status` is "ok" for a client whose update counts. Otherwise it is "non_finite", or "lost", "dropout" or "surplus"
     (server/participation.py). Reports with the last three have no loss, norm or seconds.
     """
@@ -55,6 +57,7 @@ class Report:
     """The number of images computed only as padding, where many clients are trained as one program."""
     squeezed: int = 0
     """The number of clients at once for which the GPU had room, where that was fewer than planned; otherwise 0."""
+    cpu_seconds: float | None = None
 
 
 @dataclass(frozen=True)

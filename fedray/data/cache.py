@@ -12,9 +12,10 @@ import os
 import re
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from importlib.metadata import version
 from math import prod
 from pathlib import Path
@@ -80,6 +81,19 @@ def place(fingerprint: str, split: str, *how: str | int | None) -> Path | None:
     return folder and folder / f"{split}-{hashlib.blake2b(known, digest_size=16).hexdigest()}.split"
 
 
+_KEEPS = ContextVar("keeps", default=True)
+
+
+@contextmanager
+def nothing_kept() -> Iterator[None]:
+    """For the length of a `with`, read the cache and write nothing to it."""
+    token = _KEEPS.set(False)
+    try:
+        yield
+    finally:
+        _KEEPS.reset(token)
+
+
 def read(path: Path) -> Split | None:
     """A split that `write` kept; None where it is missing or not whole. Changes to its arrays stay in this process."""
     try:
@@ -103,6 +117,8 @@ def read(path: Path) -> Split | None:
 
 def write(path: Path, images: np.ndarray, labels: np.ndarray, encoding: str) -> None:
     """Keep a split for the next start, and remove the splits unused for longest. An OSError is ignored."""
+    if not _KEEPS.get():
+        return
     header = _header(path, images, labels, encoding)
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

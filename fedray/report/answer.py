@@ -39,7 +39,8 @@ def columns(study: Study) -> list[Column]:
         heading = "configuration" if study.named else "algorithm"
         axes = [Column("", heading, tuple(row["label"] for row in rows), numeric=False)]
     runs = Column("", "runs", tuple(counted(row) for row in rows))
-    ways = [Column("whole run", *cells(rows, heading, name, say)) for heading, name, say in WHOLE]
+    whole = [(study.clock if name == "seconds" else heading, name, say) for heading, name, say in WHOLE]
+    ways = [Column("whole run", *cells(rows, heading, name, say)) for heading, name, say in whole]
     return [*axes, runs, *accuracies(study, rows), *to_target(study), *ways]
 
 
@@ -81,7 +82,7 @@ def to_target(study: Study) -> list[Column]:
         return []
     rows = way.loc[study.keys].to_dict("records")
     said: dict[str, Callable[[float], str]] = {"rounds": number, "seconds": duration, "bytes": size}
-    headings = {"rounds": "rounds", "seconds": "time", "bytes": "sent"}
+    headings = {"rounds": "rounds", "seconds": study.clock, "bytes": "sent"}
     group = f"to {percent_of(study.target)} {MEASURES[study.measure]}"
     return [
         Column(
@@ -112,10 +113,11 @@ def tiles(study: Study) -> list[Tile]:
     found = [Tile(("best " if len(study.keys) > 1 else "") + f"final {MEASURES[study.measure]}", f"{accuracy} %", name)]
     way = way_to_target(study)
     if len(way) and (reached := way.loc[study.keys[:1]].to_dict("records")[0])["reached"]:
-        cost = f"{duration(reached['seconds_mean'])} and {size(reached['bytes_mean'])} sent"
+        cpu = " of CPU time" if study.clock == "CPU time" else ""
+        cost = f"{duration(reached['seconds_mean'])}{cpu} and {size(reached['bytes_mean'])} sent"
         found.append(Tile(f"to reach {percent_of(study.target)}", f"{number(reached['rounds_mean'])} rounds", cost))
     seconds = study.results.runs["seconds"].sum()
-    found.append(Tile("time of all runs", duration(seconds), count(len(study.results.runs), "run")))
+    found.append(Tile(f"{study.clock} of all runs", duration(seconds), count(len(study.results.runs), "run")))
     return found
 
 

@@ -21,6 +21,7 @@ from fedray.report.look import Look
 from fedray.report.study import Study
 from fedray.report.wording import MEASURES
 from fedray.results.analysis import curves
+from fedray.results.clock import SHARED
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -48,9 +49,22 @@ def curve_sections(study: Study) -> list[Section]:
     sections = [Section("Round by round", tuple(filter(None, figures)), explain_bands(study))]
     if study.measure:
         costs = [curve_figure(study, study.measure, over) for over in ("seconds", "bytes")]
-        note = "The same accuracy against what it cost."
+        note = f"The same accuracy against what it cost.{explain_clock(study)}"
         sections.append(Section("Against time and traffic", tuple(filter(None, costs)), note))
     return [section for section in sections if section.figures]
+
+
+def explain_clock(study: Study) -> str:
+    if not study.shared:
+        return ""
+    if study.clock == "time":
+        return f" {SHARED} Their seconds say little of what each would take alone."
+    return f" {SHARED} So the time here, and in the table, is the CPU time of the clients' training."
+
+
+def title_of(study: Study, over: str) -> str:
+    """The title of the x axis."""
+    return "CPU seconds of training" if over == "seconds" and study.clock == "CPU time" else OVER[over][0]
 
 
 def explain_bands(study: Study) -> str:
@@ -74,12 +88,12 @@ def curve_figure(study: Study, value: str, over: str, wide: bool = False) -> Fig
     seen = window(points) if value.endswith("loss") else None
     return Figure(
         name=f"{value.replace('_', '-')}-over-{over}s".replace("bytess", "bytes").replace("secondss", "seconds"),
-        title=f"{MEASURES[value].capitalize()} by {OVER[over][0]}",
+        title=f"{MEASURES[value].capitalize()} by {title_of(study, over)}",
         rows=lean(points.to_dict("records")),
         draw=lambda look: draw_curves(study, look, points, value, over, seen, 340 if wide else 250),
         note=f"Values above {seen[1]:.3g} are cut off." if seen else "",
         wide=wide,
-        over=OVER[over][0],
+        over=title_of(study, over),
         percent=value.endswith("accuracy"),
     )
 
@@ -122,7 +136,7 @@ def draw_curves(
         alt.Chart(ROWS)
         .transform_filter(SHOWN)
         .encode(
-            x=alt.X("x:Q", title=OVER[over][0], axis=x_axis, scale=alt.Scale(nice=False, zero=over != "round")),
+            x=alt.X("x:Q", title=title_of(study, over), axis=x_axis, scale=alt.Scale(nice=False, zero=over != "round")),
             color=series_colour(study, look),
         )
     )

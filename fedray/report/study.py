@@ -2,10 +2,11 @@
 
 import dataclasses
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from fedray.report import wording
 from fedray.results.analysis import to_target_by
+from fedray.results.clock import by_cpu, has_cpu_seconds, in_flight_together
 from fedray.results.comparison import COMPLETE, varied
 from fedray.results.frames import Results
 from fedray.sweep.summary import fitting_target
@@ -45,6 +46,10 @@ class Study:
     """Whether curves have bands however many there are."""
     named: bool = False
     """Whether the user gave configurations names of their own."""
+    shared: bool = False
+    """Whether runs were in flight together, so that their wall-clock times are of shared cores."""
+    clock: Literal["time", "CPU time"] = "time"
+    """What `seconds` of `results` is: CPU time of training where runs were in flight together and have it."""
 
     @property
     def as_loaded(self) -> Results:
@@ -79,6 +84,10 @@ TOTALS = (
 
 def make_study(name: str, results: Results, target: float | None = None, all_bands: bool = False) -> Study:
     """Group the runs into configurations, best first. `target` is a fraction; None for one that suits the results."""
+    shared = in_flight_together(results)
+    timed = shared and has_cpu_seconds(results)
+    if timed:
+        results = by_cpu(results)
     differing = varied(results)
     axes = telling(results.runs, differing)
     runs = results.runs.assign(
@@ -101,6 +110,8 @@ def make_study(name: str, results: Results, target: float | None = None, all_ban
         chosen_by=chosen_by,
         target=target or fitting_target(table[f"best_{measure}_mean"].max() if measure else None),
         all_bands=all_bands,
+        shared=shared,
+        clock="CPU time" if timed else "time",
     )
 
 

@@ -37,15 +37,16 @@ def curves(
 ) -> "pd.DataFrame":
     """The mean of `value`, a column of `rounds`, over the runs of each group at each point of `over`.
 
-    `over` is "round", or "seconds" or "bytes" (both ways) since the start of the run. For these two every run's curve
-    is interpolated, within its own span, at evenly spaced points, as many as its group's longest curve has, 200 at
-    most. Columns: those of `by`, `over`, `runs` (how many have a value there), `mean`, `std`, `low`, `high`.
+    `over` is "round", or "seconds", "cpu_seconds" (of training) or "bytes" (both ways) since the start of the run. For
+    these three every run's curve is interpolated, within its own span, at evenly spaced points, as many as its group's
+    longest curve has, 200 at most. Columns: those of `by`, `over`, `runs` (how many have a value there), `mean`, `std`,
+    `low`, `high`.
     """
     names = settings_columns(results, by)
-    check_choice("over", over, ("round", *COSTS))
+    check_choice("over", over, ("round", *COSTS, "cpu_seconds"))
     points = _points(results, value).merge(results.runs[["run", *(name for name in names if name != "run")]], on="run")
     if over != "round":
-        points = _on_a_grid(points, names, over)
+        points = _on_a_grid(points.dropna(subset=over), names, over)
     return spread(points, [*names, over], "value", confidence)
 
 
@@ -131,11 +132,16 @@ def _ungrouped(found: "pd.DataFrame", names: Sequence[str]) -> "pd.DataFrame":
 
 
 def _points(results: "Results", value: str) -> "pd.DataFrame":
-    """The rounds with a `value`: run, round, seconds and bytes since the run's start, value; in order."""
+    """The rounds with a `value`: run, round, seconds, CPU seconds and bytes since the run's start, value; in order.
+
+    CPU seconds are null for a run with a round that lacks them.
+    """
     check_value(value)
     rounds = results.rounds.sort_values(["run", "round"], ignore_index=True)
     spent = {"seconds": rounds["seconds"], "bytes": rounds["bytes_down"] + rounds["bytes_up"]}
     sums = {name: each.fillna(0).groupby(rounds["run"]).cumsum() for name, each in spent.items()}
+    known = rounds["cpu_seconds"].notna().groupby(rounds["run"]).transform("all")
+    sums["cpu_seconds"] = rounds["cpu_seconds"].groupby(rounds["run"]).cumsum().where(known)
     return rounds[["run", "round"]].assign(**sums, value=rounds[value]).dropna(subset="value")
 
 

@@ -16,6 +16,7 @@ from fedray.run.prepared import Job
 from fedray.run.resume import Past, save
 from fedray.run.round_rows import PARTS, client_columns, evaluated, event_rows, metric_rows
 from fedray.run.run_columns import partition_columns
+from fedray.run.segments import Segment
 from fedray.run.stopping import best_round, describe_divergence, judged_by, outcome
 from fedray.run.watch import Watch
 from fedray.server.population import Population
@@ -45,6 +46,7 @@ class Attempt:
         self.squeezed: set[int] = set()
         self.state: Vectors = {}
         self.t = self.saved = 0
+        self.segments: tuple[Segment, ...] = ()  # the files of the memories in the last checkpoint
         self.began = 0.0
 
     def play(self, past: Past | None, until: int | None = None) -> str:
@@ -80,7 +82,7 @@ class Attempt:
         """Take the state and the clients' memories from the past, and begin the tables."""
         e, clients = self.job.experiment, self.clients
         self.state, self.t = (past.state, past.t) if past else (e.algorithm.init(*self.job.vectors), 0)
-        self.saved = self.t
+        self.saved, self.segments = self.t, past.segments if past else ()
         self.before = followed(past.played, past.t, self.played) if past else []
         for client, memory in past.memories if past else ():
             clients.remember(client, memory)
@@ -120,7 +122,8 @@ class Attempt:
         return status
 
     def save(self) -> None:
-        save(self.job, self.state, self.t, self.clients, played_columns(self.played, self.before))
+        by = played_columns(self.played, self.before)
+        self.segments = save(self.job, self.state, self.t, self.clients, by, self.segments)
 
     def outcome(self) -> str | None:
         e = self.job.experiment

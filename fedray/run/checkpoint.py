@@ -41,18 +41,18 @@ def save(
     memories: Iterable[tuple[int, Vectors]] = (),
     at_most: int = 0,
     keep: Path | None = None,
-) -> None:
+) -> str:
     """Write arrays of any shape, and meta that JSON can hold, in place of `path`: durable once this returns.
 
-    A kill at any moment leaves the old file or the new one. `keep` is the path at which the old file is kept. A kill
-    may leave it there alone. Tuples in `meta` come back as lists.
+    Returns the file's digest, as `digest_of` reads it. A kill at any moment leaves the old file or the new one. `keep`
+    is the path at which the old file is kept. A kill may leave it there alone. Tuples in `meta` come back as lists.
     `memories` are those of at most `at_most` clients. Each is released before the next is taken. All have the same
     names, shapes and types. ValueError names a client whose memory differs, or an array of a type that safetensors
     lacks.
     """
     if any(name.startswith(MEMORY) for name in arrays):
         raise ValueError(f"names that begin with {MEMORY!r} are for what clients remember")
-    _write(Path(path), arrays, {"meta": json.dumps(meta)}, memories, at_most, keep)
+    return _write(Path(path), arrays, {"meta": json.dumps(meta)}, memories, at_most, keep)
 
 
 def load(path: str | Path) -> tuple[Vectors, dict[str, Any], Iterator[tuple[int, Vectors]]]:
@@ -74,6 +74,12 @@ def load(path: str | Path) -> tuple[Vectors, dict[str, Any], Iterator[tuple[int,
     return arrays, meta, reading
 
 
+def digest_of(path: Path) -> str:
+    """The digest that a file says it has; any text of a file that is no checkpoint."""
+    with path.open("rb") as file:
+        return file.read(DIGEST.stop)[DIGEST].decode(errors="replace")
+
+
 def save_model(path: str | Path, tensors_by_name: Vectors, meta: dict[str, str]) -> None:
     """Write a model as plain safetensors, for `safetensors.torch.load_file` or any other reader of the format."""
     _write(Path(path), tensors_by_name, {"format": "pt", **meta})
@@ -86,7 +92,7 @@ def _write(
     memories: Iterable[tuple[int, Vectors]] = (),
     at_most: int = 0,
     keep: Path | None = None,
-) -> None:
+) -> str:
     """Stream a safetensors file: the header's length, the header as JSON, the arrays' bytes, those of the memories.
 
     The library's own writer wants all arrays at once, and a kill would leave its temporary file behind. The header is
@@ -121,6 +127,7 @@ def _write(
         head[DIGEST] = body.digest.hexdigest().encode()
         file.seek(0)
         file.write(head)
+        return body.digest.hexdigest()
 
 
 class _Body:

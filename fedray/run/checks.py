@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import lru_cache
+from typing import Any
 
 from fedray.algorithms.local_optimizer import LocalOptimizer
 from fedray.cluster.forks import ForkServer, called_by_name, packed
@@ -77,6 +78,14 @@ def try_own_algorithm(job: Job) -> None:
     """Try the user's own algorithm where torch is, on a few images; BadInputError where it fails."""
     if why := fault_of_own_algorithm(job, str(job.experiment.engine)):
         raise BadInputError(why)
+
+
+def sizes_of(job: Job) -> Any:
+    """The bytes that a client receives in a round and sends, `down` and `up`, from a rehearsal where torch is."""
+    e = job.experiment
+    recipe = dataclasses.replace(job.recipe, seed=0, engine="plain")
+    wanted = recipe, e.chosen_name("algorithm"), packed(e.algorithm, e.aggregator), e.rounds
+    return called_by_name(job.fork_server(), "fedray.training.rehearsal:rehearse", *wanted)()
 
 
 def fault_of_own_algorithm(job: Job, engine: str) -> str:

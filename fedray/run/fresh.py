@@ -16,6 +16,7 @@ from fedray.results.files import read_row
 from fedray.results.journal import read_journal
 from fedray.results.recorder import check_writable
 from fedray.results.schema import PER_RUN
+from fedray.run import segments
 
 LONGEST = 100  # letters of a results name
 
@@ -92,6 +93,7 @@ def files(folder: Path, run: str) -> list[Path]:
     tables = [f"{table}/{run}.parquet" for table in ("runs", *(table for table in PER_RUN if table != "runs"))]
     others = [f"checkpoints/{run}.safetensors", f"checkpoints/{run}.previous.safetensors"]
     others += [f"models/{run}.safetensors", f"models/{run}.best.safetensors"]
+    others += [f"checkpoints/{path.name}" for path in segments.paths_of(folder / "checkpoints" / f"{run}.safetensors")]
     found = [path for name in (*tables, f"journal/{run}.jsonl", *others) if os.path.lexists(path := folder / name)]
     return [*found, *sorted(folder.glob(f"tensorboard/{run}/*")), *sorted(folder.glob(f"wandb/*run-*-{run}"))]
 

@@ -1,9 +1,14 @@
 """The memory that a run needs. Arithmetic only."""
 
 import dataclasses
+import math
 
-from fedray.cluster.needs import Needs, object_store_bytes
+from fedray.cluster.gpus import mib
+from fedray.cluster.needs import Needs, object_store_bytes, vectors_of
 from fedray.core.algorithm import Algorithm
+from fedray.core.errors import BadInputError
+from fedray.core.limits import available_memory
+from fedray.experiment.experiment import Experiment
 from fedray.models.model import Model
 from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
@@ -20,7 +25,7 @@ def needs_of(job: Job, played: Played | None = None) -> Needs:
     evaluated = sum(part.nbytes for part in (*d.examples("test"), *d.examples("validation")))
     shared = train + evaluated + 8 * held
     shards = held * train // len(d.train_labels)
-    remembered = e.clients * model if e.algorithm.remembers else 0  # a model each, at most, in all that are here
+    remembered = memory_bytes(job) * (remembering(e, e.rounds) + 2 * e.cohort)  # those replaced and learned, too
     store = object_store_bytes(shared, model, e.cohort) + remembered
     largest = max(map(len, job.shards), default=0)
     largest_shard = largest * train // len(d.train_labels)
@@ -54,6 +59,33 @@ def needs_of(job: Job, played: Played | None = None) -> Needs:
     images_at_once = max(needs.activations_on_gpu, on_gpu * (of_client - VECTORS * params))
     many = dataclasses.replace(one, at_once_on_gpu=on_gpu, activations_on_gpu=images_at_once)
     return many if e.chunk_size else dataclasses.replace(many, fewer=one)
+
+
+def memory_bytes(job: Job) -> int:
+    """The bytes of what one client remembers: its part of the model, and a whole one where an algorithm keeps more."""
+    algorithm, found = job.experiment.algorithm, job.blueprint
+    own = set(algorithm.personal(found.names, found.norms)) if algorithm.personalises else ()
+    part = sum(4 * math.prod(shape) for name, (_, shape) in found.places.items() if name in own)
+    return part + algorithm.keeps_a_memory * sum(vector.nbytes for vector in job.vectors)
+
+
+def remembering(e: Experiment, rounds: int) -> int:
+    """The number of clients that remember something after so many rounds: all that were ever drawn, as expected."""
+    return math.ceil(e.clients * (1 - (1 - e.cohort / e.clients) ** rounds))
+
+
+def check_memory_here(job: Job, played: Played) -> None:
+    """Refuse clients' memories that this process cannot hold, with the arithmetic, where there is no Ray to spill."""
+    needs, each, e = needs_of(job, played), memory_bytes(job), job.experiment
+    clients, free = remembering(e, e.rounds), available_memory()
+    training = vectors_of(needs, played.device != "cpu") * needs.model + needs.frozen
+    if not each or clients * each + training <= free:
+        return
+    raise BadInputError(
+        f"{clients:,} clients' memories x {each / 2**20:.3g} MiB and {mib(training)} MiB to train with need "
+        f"{mib(clients * each + training)} MiB, but {mib(free)} MiB are free; choose fewer clients, a smaller model or "
+        "cluster.backend = ray, which keeps on disk what does not fit"
+    )
 
 
 def vectors_held(algorithm: Algorithm) -> int:

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fedray.cluster.capacity import Capacity
 from fedray.cluster.plan import MOST_AUTOMATIC, Plan, plan, reserves_gpus
 from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.data.dataset import Dataset
 from fedray.results.recorder import Recorder
-from fedray.run.needs import needs_of
+from fedray.run.needs import check_memory_here, needs_of
 from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past
@@ -118,6 +119,7 @@ def population(
         device = choose_device(e.cluster.gpus != 0 and e.cluster.gpus_per_client != 0)
         settle_on(device)
         played = decide(job, device)
+        check_memory_here(job, played)
         here = InProcessPopulation(*parts_of(job, played), device)
         yield here, "this process, no Ray" + (", on a GPU" if device == "cuda" else ""), played
         return
@@ -140,7 +142,7 @@ def population(
         played, planned = reserved(job, session, cluster, played.device)
         clients = start(job, session, played, planned, notice)
     try:
-        yield clients, describe(planned, e.clients, session, clients.device), played
+        yield clients, describe(planned, e.clients, session.capacity, clients.device, session.pool.plainly), played
     finally:
         clients.close()
 
@@ -152,8 +154,13 @@ def reserved(job: Job, session: "Session", cluster: Cluster, device: str = "") -
     unless actors that are up have such shares and find none.
     """
     gpus = reserves_gpus(cluster, session.capacity) and not session.pool.finds_no_gpu
-    played = decide(job, device or ("cuda" if gpus else "cpu"))
-    return played, plan(cluster, job.experiment.clients, session.capacity, needs_of(job, played))
+    return planned_on(job, session.capacity, cluster, device or ("cuda" if gpus else "cpu"))
+
+
+def planned_on(job: Job, capacity: Capacity, cluster: Cluster, device: str) -> tuple[Played, Plan]:
+    """What trains the run on a device, and its reservations there; BadInputError where these cannot fit."""
+    played = decide(job, device)
+    return played, plan(cluster, job.experiment.clients, capacity, needs_of(job, played))
 
 
 def start(
@@ -181,17 +188,17 @@ def anyhow(cluster: Cluster) -> Cluster:
     return dataclasses.replace(cluster, clients_per_actor=None, cpus_per_actor=None, gpus_per_client=gpus)
 
 
-def describe(planned: Plan, clients: int, session: "Session", device: str) -> str:
+def describe(planned: Plan, clients: int, capacity: Capacity, device: str, plainly: str = "") -> str:
     """The actors and their reservations, as a sentence for the start of a run."""
     kind = "one for each client" if not planned.packed else f"{clients} clients packed into them"
     memory = f" ({planned.gpu_bytes // 2**20} MiB)" if planned.gpu_bytes else ""
     gpu = f"{planned.num_gpus:g} GPU{memory}"
-    if not planned.num_gpus and not session.capacity.gpus:
-        gpu = "no GPU free" if session.capacity.held_gpus else "no GPU here"
+    if not planned.num_gpus and not capacity.gpus:
+        gpu = "no GPU free" if capacity.held_gpus else "no GPU here"
     rest = f"; {planned.why}" if planned.why else ""
     rest += "; clients train on the CPU" if planned.num_gpus and device == "cpu" else ""
-    rest += f"; {session.pool.plainly}" if session.pool.plainly else ""
-    rest += f"; {session.capacity.limits}" if session.capacity.limits else ""
+    rest += f"; {plainly}" if plainly else ""
+    rest += f"; {capacity.limits}" if capacity.limits else ""
     actors = f"{planned.actors} Ray actor{'s' * (planned.actors != 1)}"
     return f"{actors}, {kind}, {planned.num_cpus:g} CPU and {gpu} each{rest}"
 

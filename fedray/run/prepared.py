@@ -24,6 +24,7 @@ from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
 from fedray.results.recorder import check_writable, drop_journal
 from fedray.results.schema import PER_RUN
+from fedray.run import segments
 from fedray.run.extras import check_extras
 from fedray.training.spec import Recipe
 
@@ -194,6 +195,7 @@ class Job:
         self.checkpoint_before.unlink(missing_ok=True)
         for path in (self.checkpoint, self.best_model):
             remove_stale(path)
+        segments.remove(self.checkpoint)
         drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
 

@@ -14,29 +14,36 @@ from fedray.core.newer import with_neutral
 from fedray.core.settings import flatten
 from fedray.core.source import fedray_source
 from fedray.core.updates import Vectors
-from fedray.run import checkpoint
+from fedray.run import checkpoint, segments
 from fedray.run.played import Played, describe_change, read_played, refuse_another
 from fedray.run.prepared import Job
 from fedray.run.run_columns import versions
+from fedray.run.segments import Segment
 from fedray.server.population import Population
 
 
-def save(job: Job, state: Vectors, t: int, clients: Population, played: Mapping[str, Any]) -> None:
+def save(
+    job: Job, state: Vectors, t: int, clients: Population, played: Mapping[str, Any], before: tuple[Segment, ...] = ()
+) -> tuple[Segment, ...]:
     """A checkpoint of everything that round t + 1 starts from; the one before it is kept.
 
-    `played` says what has trained the run, as `runs` does.
+    `played` says what has trained the run, as `runs` does. `before` are the segments of the checkpoint before it, and
+    those of this one are returned.
     """
-    meta = {"run": job.run, "round": t, **played, **identity(job), **versions(job), "fedray_source": fedray_source()}
-    trained = min(len(clients), t * job.experiment.cohort)  # no more clients than these remember anything
     with writing(job.folder):
-        checkpoint.save(job.checkpoint, state, meta, clients.memories(t), trained, keep=job.checkpoint_before)
+        listed = segments.save(job.checkpoint, before, t, clients)
+        meta = {"run": job.run, "round": t, "memories": listed, **played, **identity(job), **versions(job)}
+        meta["fedray_source"] = fedray_source()
+        checkpoint.save(job.checkpoint, state, meta, keep=job.checkpoint_before)
+        segments.remove(job.checkpoint, (*before, *listed))
+    return listed
 
 
 @dataclass(frozen=True)
 class Past:
     """The content of a checkpoint: the server's state and the clients' memories after round t, and a notice about it.
 
-    The memories are read from the file as they are asked for, so they can be asked for once. `damaged` is the newer
+    The memories are read from their files as they are asked for, so they can be asked for once. `damaged` is the newer
     checkpoint where that cannot be read.
     """
 
@@ -47,6 +54,8 @@ class Past:
     damaged: Path | None = None
     played: tuple[Played, ...] = ()
     """What trained its rounds, one after another."""
+    segments: tuple[Segment, ...] = ()
+    """The files that its memories are in, where they are not in the checkpoint, as up to fedray 0.3."""
 
     def notice_by(self, now: Played) -> str:
         """The notice where `now` goes on with the run."""
@@ -100,7 +109,8 @@ def read_checkpoint(job: Job, path: Path) -> Past:
         notice += f"; software changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
     played = read_played(job, meta, mine["settings"])
     refuse_another(job, played)
-    return Past(t, state, memories, notice, played=tuple(played))
+    listed, apart = segments.read(job.checkpoint, meta.get("memories") or ())
+    return Past(t, state, apart if listed else memories, notice, played=tuple(played), segments=listed)
 
 
 def source_change(then: Any) -> list[str]:

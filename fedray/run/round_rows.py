@@ -96,6 +96,7 @@ def round_row(done: Round) -> dict[str, Any]:
         "bytes_up": sum(report.bytes_up for report in everyone),
         "retries": done.updates.retries,
         **{f"seconds_{part}": seconds for part, seconds in dataclasses.asdict(done.seconds).items()},
+        "cpu_seconds": math.fsum(report.cpu_seconds or 0.0 for report in everyone),
         "finished_at": int(time.time() * 1000),
     }
 

@@ -22,6 +22,7 @@ from fedray.results.frames import Results
 from fedray.results.recorder import Recorder
 from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
+from fedray.run.disk import check_disk, parts_of
 from fedray.run.edited import edited_since
 from fedray.run.fresh import begun, move_aside, next_folder
 from fedray.run.opening import (
@@ -90,6 +91,8 @@ def run(
     with logged(job, watch) as watch, shared as connection, saying_how_to_go_on(job, fresh):
         with timed("waiting for the model"):
             check_shards(job)
+        for sentence in check_disk(parts_of(job, fresh)):
+            watch.notice(f"the disk may become full: {sentence}")
         past, recorder = open_past(job, fresh)
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:

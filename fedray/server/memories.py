@@ -18,7 +18,8 @@ class Memories(Generic[M]):
 
     def __init__(self) -> None:
         self.known: dict[int, M] = {}
-        self.t, self.replaced = 0, dict[int, M | None]()  # the round of the last `keep`, and what it replaced
+        self.kept_in: dict[int, int] = {}  # the round from which on each memory counts
+        self.t, self.replaced = 0, dict[int, tuple[M | None, int]]()  # the round of the last `keep`, what it replaced
         self.learned: dict[Handle, Mapping[int, M]] = {}
         self.at_work: dict[int, Handle] = {}
 
@@ -64,8 +65,8 @@ class Memories(Generic[M]):
         if t != self.t:
             self.replaced, self.t = {}, t
         for client, memory in self.learned.pop(handle, {}).items():
-            self.replaced.setdefault(client, self.known.get(client))
-            self.known[client] = memory
+            self.replaced.setdefault(client, (self.known.get(client), self.kept_in.get(client, 0)))
+            self.known[client], self.kept_in[client] = memory, t
 
     def discard(self, handle: Handle) -> None:
         """Nothing of the handle counts. Once more does nothing; ValueError where it was kept before."""
@@ -80,14 +81,23 @@ class Memories(Generic[M]):
         for client in handle.clients:
             self.at_work.pop(client, None)  # none is where the population was closed before
 
-    def after(self, t: int) -> list[tuple[int, M]]:
-        """Each client's memory after round t, by client. t is the last round with a `keep`, or the one before it."""
-        memories: dict[int, M | None] = dict(self.known) if t >= self.t else {**self.known, **self.replaced}
-        return sorted(((client, each) for client, each in memories.items() if each is not None), key=lambda it: it[0])
+    def after(self, t: int, since: int | None = None) -> list[tuple[int, M]]:
+        """Each client's memory after round t, by client; with `since`, those that changed after that round.
+
+        t is the last round with a `keep`, or the one before it.
+        """
+        found: dict[int, tuple[M | None, int]] = {c: (each, self.kept_in.get(c, 0)) for c, each in self.known.items()}
+        if t < self.t:
+            found |= self.replaced
+        return [
+            (client, memory)
+            for client, (memory, kept_in) in sorted(found.items())
+            if memory is not None and (since is None or kept_in > since)
+        ]
 
     def remember(self, client: int, memory: M) -> None:
         """Give a client its memory, from outside of any round."""
-        self.known[client] = memory
+        self.known[client], self.kept_in[client] = memory, 0
 
     def clear(self) -> None:
-        self.known, self.replaced, self.learned, self.at_work = {}, {}, {}, {}
+        self.known, self.kept_in, self.replaced, self.learned, self.at_work = {}, {}, {}, {}, {}

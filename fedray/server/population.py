@@ -77,8 +77,14 @@ class Population(Protocol):
     def events(self) -> list[Event]:
         """The events of the population's processes since the last call."""
 
-    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        """Each client's memory after round t, one at a time. t is the last round kept, or the one before it."""
+    def memories(self, t: int, since: int | None = None) -> Iterator[tuple[int, Vectors]]:
+        """Each client's memory after round t, one at a time; with `since`, those that changed after that round.
+
+        t is the last round kept, or the one before it.
+        """
+
+    def count_memories(self, t: int, since: int | None = None) -> int:
+        """The number of memories that `memories` gives."""
 
     def remember(self, client: int, memory: Vectors) -> None:
         """Give a client its memory back when a run is resumed."""

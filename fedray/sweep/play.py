@@ -16,6 +16,7 @@ from fedray.core.interrupt import Interrupt
 from fedray.models.blueprint import Blueprint
 from fedray.results.recorder import keep_file, lock_of, mark
 from fedray.run.checks import check_shards
+from fedray.run.disk import check_disk, parts_of, parts_of_all
 from fedray.run.fresh import begun, move_aside, next_folder
 from fedray.run.needs import needs_of
 from fedray.run.opening import open_past, reserved, shared_session
@@ -82,7 +83,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
             if alive and not plans:
                 e = sweep.jobs[0].experiment
                 session = stack.enter_context(shared_session(e.cluster, client_output=e.output.client_output))
-                plans = check_all(sweep.left, session, most, sweep.fresh)
+                plans = check_all(sweep.left, session, most, sweep.fresh, watch)
                 if sweep.fresh:
                     move_all_aside(sweep.jobs, watch)
                     sweep = replace(sweep, fresh=False)
@@ -200,10 +201,11 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     return {job.run for job in stopped}
 
 
-def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, fresh: bool) -> Plans:
-    """Call `check` for each run. Runs with the same model share one build of it, whatever their seeds."""
+def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, fresh: bool, watch: SweepView) -> Plans:
+    """Call `check` for each run, and check the disk for all. Runs with the same model share one build of it."""
     blueprints: dict[Any, Blueprint] = {}
-    found = {}
+    found: Plans = {}
+    on_disk = []
     for job in jobs:
         own = Job(job.asked)  # a second one, so that the model and the shards are freed after the check
         key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
@@ -211,6 +213,9 @@ def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, 
             own.blueprint = blueprints[key]
         found[job.run] = check(own, session, most, fresh)
         blueprints[key] = own.blueprint
+        on_disk.append(parts_of(own, fresh, min(len(jobs), found[job.run][1])))
+    for sentence in check_disk(parts_of_all(on_disk)):
+        watch.notice(f"the disk may become full: {sentence}")
     return found
 
 

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fedray.results.analysis import to_target_by
+from fedray.results.clock import by_cpu, has_cpu_seconds, in_flight_together
 from fedray.results.comparison import COMPLETE
 from fedray.results.frames import Results
 from fedray.results.schema import FAILED_STATUSES
@@ -32,9 +33,14 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
     """The table of these runs, grouped by `axes`, names of settings.
 
     `target` is the accuracy, a fraction, to which rounds and seconds are counted; by default `fitting_target` chooses
-    it. Means are over the runs that ended and did not diverge.
+    it. Means are over the runs that ended and did not diverge. Of runs in flight
+    together, seconds are the CPU time of training.
     """
-    rows = results.runs.set_index("run").loc[lambda all_runs: all_runs.index.isin(runs)].reset_index()
+    results = dataclasses.replace(results, runs=results.runs[results.runs["run"].isin(runs)])
+    clock = "seconds"
+    if in_flight_together(results) and has_cpu_seconds(results):
+        results, clock = by_cpu(results), "CPU seconds"
+    rows = results.runs.reset_index(drop=True)
     rows = rows.assign(order=rows["run"].map({run: place for place, run in enumerate(runs)})).sort_values("order")
     done = rows["status"].isin(COMPLETE)
     names = [name for name in axes if name in rows]
@@ -46,9 +52,9 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
         )
     ways = ways_to(dataclasses.replace(results, runs=rows[done]), target, names, measure)
     table = Table(box=None, pad_edge=False)
-    to = [] if target is None else [f"{way} to {100 * target:g} %" for way in ("rounds", "seconds")]
+    to = [] if target is None else [f"{way} to {100 * target:g} %" for way in ("rounds", clock)]
     reasons = rows["status"].isin(FAILED_STATUSES).any()  # they wrap, so that no number has to
-    for heading in (*names, "runs", *(ACCURACIES[name] for name in shown), *to, "rounds", "seconds", ""):
+    for heading in (*names, "runs", *(ACCURACIES[name] for name in shown), *to, "rounds", clock, ""):
         table.add_column(
             heading, justify="left" if heading in (*names, "") else "right", no_wrap=bool(heading and reasons)
         )

@@ -102,8 +102,11 @@ class InProcessPopulation:
     def events(self) -> list[Event]:
         return []
 
-    def memories(self, t: int) -> Iterator[tuple[int, Vectors]]:
-        return iter(self.memory.after(t))
+    def memories(self, t: int, since: int | None = None) -> Iterator[tuple[int, Vectors]]:
+        return iter(self.memory.after(t, since))
+
+    def count_memories(self, t: int, since: int | None = None) -> int:
+        return len(self.memory.after(t, since))
 
     def remember(self, client: int, memory: Vectors) -> None:
         self.memory.remember(client, memory)

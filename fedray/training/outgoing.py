@@ -40,7 +40,7 @@ class Outgoing:
         self.trainer, self.task = trainer, task
         self.sum: Sum | None = task.aggregator.zero() if summed else None
         self.there = trainer.on_device and summed  # whether the sum is made on the device, and read once
-        self.began = time.perf_counter()
+        self.began, self.cpu_began = time.perf_counter(), time.process_time()
         self.each: list[Vectors] = []
         self.reports: list[Report] = []
         self.memories: list[dict[str, Any]] = []
@@ -134,6 +134,8 @@ class Outgoing:
         for (i, name), array in zip(later, arrays[len(there) :], strict=True):
             self.memories[i][name] = array.copy()  # what is kept is not to keep pinned memory
         longer = (time.perf_counter() - self.began) / sum(report.seconds or 0.0 for report in self.reports)
+        cpu_seconds = sum(report.cpu_seconds or 0.0 for report in self.reports)
+        busier = (time.process_time() - self.cpu_began) / cpu_seconds if cpu_seconds else 0.0
         total = sum(self.task.weight(report) for report, ok in zip(self.reports, counts, strict=True) if ok)
         self.sum.vectors = dict(zip(there, arrays, strict=False)) if counts.any() else {}
         self.sum.weight = total
@@ -143,6 +145,7 @@ class Outgoing:
                 train_loss=loss,
                 update_norm=norm,
                 seconds=(report.seconds or 0.0) * longer,
+                cpu_seconds=(report.cpu_seconds or 0.0) * busier,
                 status="ok" if ok else "non_finite",
             )
             for report, loss, norm, ok in zip(

@@ -1,12 +1,14 @@
-"""A rehearsal of the user's own algorithm: a client's first step on a few random images, and the server's after it.
+"""A rehearsal of an algorithm: a client's first step on a few random images, and the server's after it.
 
-It is played before anything of a run is written, so that a mistake in the class is one sentence and not a failed run.
+The user's own is played before anything of a run is written, so that a mistake in the class is one sentence and not a
+failed run. A dry run asks it how much a client sends.
 """
 
 import copy
 import pickle
 import sys
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +27,14 @@ from fedray.training.trainer import Trainer
 IMAGES = 2  # BatchNorm needs two
 
 
-def rehearse(recipe: Recipe, name: str, mine: bytes, rounds: int) -> None:
+class Sizes(NamedTuple):
+    """The bytes that a client receives and sends in a round."""
+
+    down: int
+    up: int
+
+
+def rehearse(recipe: Recipe, name: str, mine: bytes, rounds: int) -> Sizes:
     """Play a round of one client with one step. BadInputError, with the line, where the algorithm fails.
 
     `mine` is the pickled algorithm and aggregator of a run of so many rounds. Modules that this process has are left as
@@ -38,7 +47,7 @@ def rehearse(recipe: Recipe, name: str, mine: bytes, rounds: int) -> None:
         batch_size = min(algorithm.batch_size, IMAGES)  # 0 stays the whole shard
         for setting, value in {"steps": 1, "steps_min": None, "batch_size": batch_size, "drop_last": False}.items():
             object.__setattr__(quick, setting, value)
-        play(Trainer(recipe), quick, aggregator, rounds)
+        return play(Trainer(recipe), quick, aggregator, rounds)
     except BadInputError:
         raise
     except (Exception, SystemExit) as error:
@@ -52,7 +61,7 @@ def module_of(address: str) -> str:
     return address.partition(":")[0]
 
 
-def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds: int) -> None:
+def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds: int) -> Sizes:
     images = np.random.default_rng(0).integers(0, 256, (IMAGES, *trainer.recipe.shape), np.uint8)
     labels = np.arange(IMAGES) % trainer.recipe.classes
     state, start = algorithm.init(**start_of(trainer.network.flat)), start_of(trainer.network.flat)
@@ -65,8 +74,9 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
     shard = lambda client: (images, labels)  # noqa: E731
     trained, memories = train_block(trainer, task, [0], shard, [{}], aggregator.linear)
     updates = gather(task, [[trained]])
+    sizes = Sizes(trained.reports[0].bytes_down, trained.reports[0].bytes_up)
     if not updates.reports:
-        return  # a step of this length on random images overflows, which says nothing about the class
+        return sizes  # a step of this length on random images overflows, which says nothing about the class
     mean = aggregator.aggregate(updates, algorithm.denominator(updates.sum.weight))
     after = algorithm.server_update(state, mean, 1.0)
     check_arrays("server_update gave a state", after)
@@ -80,6 +90,7 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
         check_memory({name: tuple(tensor.shape) for name, tensor in first.items()}, memories[0])
     if algorithm.has_own_models:
         evaluate_block(trainer, task, [0], shard, shard, memories)
+    return sizes
 
 
 def start_of(flat: FlatModel) -> Vectors:

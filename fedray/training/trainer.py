@@ -78,7 +78,7 @@ class Trainer:
 
         The next client's round overwrites them.
         """
-        began, task = time.perf_counter(), received.task
+        began, cpu_began, task = time.perf_counter(), time.process_time(), received.task
         algorithm, t = task.algorithm, task.t
         images, labels = place(images, labels, self.network.device)
         message, remembered, own = self.receive(algorithm, received.message, memory)
@@ -112,6 +112,7 @@ class Trainer:
             bytes_down=received.bytes_down - unsent,
             bytes_up=num_bytes(update) - unsent,
             images=here.seen,
+            cpu_seconds=time.process_time() - cpu_began,
         )
         return Done(update, new_memory, report, loss, norm)
 
@@ -119,11 +120,12 @@ class Trainer:
         """The results of `train`, read from those of `work`. Waiting for a device counts as the client's seconds."""
         if not self.on_device:
             return self.arrays(done.update), done.memory, done.report
-        began = time.perf_counter()
+        began, cpu_began = time.perf_counter(), time.process_time()
         *vectors, last_loss, last_norm = to_host([*done.update.values(), *done.numbers])
         loss, norm = last_loss.item(), last_norm.item()
         seconds = (done.report.seconds or 0.0) + time.perf_counter() - began
-        report = replace(done.report, train_loss=loss, update_norm=norm, seconds=seconds)
+        cpu_seconds = (done.report.cpu_seconds or 0.0) + time.process_time() - cpu_began
+        report = replace(done.report, train_loss=loss, update_norm=norm, seconds=seconds, cpu_seconds=cpu_seconds)
         return dict(zip(done.update, vectors, strict=True)), done.memory, report
 
     def received(self, task: Task) -> Received:

@@ -68,7 +68,7 @@ def experiment(root, cluster=None, algorithm="fedavg", clients=6, clients_per_ac
     )  # fmt: skip
 
 
-VOLATILE = ("seconds", "actor", "node", "pid", "finished_at", "retries")
+VOLATILE = ("seconds", "cpu_seconds", "actor", "node", "pid", "finished_at", "retries")
 
 
 def bits(tables):

@@ -11,7 +11,7 @@ from fedray.experiment.composition import compose
 from fedray.run import run
 from fedray.run.watch import Watch
 
-VOLATILE = ("seconds", "actor", "node", "pid", "started_at", "finished_at", "retries")
+VOLATILE = ("seconds", "cpu_seconds", "actor", "node", "pid", "started_at", "finished_at", "retries")
 
 
 SMALL = {

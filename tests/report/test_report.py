@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -206,6 +207,29 @@ def test_one_run_has_no_spread_no_legend_and_no_best(results: Path) -> None:
     curve = charts_of(page)["test-accuracy-over-rounds"]["vega"]["data"]
     (rows,) = [each["values"] for each in curve if each["name"] == "rows"]
     assert [(row["x"], row["low"]) for row in rows] == [(1, None), (2, None), (3, None)]
+
+
+def test_of_runs_that_shared_the_cores_the_time_is_the_cpus(results: Path, page: str) -> None:
+    """A sweep in one process plays one run after another; here each round ended at the same time."""
+    assert "CPU" not in text_of(page).replace("CPU capability", "")
+    title = lambda page: charts_of(page)["test-accuracy-over-seconds"]["over"]  # noqa: E731
+    assert title(page) == "seconds"
+    change(results, table="rounds", finished_at=datetime(2026, 11, 27, tzinfo=UTC), cpu_seconds=0.25, seconds=0.5)
+    study = study_of(results)
+    assert study.configurations["seconds_mean"].tolist() == [0.75] * 4
+    assert report(results) == 0
+    page = (results / "report.html").read_text()
+    assert "shared the cores. So the time here, and in the table, is the CPU time of the clients' training." in text_of(
+        page
+    )
+    assert title(page) == "CPU seconds of training"
+    assert "CPU time of all runs 6 s" in text_of(page) and page.count(">CPU time</th>") >= 2
+    (x,) = {row["x"] for row in rows_of(study, "test-accuracy-over-seconds") if row["x"] > 0.7}
+    assert x == pytest.approx(0.75)
+    change(results, table="rounds", cpu_seconds=None)
+    assert study_of(results).clock == "time"
+    assert report(results) == 0
+    assert "Their seconds say little of what each would take alone." in text_of((results / "report.html").read_text())
 
 
 CURVES = {f"{name}-over-rounds" for name in ("test-accuracy", "test-loss", "train-loss", "client-accuracy")}

@@ -113,3 +113,16 @@ def test_handles_are_taken_once_and_closed_once():
     for late in (memories.take, memories.keep):
         with pytest.raises(ValueError, match="discarded"):
             late(other)
+
+
+def test_what_changed_after_a_round_is_known_also_of_the_round_before_the_last():
+    memories = Memories()
+    memories.remember(9, "from a checkpoint")
+    memories.keep(taken(memories, {0: "0 after 1", 1: "1 after 1"}, 1))
+    memories.keep(taken(memories, {1: "1 after 2", 9: "9 after 2"}, 2))
+    memories.keep(taken(memories, {1: "1 after 3", 2: "2 after 3"}, 3))
+    assert memories.after(3, since=2) == [(1, "1 after 3"), (2, "2 after 3")]
+    assert memories.after(3, since=1) == [(1, "1 after 3"), (2, "2 after 3"), (9, "9 after 2")]
+    assert memories.after(2, since=1) == [(1, "1 after 2"), (9, "9 after 2")]
+    assert memories.after(2, since=2) == memories.after(3, since=3) == []
+    assert memories.after(2, since=0) == [(0, "0 after 1"), (1, "1 after 2"), (9, "9 after 2")]

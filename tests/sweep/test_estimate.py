@@ -11,7 +11,7 @@ from fedray.core.settings import flatten
 from fedray.experiment.composition import compose
 from fedray.results import load
 from fedray.run import run
-from fedray.sweep.estimate import Known, estimate, known_runs, outlook, rough_duration, work
+from fedray.sweep.estimate import Known, estimate, known_runs, outlook, rough_duration, time_of_one, work
 
 BASE = {"clients": 10, "cohort": 5, "data": {"train_examples": 1000, "test_examples": 300}, "model": {"name": "mlp"}}
 
@@ -54,7 +54,7 @@ def test_the_work_of_a_round_is_the_examples_trained_on_and_a_third_of_those_eva
 
 
 def test_without_a_known_run_there_is_no_estimate():
-    assert estimate([], [(flat(), 3)]) is None
+    assert estimate([], [(flat(), 3)]) == [None]
 
 
 def test_a_run_like_a_known_one_takes_as_long_for_each_of_its_rounds():
@@ -83,7 +83,48 @@ def test_the_most_similar_known_run_counts_and_its_model_most_of_all():
         (flat(model__name="cnn"), 10),
         (flat(algorithm__lr=0.1, model__name="lenet5"), 10),  # no run of that model is known
     ]
-    assert estimate(runs, left) == pytest.approx([10, 30, 900, 10])
+    *seconds, of_lenet5 = estimate(runs, left)
+    assert seconds == pytest.approx([10, 30, 900]) and of_lenet5 is None
+
+
+OTHERS = [
+    {"model__name": "cnn"},
+    {"model__norm": "group", "model__name": "resnet18"},
+    {"data__dataset": "synthetic"},
+    {"data__augment": "crop-flip"},
+    {"algorithm__batch_size": 8},
+    {"algorithm__name": "moon"},
+]
+
+
+@pytest.mark.parametrize("other", OTHERS, ids=lambda other: "-".join(map(str, other.values())))
+def test_a_run_of_another_model_other_data_or_another_batch_size_says_nothing(other):
+    """For one of these the seconds were 18 times too few."""
+    base = {"data__dataset": "cifar10"}
+    assert estimate([known(20.0, **base, algorithm__lr=0.3)], [(flat(**base), 10)]) == pytest.approx([20])
+    for one, another in ((base, base | other), (base | other, base)):
+        assert estimate([known(20.0, **one)], [(flat(**another), 10)]) == [None]
+
+
+def test_of_some_runs_the_time_is_known_and_of_the_others_it_is_said_that_it_is_not():
+    runs = [known(40.0), known(40.0, model__name="cnn")]
+    left = [(flat(), 10), (flat(), 5), (flat(model__name="lenet5"), 10)]
+    assert outlook(3, left, runs) == (
+        "3 runs left; 2 of them take about 60 seconds one after another, by 1 known run; no run of lenet5 is known to "
+        "estimate the others by"
+    )
+    assert outlook(3, left[2:], runs) == "1 of 3 runs left; no run of lenet5 is known to estimate their time by"
+    assert outlook(1, [(flat(algorithm__batch_size=8), 10)], runs) == (
+        "1 run left; no run of mlp with this data, batch size and algorithm is known to estimate their time by"
+    )
+
+
+def test_the_time_of_one_run_is_that_of_its_rounds_left():
+    runs = [known(40.0), known(900.0, model__name="cnn")]
+    assert time_of_one(flat(), 15, runs) == "about 60 seconds for 15 rounds, by 1 known run"
+    assert time_of_one(flat(model__name="lenet5"), 15, runs) == "no run of lenet5 is known to estimate the time by"
+    assert time_of_one(flat(), 15, []) == "no run of these results is known to estimate the time by"
+    assert time_of_one(flat(), 0, runs) == "no round is left"
 
 
 def test_known_runs_that_are_equally_similar_are_taken_together():

@@ -15,14 +15,15 @@ from fedray.sweep.summary import fitting_target, summary
 WIDTH = 200
 
 
-def record(root, lr, seed, accuracies, status="finished", why=None):
+def record(root, lr, seed, accuracies, status="finished", why=None, begin=None, **columns):
     experiment = compose({"seed": seed, "algorithm": {"lr": lr}})
     run = f"run-{lr}-{seed}"
     grouping = dict.fromkeys(GROUPING) | {"algorithm": "fedavg", "lr": lr, "seed": seed}
     recorder = Recorder(root, "sweep", run, grouping, {"settings": json.dumps(experiment.settings())})
     recorder.start([], [])
     for t, accuracy in enumerate(accuracies, start=1):
-        recorder.round({"round": t, "test_accuracy": accuracy, "seconds": 0.5, "bytes_down": 1, "bytes_up": 1}, [])
+        row = {"round": t, "test_accuracy": accuracy, "seconds": 0.5, "bytes_down": 1, "bytes_up": 1, **columns}
+        recorder.round(row | {"finished_at": begin and begin + 500 * t}, [])
     recorder.finish(status, why)
     return run
 
@@ -118,3 +119,28 @@ def test_reasons_of_failures_stand_beside_the_word_and_wrap_before_a_number_does
     narrow = console.export_text().splitlines()
     assert len(narrow) > len(rows)
     assert any("0.5000" in line and line.startswith("0.3 ") for line in narrow)
+
+
+NOON = 1_795_800_000_000
+
+
+@pytest.mark.parametrize(
+    ("apart", "columns", "clock", "spent"),
+    [
+        (1500, {"cpu_seconds": 0.1}, "seconds", "1.5"),
+        (1000, {"cpu_seconds": 0.1}, "CPU seconds", "0.3"),
+        (1000, {}, "seconds", "1.5"),
+    ],
+    ids=["one after another", "together", "together, of an earlier version"],
+)
+def test_of_runs_in_flight_together_the_seconds_are_the_cpus(tmp_path, apart, columns, clock, spent):
+    """Each takes 1.5 s. Where the second begins 1 s after the first, they share the cores for half a second."""
+    ids = [
+        record(tmp_path, 0.1, seed, [0.2, 0.4, 0.6], begin=NOON + seed * apart, **columns | {"seconds_evaluate": 0.0})
+        for seed in (0, 1)
+    ]
+    record(tmp_path, 0.1, 2, [0.2, 0.4, 0.6], begin=NOON + 200)  # of another sweep in the same folder
+    heading, row = shown(summary(results.load("sweep", tmp_path), ids, ["algorithm.lr"]))
+    said = " ".join(heading)
+    assert said.endswith(f"rounds to 54 % {clock} to 54 % rounds {clock}")
+    assert row[-1] == spent

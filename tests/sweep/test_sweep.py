@@ -81,6 +81,8 @@ def test_a_sweep_on_ray_skips_what_is_finished_and_ends_in_a_table(file, capsys)
     tables = results.load("lr", path.parent / "results")
     assert tables.runs["status"].tolist() == ["finished"] * 4
     assert tables.population["pid"].nunique() == 2
+    assert (tables.rounds["cpu_seconds"] > 0).all()
+    assert tables.rounds["cpu_seconds"].sum() == pytest.approx(tables.clients["cpu_seconds"].sum())
     mean = tables.runs[tables.runs["lr"] == 0.01]["final_test_accuracy"].agg(["mean", "std"])
     assert " ".join(table[0]).startswith(f"0.01 2 {mean['mean']:.4f} ± {mean['std']:.4f}")
 

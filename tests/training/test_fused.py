@@ -166,7 +166,7 @@ def test_a_clients_bits_do_not_depend_on_whom_it_is_trained_with(dataset, monkey
                 assert [report.client for report in trained.reports] == block
                 for report, update, memory in zip(trained.reports, trained.each, memories, strict=True):
                     vectors = {name: vector.tobytes() for name, vector in {**update, **memory}.items()}
-                    found[t, report.client] = (vectors, dataclasses.replace(report, seconds=0.0))
+                    found[t, report.client] = (vectors, dataclasses.replace(report, seconds=0.0, cpu_seconds=0.0))
         return found
 
     together = bits([0, 1, 2, 3, 4, 5])

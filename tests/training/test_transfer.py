@@ -87,7 +87,9 @@ def recipe_of(model, engine="plain", augment="none", skew=None):
 
 
 def told(report):
-    return repr(dataclasses.replace(report, seconds=None, pid=0))  # in which what is no number equals itself
+    return repr(
+        dataclasses.replace(report, seconds=None, cpu_seconds=None, pid=0)
+    )  # in which what is no number equals itself
 
 
 def bytes_of(vectors):

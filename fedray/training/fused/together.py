@@ -100,7 +100,7 @@ class Together:
             self.flat.train()
         for portion in self.portions(shares):
             while portion:
-                part, began = portion[: self.at_once], time.perf_counter()
+                part, began, cpu_began = portion[: self.at_once], time.perf_counter(), time.process_time()
                 try:
                     results = self.train_portion(task, part, message, initial)
                 except RuntimeError as error:
@@ -110,11 +110,14 @@ class Together:
                     self.forget()
                     continue
                 portion = portion[len(part) :]
-                yield from self.report(part, results, received.bytes_down, time.perf_counter() - began)
+                seconds = time.perf_counter() - began, time.process_time() - cpu_began
+                yield from self.report(part, results, received.bytes_down, *seconds)
 
-    def report(self, part: list[Share], results: Results, bytes_down: int, seconds: float) -> Iterator[Done]:
+    def report(
+        self, part: list[Share], results: Results, bytes_down: int, seconds: float, cpu_seconds: float
+    ) -> Iterator[Done]:
         """The results with their reports, in the order of `part`."""
-        seconds_a_step = seconds / sum(share.steps for share in part)
+        steps = sum(share.steps for share in part)
         bytes_up = num_bytes(results[part[0].place].update)  # all have the same length
         for share in part:
             result = results[share.place]
@@ -125,7 +128,8 @@ class Together:
                 steps=share.steps,
                 train_loss=loss if isinstance(loss, float) else None,
                 update_norm=norm if isinstance(norm, float) else None,
-                seconds=seconds_a_step * share.steps,
+                seconds=seconds * share.steps / steps,
+                cpu_seconds=cpu_seconds * share.steps / steps,
                 bytes_down=bytes_down,
                 bytes_up=bytes_up,
                 images=result.images,
