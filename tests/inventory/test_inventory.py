@@ -12,6 +12,7 @@ import pytest
 from small_runs import assert_same_tables, small, stopped_after
 
 from fedray.cli.command_line import report_errors
+from fedray.core.errors import BadInputError
 from fedray.core.lock import hold
 from fedray.inventory.__main__ import main, program
 from fedray.results import load
@@ -84,6 +85,17 @@ def assert_loads(root, expected, name="small"):
     for table, frame in expected.items():
         known = [column for column in frame if frame[column].notna().any()]  # settings that only a removed run has
         pd.testing.assert_frame_equal(found[table][known], frame[known], check_dtype=False, obj=table)
+
+
+def test_load_reads_the_tables_that_are_asked_for(root):
+    whole, found = load("small", root), load("small", root, tables=["events"])
+    pd.testing.assert_frame_equal(found.runs, whole.runs)
+    pd.testing.assert_frame_equal(found.events, whole.events)
+    for table in ("rounds", "clients", "population", "confusion", "metrics", "partitions"):
+        assert len(vars(found)[table]) == 0 < len(vars(whole)[table]) or table == "metrics"
+        assert list(vars(found)[table]) == list(vars(whole)[table])
+    with pytest.raises(BadInputError, match="there is no table 'round'"):
+        load("small", root, tables=["round"])
 
 
 # list and show
