@@ -89,7 +89,7 @@ WORDS = {
     "evaluation.target_accuracy": "target, goal_accuracy, stop_accuracy",
     "evaluation.patience": "early_stopping, early_stop",
     "faults.dropout": "drop_rate, dropout_rate, client_drop_rate, cdr, straggler_ratio, stragglers",
-    "cluster.backend": "engine_backend, simulation_backend, mode",
+    "cluster.backend": "engine_backend, simulation_backend",
     "cluster.address": "ray_address, ray_cluster_addr",
     "cluster.cpus": "num_cpus, num_workers, workers, n_jobs",
     "cluster.gpus": "num_gpus, gpu, device, use_cuda, cuda, using_gpu, use_gpu",

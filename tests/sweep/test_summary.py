@@ -114,7 +114,7 @@ def test_reasons_of_failures_stand_beside_the_word_and_wrap_before_a_number_does
     rows = shown(table)
     assert " ".join(rows[1]).endswith(" 5 failed: an [odd] reason (and 1 more)")
     assert rows[2][-2:] == ["1", "diverged"]
-    console = Console(width=60, record=True, file=io.StringIO())
+    console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     narrow = console.export_text().splitlines()
     assert len(narrow) > len(rows)
