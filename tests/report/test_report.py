@@ -24,10 +24,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from fedray.cli.command_line import report_errors
-from fedray.report.__main__ import folder_of, main
+from fedray.report.__main__ import main
 from fedray.report.answer import columns
 from fedray.report.curve_figures import thinned, window
 from fedray.report.facts import banners, summary
+from fedray.report.given import folder_of
 from fedray.report.header import read_header
 from fedray.report.look import PAGE, PAPER, Look
 from fedray.report.sections import all_sections
