@@ -1,5 +1,6 @@
 """What is forked from the fork server, and that it leaves nothing behind."""
 
+import contextlib
 import importlib
 import json
 import os
@@ -58,18 +59,16 @@ def test_a_blueprint_from_there_is_the_one_made_here(server):
     assert (there.places, there.torch) == (here.places, here.torch)
 
 
-def test_what_is_printed_there_is_no_output_of_the_program(capfd, server):
-    server.ask(print, "said").result()
+def test_an_error_there_is_raised_here_and_what_is_printed_is_no_output_of_the_program(capfd):
+    with contextlib.closing(ForkServer()) as server:  # no fixture, since pytest captures elsewhere what that starts
+        with pytest.raises(BadInputError, match="Linux") as caught:
+            server.ask(will_fork, Cluster(forked=True, address="elsewhere:1")).result()
+        assert "Traceback" in caught.value.__notes__[0]
+        with pytest.raises(RuntimeError, match="ended without an answer"):
+            server.ask(os._exit, 1).result()
+        assert server.ask(will_fork, Cluster()).result()  # and it goes on
+        server.ask(print, "said").result()
     assert capfd.readouterr() == ("", "said\n")
-
-
-def test_an_error_there_is_raised_here(server):
-    with pytest.raises(BadInputError, match="Linux") as caught:
-        server.ask(will_fork, Cluster(forked=True, address="elsewhere:1")).result()
-    assert "Traceback" in caught.value.__notes__[0]
-    with pytest.raises(RuntimeError, match="ended without an answer"):
-        server.ask(os._exit, 1).result()
-    assert server.ask(will_fork, Cluster()).result()  # and it goes on
 
 
 def test_it_ends_with_its_driver_however_that_ends():
