@@ -8,8 +8,6 @@ Five programs, one after another, the first of which may decode the data for the
 
 Then how long runs take in one process, each with a Ray of its own and in a session: a round of ten clients with an
 actor each, logistic regression on 2,000 small images.
-
-SESSION_FIGURES
 """
 
 import os

@@ -5,6 +5,7 @@ import os
 from dataclasses import replace
 
 import pytest
+import ray
 from small_runs import small
 
 import fedray
@@ -145,8 +146,12 @@ def test_a_session_ends_however_its_block_does_and_only_then(session, monkeypatc
         kept.connect(Cluster())
     kept = fedray.session()  # without a `with`, as in a notebook
     kept.connect(Cluster())
+    with monkeypatch.context() as patch:
+        patch.setattr(ray, "is_initialized", lambda: False)  # the user has called ray.shutdown()
+        kept.connect(Cluster(cpus=3))
+    assert counts == ["end"]  # of the first, and there is a second
     kept.close()
-    assert counts == ["end"]
+    assert counts == ["end", "end"]
     assert sessions.open_session() is None
 
 
