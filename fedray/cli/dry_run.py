@@ -40,7 +40,7 @@ def plan_of(job: Job, fresh: bool) -> Lines:
     yield from resources(job)
     parts = parts_of(job, fresh)
     yield "disk", describe_disk(parts)
-    notices = check_disk(parts)
+    notices = [] if job.ended and not fresh else check_disk(parts)
     sizes, asked = sizes_of(job), e.cohort + e.faults.over_selection
     down, up = asked * sizes.down, e.cohort * sizes.up
     yield (

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from fedray.cluster.capacity import spill_folder, store_here
-from fedray.cluster.gpus import mib
+from fedray.cluster.gpus import MIB, mib
 from fedray.core.errors import BadInputError
 from fedray.run.needs import memory_bytes, needs_of, remembering
 from fedray.run.prepared import Job
@@ -119,7 +119,7 @@ def check_disk(parts: Sequence[Part]) -> list[str]:
     for here, free in by_disk(parts):
         size, largest = sum(part.size for part in here), max(here, key=lambda part: part.size)
         sentence = (
-            f"{taken(here)} need {mib(size):,} MiB on the disk of {largest.folder}/, but {mib(free):,} MiB are free"
+            f"{taken(here)} need {mib(size):,} MiB on the disk of {largest.folder}/, but {free // MIB:,} MiB are free"
         )
         if size > free:
             raise BadInputError(f"{sentence}; {largest.fewer}")
@@ -131,7 +131,7 @@ def check_disk(parts: Sequence[Part]) -> list[str]:
 def describe_disk(parts: Sequence[Part]) -> str:
     """The parts and the free bytes of their disks, in words."""
     said = [
-        f"{taken(here)}; {mib(free):,} MiB are free on the disk of {here[0].folder}/" for here, free in by_disk(parts)
+        f"{taken(here)}; {free // MIB:,} MiB are free on the disk of {here[0].folder}/" for here, free in by_disk(parts)
     ]
     return "; ".join(said) or "nothing but tables"
 

@@ -71,7 +71,7 @@ def memory_bytes(job: Job) -> int:
 
 def remembering(e: Experiment, rounds: int) -> int:
     """The number of clients that remember something after so many rounds: all that were ever drawn, as expected."""
-    return math.ceil(e.clients * (1 - (1 - e.cohort / e.clients) ** rounds))
+    return math.ceil(round(e.clients * (1 - (1 - e.cohort / e.clients) ** rounds), 6))
 
 
 def check_memory_here(job: Job, played: Played) -> None:

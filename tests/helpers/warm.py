@@ -41,14 +41,16 @@ class Warm:
         since: str = "",
         limit: int | None = None,
         typed: str = "",
+        filling: bool = False,
     ) -> tuple[int, str, str]:
         """The exit status, -9 where it was killed, and what was printed as output and as errors.
 
         With `sweep` it is `python -m fedray.sweep`, with `inventory` `python -m fedray.results`; it reads what is `typed`; with a `limit` no file can become larger; killed `after` so many seconds, or before the file operation number `at` on what begins with `under`, from 0.
+        With `filling` the disk is taken to fill only after it was checked.
         The seconds are counted from the first line of output that begins with `since`, or from the start.
         """
         request = {"words": [*map(str, words)], "sweep": sweep, "at": at, "under": str(under), "after": after}
-        request |= {"since": since, "limit": limit, "inventory": inventory, "typed": typed}
+        request |= {"since": since, "limit": limit, "inventory": inventory, "typed": typed, "filling": filling}
         assert self.process.stdin and self.process.stdout
         self.process.stdin.write(json.dumps(request) + "\n")
         self.process.stdin.flush()
@@ -87,6 +89,7 @@ def serve() -> None:
     from fedray.cli.command_line import report_errors
     from fedray.inventory.__main__ import main as inventory
     from fedray.models import build as networks  # noqa: F401
+    from fedray.run import simulation
     from fedray.sweep.__main__ import main as sweep
 
     for line in sys.stdin:
@@ -106,6 +109,8 @@ def serve() -> None:
                 sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
                 if request["limit"]:
                     resource.setrlimit(resource.RLIMIT_FSIZE, (request["limit"], request["limit"]))
+                if request["filling"]:
+                    simulation.check_disk = lambda parts: []
                 if request["at"] is not None:
                     kill_at(request["at"], request["under"])
                 program = sweep if request["sweep"] else inventory if request["inventory"] else main

@@ -10,7 +10,7 @@ from small_runs import small
 from fedray.algorithms.fedavg import FedAvg
 from fedray.run import run
 
-WAITED = 0.02
+WAITED = 0.04
 
 
 class Waiting(FedAvg):

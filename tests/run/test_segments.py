@@ -53,7 +53,7 @@ def test_a_checkpoint_writes_what_changed_and_begins_anew_once_half_of_it_is_rep
     for t, sizes, _, past in found[1:]:
         (newest,) = [segment for segment in past.segments if segment.t == t]
         size = sizes[path_of(job.checkpoint, t).name]
-        assert 0 <= size - newest.clients * memory < 1000 + 200 * newest.clients  # the header
+        assert 0 <= size - newest.clients * memory < 1000 + 400 * newest.clients  # the header
         everyone = len(dict(past.memories))
         assert sum(segment.clients for segment in past.segments) <= 2 * everyone
         assert newest.clients == COHORT or (past.segments == (newest,) and newest.clients == everyone)

@@ -95,6 +95,9 @@ def test_on_a_full_disk_the_run_ends_in_a_sentence_and_goes_on_later(tmp_path, w
     words = [*SETTINGS, "--output.root", root]
     with small_disk(root, kilobytes):
         status, out, err = warm.run(*words)
+        assert (status, list(root.iterdir())) == (2, []), (out, err)  # who sees it before need not run into it
+        assert re.match(r"fedray: checkpoints of 1 MiB .* need 1 MiB on the disk of .*, but 0 MiB are free; raise", err)
+        status, out, err = warm.run(*words, filling=True)
         assert status == 1, (out, err)
         goes_on = assert_one_sentence(err, root, "No space left on device")
         seen = reported(out)
