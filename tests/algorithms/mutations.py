@@ -416,14 +416,14 @@ WITH_FAULTS = [
     (RUN, "carried += [*clients.events(), Event", "carried = [Event", "events before going back are forgotten"),
     (
         MEMORIES,
-        "if t >= self.t else {**self.known, **self.replaced}",
-        "",
+        "found |= self.replaced",
+        "pass",
         "an interrupt saves the next round's memories",
     ),
     (
         MEMORIES,
-        "self.replaced.setdefault(client, self.known.get(client))",
-        "self.replaced[client] = self.known.get(client)",
+        "self.replaced.setdefault(client, (self.known.get(client), self.kept_in.get(client, 0)))",
+        "self.replaced[client] = self.known.get(client), self.kept_in.get(client, 0)",
         "the round before has what its own handles replaced",
     ),
 ]
@@ -574,7 +574,7 @@ FUSED_MODELS = [
     (ROOM, "self.blocks[name].copy_(value)", "self.blocks[name]", "blocks begin where the last ones ended"),
     (ROOM, "first = -(-last // ALIGNED) * ALIGNED", "first = last - 1", "blocks overlap"),
     (ROOM, "torch.cat([block[:count].flatten(1)", "torch.cat([block[-count:].flatten(1)", "other clients' ends"),
-    (FUSED, "part, began = portion[: self.at_once],", "part, began = portion,", "as many are tried again"),
+    (FUSED, "part, began, cpu_began = portion[: self.at_once],", "part, began, cpu_began = portion,", "as many are tried again"),
     (FUSED, "                    self.forget()\n", "", "memory is not given back"),
     (FUSED, "if active != before:", "if not before:", "who has no steps left goes on"),
     (FUSED, "sorted(groups, key=len, reverse=True)", "groups", "the narrow groups first"),

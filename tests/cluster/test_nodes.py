@@ -157,7 +157,7 @@ def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(
     tables = run(experiment(tmp_path, nodes, algorithm, **packing), watch, joined)
     assert bits(tables) == expected(algorithm, packing["clients"])
     assert len(watch.everywhere) == 3
-    assert watch.holders == watch.everywhere == sorted(tables.population["node"].unique())
+    assert watch.holders == watch.everywhere
     assert tables.rounds["retries"].sum() > 0
     assert {"node_lost"} <= set(tables.events["kind"])
     assert ("went_back" in set(tables.events["kind"])) == (algorithm == "scaffold")

@@ -26,7 +26,7 @@ def kept(session, monkeypatch):
     counts = []
 
     @contextlib.contextmanager
-    def connected(cluster):
+    def connected(cluster, client_output):
         counts.append("start")
         yield session
         counts.append("end")
@@ -129,7 +129,7 @@ def test_a_session_ends_however_its_block_does_and_only_then(session, monkeypatc
     counts = []
 
     @contextlib.contextmanager
-    def connected(cluster):
+    def connected(cluster, client_output):
         try:
             yield session
         finally:

@@ -53,8 +53,7 @@ def test_a_lock_ends_with_its_process_and_not_with_what_that_started(tmp_path):
     path = tmp_path / ".lock"
     program = f"""
         import os, pathlib, signal, subprocess, sys
-        from fedray.core import lock
-from fedray.core.lock import hold, is_held
+        from fedray.core.lock import hold
         with hold(pathlib.Path({str(path)!r}), ""):
             child = subprocess.Popen(["sleep", "60"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
             print(child.pid, flush=True)

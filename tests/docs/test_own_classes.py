@@ -1,6 +1,7 @@
 """The classes of one's own on the pages are right: SAM, the average of the models, a partition; FedCM is in test_readme."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -20,12 +21,14 @@ DECAY, ROUNDS, LOCAL = 0.75, 3, {"lr": 0.5, "batch_size": 10}
 
 
 @pytest.fixture(scope="module")
-def own():
-    """The classes by name."""
-    scope = {"__name__": "own"}
-    for name, word in (("algorithms", "class SAM"), ("algorithms", "class Averaged"), ("models-and-data", "class Str")):
-        exec(page(name).block(word), scope)
-    return scope
+def own(tmp_path_factory):
+    """The classes by name, from a file that has them one after another, as the pages do."""
+    folder = tmp_path_factory.mktemp("own")
+    blocks = (("algorithms", "class SAM"), ("algorithms", "class Averaged"), ("models-and-data", "class Str"))
+    (folder / "own_of_pages.py").write_text("\n".join(page(name).block(word) for name, word in blocks))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(folder)
+        yield vars(importlib.import_module("own_of_pages"))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])

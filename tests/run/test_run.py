@@ -26,6 +26,7 @@ from fedray.run import checkpoint, run
 from fedray.run.checks import check_batches
 from fedray.run.opening import anyhow
 from fedray.run.prepared import Job
+from fedray.run.resume import read_past
 from fedray.run.stopping import judged_by, outcome
 from fedray.run.watch import Watch
 from fedray.server.participation import Faults
@@ -392,9 +393,9 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
     with pytest.raises(KeyboardInterrupt):
         run(experiment(tmp_path / "a"))
     monkeypatch.undo()
-    _, meta, memories = checkpoint.load(Job(experiment(tmp_path / "a")).checkpoint)
-    assert meta["round"] == 3
-    assert sum(memory["times"].item() for _, memory in memories) == 9  # 3 rounds of 3 clients
+    past = read_past(Job(experiment(tmp_path / "a")))
+    assert past.t == 3
+    assert sum(memory["times"].item() for _, memory in past.memories) == 9  # 3 rounds of 3 clients
     assert_same_tables(run(experiment(tmp_path / "a")), run(experiment(tmp_path / "b")))
 
 
