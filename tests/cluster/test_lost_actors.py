@@ -293,10 +293,12 @@ def digest(bits):
     return hashlib.blake2b(repr(bits).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_driver_that_was_stopped_blames_nobody(elsewhere, undisturbed):
     assert elsewhere[0] == f"{digest(undisturbed)} [] 0"
 
 
+@pytest.mark.slow
 def test_the_fork_server_may_die_and_what_comes_after_is_started_plainly(elsewhere, undisturbed):
     assert elsewhere[1] == f"{digest(undisturbed)} ['actor_lost', 'actor_started'] 1"
 

@@ -158,11 +158,14 @@ def test_a_node_is_lost_in_mid_round_and_one_that_joins_is_used(
     assert bits(tables) == expected(algorithm, packing["clients"])
     assert len(watch.everywhere) == 3
     assert watch.holders == watch.everywhere
-    assert tables.rounds["retries"].sum() > 0
-    assert {"node_lost"} <= set(tables.events["kind"])
-    assert ("went_back" in set(tables.events["kind"])) == (algorithm == "scaffold")
-    printed = "".join(capfd.readouterr())
-    assert "node" not in printed and "raylet" not in printed
+    assert "node_lost" in set(tables.events["kind"])
+    if algorithm == "scaffold":
+        assert "went_back" in set(tables.events["kind"])
+    else:
+        assert tables.rounds["retries"].sum() > 0
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert not [line for line in err.splitlines() if "Attempting to recover" not in line]  # of Ray's C++, at level E
     assert watch.new in set(tables.clients["node"][tables.clients["round"] == ROUNDS])
 
 

@@ -97,6 +97,7 @@ def test_an_existing_cluster_is_joined_when_asked_for_used_on_every_node_and_lef
     assert joined.runs["model_fingerprint"][0] == own.runs["model_fingerprint"][0]
 
 
+@pytest.mark.slow
 def test_a_joined_cluster_is_left_clean_after_an_error_too(cluster, tmp_path):
     impatient = ["--cluster.start_timeout", 0.01]
     assert "only 0 of 3 actors" in refused("--cluster.address", cluster.address, *impatient, folder=tmp_path)
@@ -244,12 +245,16 @@ BRING = "copy ~/.ray/auth_token from its head node to this machine, or set RAY_A
     ("environment", "why"),
     [
         ({}, f"it wants a token; {BRING}, and set RAY_AUTH_MODE=token"),
-        ({"RAY_AUTH_MODE": "token"}, f"there is no token here; {BRING}"),
+        pytest.param({"RAY_AUTH_MODE": "token"}, f"there is no token here; {BRING}", marks=pytest.mark.slow),
         (
             {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "wrong"},
             f"the token here is not the one that it wants; {BRING}",
         ),
-        ({"RAY_AUTH_TOKEN": TOKEN}, "it wants a token, which Ray shows only when told to; set RAY_AUTH_MODE=token"),
+        pytest.param(
+            {"RAY_AUTH_TOKEN": TOKEN},
+            "it wants a token, which Ray shows only when told to; set RAY_AUTH_MODE=token",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["no mode and no token", "no token", "a wrong token", "no mode"],
 )
