@@ -259,7 +259,7 @@ def test_a_run_that_is_played_is_refused_and_so_is_a_sweep_at_work(root, capsys)
     assert len(load("small", root).runs) == 3
 
 
-@pytest.mark.parametrize("step", [61, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("step", [29, pytest.param(1, marks=pytest.mark.slow)])
 def test_a_kill_at_any_step_leaves_results_that_load_and_rm_finishes(made, tmp_path, warm, step):
     """Killed before every so manieth file operation, until none is left."""
     root, gone = tmp_path / "results", {SECOND, PROX}
