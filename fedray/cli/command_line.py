@@ -11,7 +11,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -20,7 +20,7 @@ from fedray.core.interrupt import Interrupt, Stdout
 from fedray.core.own_code import is_address
 from fedray.core.version import __version__
 from fedray.experiment.composition import OWN, all_settings, no_value, override, read_toml, unknown
-from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES
+from fedray.experiment.experiment import CHOSEN, DEFAULT_NAMES, Experiment
 from fedray.experiment.synonyms import SECTIONS
 
 
@@ -216,8 +216,8 @@ def variants(dotted: str, field: Any) -> list[str]:
 
 
 def group_order(title: str) -> tuple[int, str]:
-    sections = ["experiment", "data", "partition", "skew", "model", "algorithm", "aggregator", "evaluation", "faults"]
-    sections += ["cluster", "output"]
+    """Groups of options are in the order of the sections, after the experiment's own settings."""
+    sections = ["experiment", *(field.name for field in fields(Experiment))]
     return sections.index(title.partition(" ")[0]), title.partition(" ")[2]
 
 

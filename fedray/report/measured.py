@@ -50,7 +50,8 @@ class FileSettings:
             left_open = tuple(name for name, value in settings.items() if is_auto(value, known.get(name)))
             wanted.setdefault(left_open, set()).add(without(settings, left_open))
         found = [
-            with_neutral(identity(json.loads(text))) if isinstance(text, str) else None for text in runs["settings"]
+            identity(with_neutral(dict(flatten(json.loads(text))))) if isinstance(text, str) else None
+            for text in runs["settings"]
         ]
         return [
             run is not None and any(without(run, left_open) in keys for left_open, keys in wanted.items())

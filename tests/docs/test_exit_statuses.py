@@ -53,7 +53,7 @@ def ends() -> dict[tuple[str, int], list[Callable[[pytest.MonkeyPatch], int]]]:
         return play
 
     def interrupted_report(patch: pytest.MonkeyPatch) -> int:
-        patch.setattr(report, "load", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(report, "load_folders", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
         return any_end_of(report.main, "study").status
 
     def fails(*_: Any) -> Any:

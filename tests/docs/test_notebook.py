@@ -133,9 +133,12 @@ def test_its_runs_have_the_bits_of_one_process(played: tuple[list[Any], Path], t
 
 def test_a_class_that_a_cell_defines_anew_is_what_warm_actors_train(played: tuple[list[Any], Path]) -> None:
     cells, _ = played
-    (one,), (other,) = (outputs(cells, f"return {factor} * grad") for factor in ("1.0", "0.5"))
-    texts = [each["data"]["text/plain"].split(", ") for each in (one, other)]
+    (one,), (told, other) = (outputs(cells, f"return {factor} * grad") for factor in ("1.0", "0.5"))
+    texts = [each["data"]["text/plain"].strip("[]").split(", ") for each in (one, other)]
     assert texts[0][0] != texts[1][0] and texts[0][1] != texts[1][1]
+    before, now = (text[0].strip("'") for text in texts)
+    assert told["name"] == "stderr"
+    assert told["text"] == f"__main__:Mine was edited since run {before}, so that run {now} is another one\n"
 
 
 def test_pandas_and_a_plot_are_shown(played: tuple[list[Any], Path]) -> None:

@@ -102,6 +102,7 @@ def test_what_the_file_leaves_on_auto_may_be_anything(file: Path) -> None:
     assert with_setting("", "engine", "plain") == [True, False]
     assert with_setting("model", "channels_last", True) == [True, False]
     assert with_setting("cluster", "cpus", 7) == with_setting("data", "root", "elsewhere") == [True, False]
+    assert with_setting("output", "client_output", True) == [True, False]  # newer than 0.3.0, and in no id
     assert with_setting("evaluation", "target_accuracy", 0.5) == [False, False]  # none is none
     assert with_setting("algorithm", "momentum", 0.9) == [False, False]  # not in the file, so the default
 
