@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 LONGEST, POINTS = 500, 8000
 """The most points of a curve, and of a chart; longer curves are thinned out."""
 OVER: dict[str, tuple[str, dict[str, Any]]] = {
-    "round": ("round", {"labelExpr": "datum.value % 1 ? '' : format(datum.value, ',d')"}),  # of few there are halves
+    "round": (
+        "round",
+        {"tickMinStep": 1, "labelExpr": "datum.value % 1 ? '' : format(datum.value, ',d')"},
+    ),  # of few there are halves
     "seconds": ("seconds", {"format": ",~f"}),
     "bytes": ("bytes sent, both ways", {"labelExpr": "format(datum.value, '~s') + 'B'"}),
 }
