@@ -39,6 +39,8 @@ cpus=${SLURM_CPUS_PER_TASK:-$SLURM_CPUS_ON_NODE}
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 steps=()
 run=
+asked=
+told=
 
 export RAY_USAGE_STATS_ENABLED=0
 if [[ -f ~/.ray/auth_token ]]; then
@@ -56,8 +58,8 @@ trap end EXIT
 
 # shellcheck disable=SC2329  # the trap calls it
 interrupt() {
-    [[ -n $run ]] || exit 143 # there is nothing to save yet
-    kill -TERM "$run" 2>/dev/null || true
+    asked=1 # where the run is just being started, it is told below
+    [[ -z $run ]] || { told=1; kill -TERM "$run" 2>/dev/null || true; }
 }
 trap interrupt TERM INT
 
@@ -77,6 +79,7 @@ up() {
 wait_for() {
     local deadline=$((SECONDS + $2))
     until (($(up) >= $1)); do
+        [[ -z $asked ]] || exit 143 # there is nothing to save yet
         kill -0 "${steps[0]}" 2>/dev/null || { echo "the head's Ray ended" >&2; exit 1; }
         ((SECONDS < deadline)) || return 1
         sleep 1
@@ -92,8 +95,10 @@ if ((${#nodes[@]} > 1)); then
     wait_for ${#nodes[@]} 120 || echo "$(up) of ${#nodes[@]} nodes are up; the run begins without the others" >&2
 fi
 
+[[ -z $asked ]] || exit 143
 python -m "$program" "$@" --cluster.address "$address:$port" &
 run=$!
+[[ -z $asked || -n $told ]] || kill -TERM "$run"
 status=0
 wait "$run" || status=$?
 if kill -0 "$run" 2>/dev/null; then # the wait ended with a signal, and the run ends its round

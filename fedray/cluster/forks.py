@@ -15,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -34,6 +35,8 @@ class Answer:
 
     def __init__(self, connection: socket.socket):
         self.connection = connection
+        # As when a run is refused before it reads the answer.
+        weakref.finalize(self, connection.close).atexit = False
 
     def result(self) -> Any:
         """Wait for the result. Raises what the function raised, or RuntimeError if its process ended early."""
@@ -120,7 +123,8 @@ class Nursery:
     def __init__(self, server: ForkServer, job: str, raylet: int):
         self.path = f"{tempfile.mkdtemp(prefix='fedray-')}/nursery"
         env = {**os.environ, "RAY_JOB_ID": job, "RAY_RAYLET_PID": str(raylet)}
-        self.connection = server.ask(forkserver.nursery, self.path, env).connection
+        self.answer = server.ask(forkserver.nursery, self.path, env)
+        self.connection = self.answer.connection
 
     @property
     def runtime_env(self) -> dict[str, str]:
