@@ -1,6 +1,7 @@
 """What many tests share: a small data set, one Ray with a fake GPU, and lanes for those with Ray and for the rest."""
 
 import os
+import signal
 import tempfile
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from small_data import make_dataset
 from warm import Warm
 
 from fedray.cluster.settings import Cluster
+from fedray.core.interrupt import SIGNALS
 from fedray.data.dataset import Dataset
 
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -55,6 +57,16 @@ def no_cache_of_the_user():
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("FEDRAY_CACHE", folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before():
+    """A program that was run in this process ignores signals from its end on, and so would all programs after it."""
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    yield
+    for number, handler in before.items():
+        if signal.getsignal(number) is not handler and handler is not None:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from interruptible import heed_sigterm
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "experiments" / "cluster"
@@ -141,12 +142,13 @@ def test_a_job_whose_time_is_up_lets_the_run_end_its_round(tmp_path):
         "python": "trap 'echo saved > saved; exit 130' TERM; touch begun; while :; do sleep 0.05; done",
     }
     (words,) = command([SLURM, "x.toml"], tmp_path, programs)
-    job = subprocess.Popen(words, env=env(tmp_path, VARIABLES), cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    how = {"env": env(tmp_path, VARIABLES), "cwd": tmp_path, "stderr": subprocess.PIPE, "text": True}
+    job = subprocess.Popen(words, **how, preexec_fn=heed_sigterm)
     while not (tmp_path / "begun").exists():
         assert job.poll() is None
         time.sleep(0.02)
     job.send_signal(signal.SIGTERM)
-    assert (job.communicate()[1], job.returncode) == ("", 130)
+    assert (job.communicate(timeout=100)[1], job.returncode) == ("", 130)
     assert (tmp_path / "saved").exists()
     assert not any(is_alive(int(line)) for line in (tmp_path / "steps").read_text().split())
 
