@@ -193,6 +193,8 @@ def test_actors_of_a_session_are_set_up_so(session, dataset):
     """Ray knows the program by its name; that of Ray's would have imported Ray in the shim's process."""
     (raylet,) = [child for child in psutil.Process().children() if child.name() == "raylet"]
     assert any(str(SHIM.with_name("setup_worker.py")) in word for word in raylet.cmdline())
+    started = {Path(word).name for child in psutil.Process().children(recursive=True) for word in child.cmdline()}
+    assert not started & {"dashboard.py", "monitor.py", "log_monitor.py"}  # nobody here asks them
     assert len(set(pids(session, dataset))) == 2
 
 

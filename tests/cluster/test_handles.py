@@ -248,7 +248,18 @@ def test_calls_settle_while_another_handle_is_waited_for(session, dataset):
 
 
 def test_a_discarded_handle_frees_all_that_it_held_within_a_second(session, dataset):
-    """Calls that wait are never made, the one that runs ends at its next step, and the actor is free for another."""
+    """Calls that wait are never made, the one that runs ends at its next step, and the actor is free for another.
+
+    On a busy machine one of three has to: each would hold them for eight seconds otherwise.
+    """
+    times = []
+    while len(times) < 3 and not any(freed < 1 and trained < 2 for freed, trained in times):
+        times.append(discard_one(session, dataset))
+    assert times[-1][0] < 1 and times[-1][1] < 2, times
+
+
+def discard_one(session, dataset):
+    """The seconds from a discard until nothing is held any more, and until another handle was trained."""
     population = on_ray(session, dataset, make_recipe(dataset, "mlp"), clients_per_actor=4)
     algorithm, message = Slow(lr=0.05, batch_size=1), message_of(population)  # 21 steps and more of 0.1 s each
     assert len(population.slots) == 1
@@ -260,13 +271,14 @@ def test_a_discarded_handle_frees_all_that_it_held_within_a_second(session, data
     began = time.perf_counter()
     while held_bytes() > free_before and time.perf_counter() < began + 10:
         time.sleep(0.02)
-    assert time.perf_counter() - began < 1 + 4 * (os.getloadavg()[0] > 1.5)  # a second where nothing else runs
+    freed = time.perf_counter() - began
     quick = population.submit(Task(FedAvg(lr=0.05, batch_size=0), message, 1, 0.05), [1])
     assert population.take(quick).reports[0].client == 1
     population.keep(quick)
-    assert time.perf_counter() - began < 2
+    trained = time.perf_counter() - began
     assert population.events() == []  # nobody was lost
     population.close()
+    return freed, trained
 
 
 def settled_bytes():
