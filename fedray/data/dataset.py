@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
+
 Split = Literal["test", "validation"]
 COUNTED = 1000  # images whose intensities are counted together
 MOST_CLASSES = 4096
@@ -40,6 +42,8 @@ class Dataset:
     validation_labels: np.ndarray = None  # type: ignore[assignment]
     train_users: np.ndarray | None = None
     """The user of each training example, int64 [n] in 0..U-1, in the sorted order of the users' names; None without."""
+    kind: Kind = CLASSIFIED_IMAGES
+    """What its inputs and its targets are."""
     note: str = ""
     """Facts to print beside a name that says little: shape, classes, source of the test images."""
 

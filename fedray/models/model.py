@@ -10,7 +10,8 @@ from fedray.core.errors import BadInputError
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.models import weights
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""The shape of one input; (channels, height, width) of an image."""
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ class Job:
             model=e.model,
             shape=d.train_images.shape[1:],
             classes=len(d.classes),
+            kind=d.kind,
             mean=mean,
             std=std,
             augment=e.data.augment,

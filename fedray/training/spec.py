@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.data.skew import SHARD, Skew
 from fedray.models.model import Model, Shape
 
@@ -38,6 +39,8 @@ class Recipe:
     own_classes: tuple[tuple[str, str, str], ...] = ()
     """Of the user's own classes, and of those that they inherit from, those first: the setting that has one, its
     address, and the fingerprint of its module, which no other file is to stand for."""
+    kind: Kind = CLASSIFIED_IMAGES
+    """What the inputs and the targets are."""
     chunk_size: int | None = None
     """The most clients that are trained as one program. None: as many as suit the device."""
 
