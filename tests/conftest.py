@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from lanes import Lanes, SharedRay, place, shares_ray, starts_ray, write_durations
+from rare import is_rare, stale
 from small_data import make_dataset
 from warm import Warm
 
@@ -23,11 +24,17 @@ def pytest_addoption(parser):
     parser.addoption("--durations-file", type=Path, help="write how long each lane, file and test took to this file")
 
 
-def pytest_collection_modifyitems(items):
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves the slow ones out
+def pytest_collection_modifyitems(config, items):
     items.sort(key=lambda item: place(item.nodeid))
     for item in items:
         if starts_ray(item.nodeid):
             item.add_marker("ray")
+        if is_rare(item.nodeid):
+            item.add_marker("slow")
+    whole = config.args == [str(config.rootpath / "tests")] or config.args == config.getini("testpaths")
+    if whole and (gone := stale(item.nodeid for item in items)):
+        raise pytest.UsageError(f"tests/helpers/rare.py names cases that there are not: {', '.join(gone)}")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -68,15 +68,17 @@ def test_a_download_is_unpacked_read_back_and_not_repeated(tmp_path, server, wri
     assert "already in" in again.stdout
 
 
-def test_without_network_it_says_so_in_one_sentence(tmp_path):
+def test_without_network_it_says_so_in_one_sentence(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-        failed = download(tmp_path / "data", f"http://127.0.0.1:{port}/cifar.tar.gz")
-    assert failed.returncode == 1
-    assert "could not be downloaded" in failed.stderr
-    assert "--data.dataset synthetic" in failed.stderr
-    assert failed.stderr.count("\n") == 1
+        monkeypatch.setenv("FEDRAY_CIFAR10_URL", f"http://127.0.0.1:{port}/cifar.tar.gz")
+        assert main(["--root", str(tmp_path / "data")]) == 1
+    said = capfd.readouterr().err
+    assert "could not be downloaded" in said
+    assert "--data.dataset synthetic" in said
+    assert said.count("\n") == 1
     assert list((tmp_path / "data").iterdir()) == []
 
 

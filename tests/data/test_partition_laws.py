@@ -70,7 +70,7 @@ def populations(draw):
 
 
 @pytest.mark.parametrize("name", PARTITIONS)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data(), population=populations(), seed=st.integers(0, 2**63 - 1))
 def test_a_partition_is_what_it_says_or_is_refused_in_a_sentence(name, data, population, seed):
     scheme, (labels, clients) = data.draw(schemes(name)), population

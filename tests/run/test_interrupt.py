@@ -83,9 +83,7 @@ def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
 def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
     """In the middle of a round that would take minutes; what was reported stays, with a checkpoint of it."""
     settings = [*IN_PROCESS, "--output.root", tmp_path]
-    with start(
-        *settings, "--rounds", "3000", "--data.train_examples", "40000", "--clients", "8", "--cohort", "1"
-    ) as process:
+    with start(*settings, "--rounds", "3000", "--clients", "2", "--cohort", "1", "--algorithm.epochs", "30") as process:
         wait_for(process, "round +1/")
         process.send_signal(signal.SIGTERM)
         wait_for(process, "note .*finishing")
@@ -106,7 +104,7 @@ def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
 
 def test_a_resume_after_signals_ends_in_the_same_tables(tmp_path):
     settings = [*SMALL, "--cluster.backend", "in-process", "--rounds", "12", "--output.checkpoint_every", "5"]
-    settings += ["--model.name", "mlp", "--engine", "plain"]
+    settings += ["--model.name", "logistic", "--engine", "plain", "--algorithm.epochs", "3"]
     for number, beginning in ((signal.SIGINT, "round +2/"), (signal.SIGTERM, "round +7/")):
         with start(*settings, "--output.root", tmp_path / "a") as process:
             wait_for(process, beginning)
@@ -181,8 +179,8 @@ def test_nothing_is_left_of_ray_after_kill_9_and_the_run_goes_on_elsewhere(tmp_p
 
     Continued in this process it has the model and the rounds of a run that nothing disturbed.
     """
-    settings = [*SMALL, "--algorithm.batch_size", "16", "--rounds", "40", "--output.root", str(tmp_path)]
-    settings += ["--data.train_examples", "2000", "--model.name", "mlp", "--engine", "plain"]
+    settings = [*SMALL, "--algorithm.batch_size", "2", "--rounds", "40", "--output.root", str(tmp_path)]
+    settings += ["--model.name", "logistic", "--engine", "plain"]
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # a short name: Ray makes sockets in it
         environment = {**os.environ, "TMPDIR": folder, "RAY_TMPDIR": folder}
         with start(*settings, env=environment) as process:

@@ -421,7 +421,9 @@ def test_on_a_terminal_a_sweep_shows_what_runs_and_comes_to_its_end(file):
 HALVED = "[grid]\nalgorithm.lr = [0.001, 0.002, 0.03, 0.3]\nseed = [0, 1]\n"
 LEARNABLE = (
     "--data.train_examples",
-    "600",
+    "400",
+    "--data.test_examples",
+    "200",
     "--model.name",
     "logistic",
     "--rounds",
