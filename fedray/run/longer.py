@@ -38,7 +38,7 @@ def find(job: Job) -> Found:
         try:
             past, lines = take(job, shorter)
         except BadInputError as error:
-            why = why or str(error).removesuffix(f"; {START_OVER}")
+            why = why or " ".join(str(error).removesuffix(f"; {START_OVER}").split())
         else:
             return Found(replace(past, notice=f"{why}; {past.notice}" if why else past.notice), lines)
     return Found(why=why)
