@@ -21,6 +21,7 @@ from fedray.core.settings import flatten
 from fedray.experiment.composition import compose, set_default_name
 from fedray.experiment.experiment import Experiment
 from fedray.results.recorder import keep_file
+from fedray.run.longer import rounds_taken
 from fedray.run.prepared import Job
 from fedray.run.simulation import run
 from fedray.run.watch import Watch, Watches
@@ -64,7 +65,7 @@ def show_plan(experiment: Experiment, fresh: bool) -> None:
     for label, sentence in plan_of(job, fresh):
         say(label, sentence)
     known = known_runs(experiment.output.root, experiment.output.name)
-    done = 0 if fresh else next((run.rounds for run in known if run.run == job.run), 0)
+    done = 0 if fresh else next((run.rounds for run in known if run.run == job.run), 0) or rounds_taken(job)
     settings = dict(flatten(job.experiment.settings()))
     say("time", time_of_one(settings, job.experiment.rounds - done, known))
 

@@ -58,8 +58,11 @@ def progress(job: Job, fresh: bool) -> str:
     if job.ended:
         check_ended(job)
         return f", {job.status} before and not repeated"
-    past, _ = open_past(job)
-    return f", {past.notice}" if past else ""
+    past, _, why = open_past(job)
+    left = job.experiment.rounds - past.t if past else 0
+    if past:
+        return f", {past.notice}; {left:,} round{'s are' if left != 1 else ' is'} left"
+    return f", from round 1: {why}" if why else ""
 
 
 def describe_shards(job: Job) -> str:

@@ -97,6 +97,7 @@ WORDS = {
     "output.root": "output_dir, out_dir, results_dir, save_dir, log_dir, save_path, out, output_path",
     "output.name": "name, exp_name, experiment_name, run_name, experiment, tag",
     "output.checkpoint_every": "save_every, checkpoint_interval, checkpoint_frequency",
+    "output.keep_checkpoint": "save_last, keep_last, save_checkpoint, save_checkpoints",
     "output.wandb": "use_wandb, wandb_project, project, enable_wandb",
     "output.tensorboard": "use_tensorboard, tb",
 }

@@ -119,6 +119,16 @@ def version_of(path: Path) -> Any:
         return None
 
 
+def rounds_planned(path: Path) -> int | None:
+    """The column `rounds_planned` of a run's row, of which nothing else is read; DamagedError where that fails."""
+    try:
+        check_file(path)
+        planned = pq.read_table(path, columns=["rounds_planned"], partitioning=None)["rounds_planned"].to_pylist()
+    except (pa.ArrowException, OSError, KeyError) as error:
+        raise DamagedError(f"the results file {path} cannot be read: {error}") from None
+    return planned[0] if planned and isinstance(planned[0], int) else None
+
+
 def other_version(
     path: Path, version: Any, lacks: Sequence[str] = (), more: Sequence[str] = (), others: Sequence[str] = ()
 ) -> BadInputError:

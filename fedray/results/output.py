@@ -17,6 +17,11 @@ class Output:
     save_best: bool = setting(
         False, "Whether the model of the best round is kept, too: best by the accuracy that target and patience go by."
     )
+    keep_checkpoint: bool = setting(
+        False,
+        "Whether a run that finished keeps its last checkpoint, so that one with more `rounds` and all else alike goes "
+        "on from it.",
+    )
     flush_seconds: float = setting(5.0, "How often the Parquet tables are rewritten.", gt=0, unit="s")
     client_output: bool = setting(
         False,

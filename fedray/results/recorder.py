@@ -11,7 +11,7 @@ wherever a journal is.
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
@@ -89,11 +89,13 @@ class Recorder:
         *,
         keep_rounds: int,
         flush_seconds: float = 5.0,
+        taken: Sequence[dict[str, Columns]] = (),
     ) -> "Recorder":
-        """A recorder that goes on after `keep_rounds` rounds of the run's journal.
+        """A recorder that goes on after `keep_rounds` rounds of the run's journal, or after those `taken`.
 
         Later rounds, reported before a kill, stay in the journal until they are recorded again. The run keeps its first
-        `started_at`. BadInputError where the journal lacks one of the rounds to keep.
+        `started_at`. BadInputError where the journal lacks one of the rounds to keep. `taken` are all of them, as lines
+        of a journal (taken.py); the run's own journal is then not asked for them.
         """
         recorder = cls(root, name, run, grouping, run_row, flush_seconds=flush_seconds)
         try:
@@ -102,7 +104,7 @@ class Recorder:
             raise DamagedError(f"{error}; {START_OVER}") from None
         if newer:  # it would be lost
             raise other_version(recorder._journal, header["runs"]["fedray_version"][0], more=newer)
-        kept = [line for t, line in lines.items() if t <= keep_rounds]
+        kept = list(taken) or [line for t, line in lines.items() if t <= keep_rounds]
         if len(kept) < keep_rounds:
             raise BadInputError(
                 f"the journal {recorder._journal} holds {len(kept)} of the {keep_rounds} rounds before the checkpoint; "
@@ -110,9 +112,15 @@ class Recorder:
             )
         if header:
             recorder._row["started_at"] = header["runs"]["started_at"][0]
+            recorder._row["taken_from"] = header["runs"]["taken_from"][0] if kept else None
         recorder._lines, recorder._later = kept, [line for t, line in lines.items() if t > keep_rounds]
         recorder._before = {t: line["events"] for t, line in lines.items() if t > keep_rounds}
         return recorder
+
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """The whole rows of `rounds` that it will start with; none once it has started."""
+        return to_rows(join_lines("rounds", self._lines))
 
     def start(self, population: Content, partition: Content, **run_columns: Any) -> None:
         """Make the folders, the journal and all tables, which of a fresh run have no rounds. The run is now `running`.

@@ -49,6 +49,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("device", "cpu_capability", "engine"), STRING),
         **dict.fromkeys(("blocks", "forms_version"), INT),
         **dict.fromkeys(("played_before", "own_code", "fedray_source"), STRING),
+        "taken_from": STRING,
     },
     "rounds": {
         "round": INT,

@@ -9,7 +9,8 @@ from fedray.core.errors import LostStateError, StorageError, TooFewSurvivorsErro
 from fedray.core.interrupt import Interrupt
 from fedray.core.updates import Event, Report, Vectors
 from fedray.results.recorder import Recorder
-from fedray.run.kept_models import fingerprint, save_best, save_final
+from fedray.results.schema import Content
+from fedray.run.kept_models import fingerprint, save_best, save_final, take_best
 from fedray.run.opening import log, timed
 from fedray.run.played import Played, followed, played_columns
 from fedray.run.prepared import Job
@@ -90,9 +91,21 @@ class Attempt:
         rows = clients.rows()
         actors = len(set(rows["actor"]))
         by = played_columns(self.played, self.before)
+        if past and past.shorter:
+            self.take_over(past, rows, actors=actors, **by)
+            return
         self.recorder.start(rows, partition_columns(self.job), actors=actors, **by)
         if past:
             past.drop_damaged()
+
+    def take_over(self, past: Past, population: Content, **columns: Any) -> None:
+        """Make the past of a shorter run this run's own, its checkpoint last: killed before, it does so again."""
+        kept = self.recorder.kept
+        self.recorder.start(population, partition_columns(self.job), taken_from=past.shorter, **columns)
+        take_best(self.job, past.shorter, best_round(self.recorder.rounds, self.judged))
+        self.watch.took(self.job, kept)
+        self.recorder.sync()
+        self.save()
 
     def play_rounds(self, until: int | None) -> str | None:
         """Play the rounds that are left and record each; the final status, or None where the run is not at its end."""
@@ -152,6 +165,9 @@ class Attempt:
     def end(self, status: str) -> None:
         """The run has come to its final status: keep its model, complete its tables, and tidy up."""
         save_final(self.job, self.state, self.recorder.rounds[-1]["round"])
+        if status == "finished" and self.job.experiment.output.keep_checkpoint and self.t > self.saved:
+            self.recorder.sync()
+            self.save()
         why = describe_divergence(self.recorder.rounds[-1]) if status == "diverged" else None
         self.recorder.finish(status, why, model_fingerprint=fingerprint(self.job, self.state))
         self.job.tidy()

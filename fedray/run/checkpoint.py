@@ -85,6 +85,21 @@ def save_model(path: str | Path, tensors_by_name: Vectors, meta: dict[str, str])
     _write(Path(path), tensors_by_name, {"format": "pt", **meta})
 
 
+def load_model(path: Path) -> tuple[Vectors, dict[str, str]]:
+    """Read back what `save_model` wrote: tensors by name, and meta. DamagedError for any other file."""
+    try:
+        with path.open("rb") as file:
+            header, begin = _verified(file, path)
+            meta = {str(name): str(value) for name, value in header.pop("__metadata__").items()}
+            for entry in header.values():
+                _check(entry, os.fstat(file.fileno()).st_size - begin)
+            return _arrays(file, begin, header), meta
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, DamagedError):
+            raise
+        raise DamagedError(f"the model {path} cannot be read: {error}") from None
+
+
 def _write(
     path: Path,
     arrays: Vectors,

@@ -12,6 +12,7 @@ from typing import Literal
 from fedray.cluster.capacity import spill_folder, store_here
 from fedray.cluster.gpus import MIB, mib
 from fedray.core.errors import BadInputError
+from fedray.run.longer import rounds_taken
 from fedray.run.needs import memory_bytes, needs_of, remembering
 from fedray.run.prepared import Job
 
@@ -25,7 +26,7 @@ LEFT_FREE = 0.05  # of a disk, below which Ray spills nothing
 class Part:
     """Some bytes that a run writes into a folder, what they are, and how there would be fewer."""
 
-    kind: Literal["checkpoints", "models", "spilled"]
+    kind: Literal["checkpoints", "kept", "models", "spilled"]
     what: str
     size: int
     folder: Path
@@ -50,7 +51,7 @@ def parts_of(job: Job, fresh: bool = False, at_once: int = 1) -> list[Part]:
 
     The run's files count that are there already, since new ones take their place, but not where it starts over `fresh`.
     """
-    found = [checkpoints(job, fresh, at_once), models(job, fresh)]
+    found = [*checkpoints(job, fresh, at_once), models(job, fresh)]
     if spilled := spilled_bytes(job, at_once):
         fewer = "raise cluster.object_store, set RAY_TMPDIR to a larger disk or choose fewer clients"
         found.append(Part("spilled", "objects that Ray spills", spilled, spill_folder(), fewer, left_free=LEFT_FREE))
@@ -58,34 +59,51 @@ def parts_of(job: Job, fresh: bool = False, at_once: int = 1) -> list[Part]:
 
 
 def parts_of_all(runs: Sequence[Sequence[Part]]) -> list[Part]:
-    """The parts on disk of several runs: the models of all, since they stay, and the largest of all else."""
+    """The parts on disk of several runs: all models and kept checkpoints, and the largest of all else."""
     by_kind: dict[str, list[Part]] = {}
     for part in (part for parts in runs for part in parts):
         by_kind.setdefault(part.kind, []).append(part)
     found = {kind: max(parts, key=lambda part: part.size) for kind, parts in by_kind.items()}
-    if len(stay := by_kind.get("models", [])) > 1:
-        size, words = sum(part.size for part in stay), f"of {len(stay):,} runs"
-        found["models"] = replace(found["models"], sum=words, size=size)
+    for kind in ("kept", "models"):
+        if len(stay := by_kind.get(kind, [])) > 1:
+            size, words = sum(part.size for part in stay), f"of {len(stay):,} runs"
+            found[kind] = replace(found[kind], sum=words, size=size)
     return list(found.values())
 
 
-def checkpoints(job: Job, fresh: bool, at_once: int) -> Part:
-    """The checkpoints of runs at their largest: the last one that is due, the two before, and what it replaces."""
-    e = job.experiment
-    due = (e.rounds - 1) // e.output.checkpoint_every  # at its end a run has its tables and its model instead
-    last = due * e.output.checkpoint_every
+def checkpoints(job: Job, fresh: bool, at_once: int) -> list[Part]:
+    """The checkpoints of runs at their largest: the last one that is due, the two before, and what it replaces.
+
+    The one that stays when a run has finished is a part of its own (`output.keep_checkpoint`).
+    """
+    e, every = job.experiment, job.experiment.output.checkpoint_every
+    taken, keeps = 0 if fresh else rounds_taken(job), e.output.keep_checkpoint
+    last = e.rounds if keeps else (e.rounds - 1) // every * every  # at its end a run has its tables and its model
+    due = min(KEPT, (e.rounds - 1) // every - taken // every + (taken > 0) + keeps)
     state = sum(vector.nbytes for vector in e.algorithm.init(*job.vectors).values())
     each, clients = memory_bytes(job), remembering(e, last)
-    written = min(min(due, KEPT) * clients, last * e.cohort)  # a memory that did not change is not written again
-    size = at_once * (min(due, KEPT) * state + each * written) - held(job.checkpoint.parent, job.run, fresh)
-    words = f"{min(due, KEPT)} x {mib(state)} MiB of the server's state"
-    if each:
-        words += f", and of {clients:,} clients up to {written:,} memories x {each / 2**20:.3g} MiB"
-    words += f"; {at_once} runs at once" if at_once > 1 else ""
+
+    def part(kind: Literal["checkpoints", "kept"], what: str, states: int, lists: int, runs: int, fewer: str) -> Part:
+        written = min(lists * clients, last * e.cohort)  # a memory that did not change is not written again
+        words = f"{states} x {mib(state)} MiB of the server's state"
+        if each:
+            words += f", and of {clients:,} clients up to {written:,} memories x {each / 2**20:.3g} MiB"
+        words += f"; {runs} runs at once" if runs > 1 else ""
+        return Part(kind, what, runs * (states * state + each * written), job.folder, fewer, words)
+
     fewer = (
         "raise output.checkpoint_every, set output.root to a larger disk, or choose fewer clients or a smaller model"
     )
-    return Part("checkpoints", "checkpoints", max(0, size), job.folder, fewer, words)
+    lists = min(due, 2) if keeps else 0  # a checkpoint lists up to twice what clients remember
+    found = [part("checkpoints", "checkpoints", due - keeps, due - lists, at_once, fewer)]
+    if keeps:
+        fewer = "set output.root to a larger disk, or output.keep_checkpoint = false"
+        found.append(part("kept", "a checkpoint that stays", 1, lists, 1, fewer))
+    there, left = held(job.checkpoint.parent, job.run, fresh), []
+    for one in found:
+        left.append(replace(one, size=max(0, one.size - there)))
+        there = max(0, there - one.size)
+    return left
 
 
 def models(job: Job, fresh: bool) -> Part:

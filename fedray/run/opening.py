@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from fedray.cluster.settings import Cluster
 from fedray.core.errors import BadInputError
 from fedray.data.dataset import Dataset
 from fedray.results.recorder import Recorder
+from fedray.run import longer
 from fedray.run.needs import check_memory_here, needs_of
 from fedray.run.played import Played, decide
 from fedray.run.prepared import Job
@@ -60,17 +61,28 @@ def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> No
         watch.notice(f"there is no GPU here, so {asked} reserves nothing, and clients train on the CPU")
 
 
-def open_past(job: Job, fresh: bool = False) -> tuple[Past | None, Recorder]:
-    """The run's past from its checkpoint, and a recorder that goes on from there. Nothing is written yet.
+class Opened(NamedTuple):
+    """A run's past, a recorder that goes on from there, and why it does not go on from a shorter run, if it may not."""
+
+    past: Past | None
+    recorder: Recorder
+    from_round_1: str = ""
+
+
+def open_past(job: Job, fresh: bool = False) -> Opened:
+    """The run's past from its checkpoint, or from that of a shorter run, and a recorder. Nothing is written yet.
 
     With `fresh` there is no past, and no earlier file of the run is read.
     """
     output = job.experiment.output
     names = (output.root, output.name, job.run, grouping_columns(job), run_row(job))
     if fresh:
-        return None, Recorder(*names, flush_seconds=output.flush_seconds)
-    past = read_past(job)
-    return past, Recorder.resume(*names, keep_rounds=past.t if past else 0, flush_seconds=output.flush_seconds)
+        return Opened(None, Recorder(*names, flush_seconds=output.flush_seconds))
+    own = read_past(job)
+    found = longer.Found(own) if own else longer.find(job)
+    keep = found.past.t if found.past else 0
+    recorder = Recorder.resume(*names, keep_rounds=keep, flush_seconds=output.flush_seconds, taken=found.lines)
+    return Opened(found.past, recorder, found.why)
 
 
 def check_session(cluster: Cluster, given: "Session | KeptRay | None", client_output: bool) -> None:

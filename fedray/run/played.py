@@ -121,17 +121,30 @@ def describe_change(then: Played, now: Played) -> str:
 
 def refuse_another(job: Job, found: Sequence[Played]) -> None:
     """Raise BadInputError where the settings ask for an engine or blocks other than those that trained the run."""
+    if others := asked_otherwise(job, found):
+        there, here = describe_asked(job, others)
+        names = " and ".join(others)
+        raise BadInputError(
+            f"run {job.run} in {job.folder}/ was trained with {there}, which auto chose there, and {here} has the same "
+            f"id; set another output.name, or leave {names} on auto to take it as it is"
+        )
+
+
+def asked_otherwise(job: Job, found: Sequence[Played]) -> dict[str, Played]:
+    """The settings among `engine` and `blocks` that ask for another than trained a run, each with what trained it."""
     asked = {name: value for name in ("engine", "blocks") if (value := getattr(job.asked, name)) is not None}
     for each in found:
-        others = [name for name in asked if getattr(each, name) != asked[name]]
-        if others:
-            there = " and ".join(f"{name} = {getattr(each, name)}" for name in others)
-            here = " and ".join(f"{name} = {asked[name]}" for name in others)
-            where = f" on {each.device}" if each.device else ""
-            raise BadInputError(
-                f"run {job.run} in {job.folder}/ was trained with {there}{where}, which auto chose there, and {here} "
-                f"has the same id; set another output.name, or leave {' and '.join(others)} on auto to take it as it is"
-            )
+        if others := [name for name in asked if getattr(each, name) != asked[name]]:
+            return dict.fromkeys(others, each)
+    return {}
+
+
+def describe_asked(job: Job, others: Mapping[str, Played]) -> tuple[str, str]:
+    """What trained a run and what is asked for, in words; `others` are as in `asked_otherwise`."""
+    there = " and ".join(f"{name} = {getattr(each, name)}" for name, each in others.items())
+    here = " and ".join(f"{name} = {getattr(job.asked, name)}" for name in others)
+    device = next(iter(others.values())).device
+    return there + (f" on {device}" if device else ""), here
 
 
 def check_ended(job: Job) -> None:

@@ -2,6 +2,9 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from fedray.data.partitions import own as own_partitions
 from fedray.experiment.experiment import CHOSEN, Experiment
 from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
+from fedray.results.files import read_row
 from fedray.results.recorder import check_writable, drop_journal
 from fedray.results.schema import PER_RUN
 from fedray.run import segments
@@ -61,15 +65,26 @@ class Job:
         self.own_code = {name: content(kind, setting_of(name)) for name, kind in experiment.own_classes.items()}
         """The content of each class of the user's own, by its section of the settings."""
         self.algorithm_source = self.own_code.get("algorithm", "")
+        self._answer: Callable[[], Any] | None = None
+        self._find_place()
+        if writes:
+            self._check_place()
+
+    def _find_place(self) -> None:
+        experiment = self.experiment
         self.run = experiment.run_id(self.fingerprint, self.model_source, self.own_code)
         self.folder = Path(experiment.output.root) / experiment.output.name
         self.checkpoint = self.folder / "checkpoints" / f"{self.run}.safetensors"
         self.checkpoint_before = self.checkpoint.with_suffix(".previous.safetensors")
         self.model = self.folder / "models" / f"{self.run}.safetensors"
         self.best_model = self.model.with_suffix(".best.safetensors")
-        self._answer: Callable[[], Any] | None = None
-        if writes:
-            self._check_place()
+
+    def with_rounds(self, rounds: int) -> "Job":
+        """The same with so many rounds. It shares what was derived so far, and its place on disk is not checked."""
+        other = copy(self)
+        other.asked, other.experiment = replace(self.asked, rounds=rounds), replace(self.experiment, rounds=rounds)
+        other._find_place()
+        return other
 
     def _check_place(self) -> None:
         check_writable(self.folder)
@@ -90,6 +105,16 @@ class Job:
     @property
     def ended(self) -> bool:
         return self.status in results.FINAL_STATUSES
+
+    @property
+    def keeps_checkpoint(self) -> bool:
+        """Whether the run finished and was to keep its last checkpoint, by its row."""
+        try:
+            (row,) = read_row(self.folder / "runs" / f"{self.run}.parquet").to_pylist()
+        except BadInputError:
+            return False
+        output = json.loads(row["settings"] or "{}").get("output", {})
+        return row["status"] == "finished" and output.get("keep_checkpoint") is True
 
     @property
     def settings_json(self) -> str:
@@ -191,12 +216,20 @@ class Job:
         )
 
     def tidy(self) -> None:
-        """Remove checkpoints, the journal and unfinished files, now that the run's tables are complete."""
-        self.checkpoint.unlink(missing_ok=True)
-        self.checkpoint_before.unlink(missing_ok=True)
+        """Remove checkpoints, the journal and unfinished files, now that the run's tables are complete.
+
+        The last checkpoint stays where the run was to keep it, and finished.
+        """
         for path in (self.checkpoint, self.best_model):
             remove_stale(path)
-        segments.remove(self.checkpoint)
+        if self.checkpoint.exists() and self.keeps_checkpoint:
+            if self.checkpoint_before.exists():  # until it goes, segments may be there that only it lists
+                with suppress(BadInputError):  # it is damaged, and who goes on from it is told
+                    segments.remove(self.checkpoint, segments.listed_by(self.checkpoint))
+        else:
+            self.checkpoint.unlink(missing_ok=True)
+            segments.remove(self.checkpoint)
+        self.checkpoint_before.unlink(missing_ok=True)
         drop_journal(self.experiment.output.root, self.experiment.output.name, self.run)
 
 

@@ -56,6 +56,8 @@ class Past:
     """What trained its rounds, one after another."""
     segments: tuple[Segment, ...] = ()
     """The files that its memories are in, where they are not in the checkpoint, as up to fedray 0.3."""
+    shorter: str = ""
+    """The run that this past is of, where that is another one, with fewer rounds (longer.py)."""
 
     def notice_by(self, now: Played) -> str:
         """The notice where `now` goes on with the run."""
@@ -80,6 +82,7 @@ def read_past(job: Job) -> Past | None:
             except DamagedError as error:
                 why = f"{why}, and {error}" if why else str(error)
             else:
+                refuse_another(job, past.played)
                 said = f"{why}; going on from the one before it: {past.notice}"
                 return replace(past, notice=said, damaged=job.checkpoint) if why else past
     if why:
@@ -87,8 +90,8 @@ def read_past(job: Job) -> Past | None:
     return None
 
 
-def read_checkpoint(job: Job, path: Path) -> Past:
-    """The past that this file holds."""
+def read_checkpoint(job: Job, path: Path, going_on: str = "") -> Past:
+    """The past that this file holds. Its notice begins with `going_on`, by default that the run is continued."""
     state, meta, memories = checkpoint.load(path)
     mine, t = identity(job), meta.get("round")
     if type(t) is not int or not 1 <= t <= job.experiment.rounds:
@@ -104,11 +107,10 @@ def read_checkpoint(job: Job, path: Path) -> Past:
     then = {name: meta.get(name) for name in here}
     changed = [f"{name.split('_')[0]} {then[name]} -> {here[name]}" for name in here if then[name] != here[name]]
     changed += source_change(meta.get("fedray_source"))
-    notice = f"continuing run {job.run} after round {t}"
+    notice = going_on or f"continuing run {job.run} after round {t}"
     if changed:
         notice += f"; software changed since ({', '.join(changed)}), so the bits may differ from an undisturbed run"
     played = read_played(job, meta, mine["settings"])
-    refuse_another(job, played)
     listed, apart = segments.read(job.checkpoint, meta.get("memories") or ())
     return Past(t, state, apart if listed else memories, notice, played=tuple(played), segments=listed)
 

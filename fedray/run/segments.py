@@ -60,10 +60,7 @@ def read(main: Path, listed: Any) -> tuple[tuple[Segment, ...], Iterator[Memory]
 
     DamagedError where one is missing, damaged or another, before anything is returned.
     """
-    try:
-        segments = tuple(Segment(int(t), str(digest), int(clients)) for t, digest, clients in listed)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise DamagedError(f"the checkpoint {main} is damaged: its list of memories says {error}") from None
+    segments = parsed(main, listed)
     opened = []
     for segment in reversed(segments):
         path = path_of(main, segment.t)
@@ -76,6 +73,19 @@ def read(main: Path, listed: Any) -> tuple[tuple[Segment, ...], Iterator[Memory]
             raise DamagedError(f"the checkpoint {main} is damaged: {path.name} is not the file that it was saved with")
         opened.append(memories)
     return segments, newest(opened)
+
+
+def listed_by(main: Path) -> tuple[Segment, ...]:
+    """The segments that the checkpoint `main` lists, of which none is read; DamagedError where it is damaged."""
+    _, meta, _ = checkpoint.load(main)
+    return parsed(main, meta.get("memories") or ())
+
+
+def parsed(main: Path, listed: Any) -> tuple[Segment, ...]:
+    try:
+        return tuple(Segment(int(t), str(digest), int(clients)) for t, digest, clients in listed)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DamagedError(f"the checkpoint {main} is damaged: its list of memories says {error}") from None
 
 
 def newest(opened: list[Iterator[Memory]]) -> Iterator[Memory]:

@@ -20,6 +20,7 @@ from fedray.experiment.experiment import Experiment
 from fedray.results.files import read_row
 from fedray.results.frames import Results
 from fedray.results.recorder import Recorder
+from fedray.run import longer
 from fedray.run.attempt import Attempt
 from fedray.run.checks import check_shards, check_split
 from fedray.run.disk import check_disk, parts_of
@@ -93,10 +94,12 @@ def run(
             check_shards(job)
         for sentence in check_disk(parts_of(job, fresh)):
             watch.notice(f"the disk may become full: {sentence}")
-        past, recorder = open_past(job, fresh)
+        past, recorder, why = open_past(job, fresh)
         with recorder.locked(), interrupt.expecting(job.run):
             if not fresh and job.ended:
                 raise BusyError(f"run {job.run} in {job.folder} was finished by another process in the meantime")
+            if why:
+                watch.from_round_1(job, why)
             status = play(job, connection, past, recorder, watch, interrupt, fresh, until, before)
         watch.end(job, status, repeated=False)
     return load_ended(job, watch)
@@ -143,7 +146,7 @@ def play(
                 watch.notice(f"what clients remember was lost with a node ({error})")
             finally:
                 interrupt.left(job.run)
-        past, recorder = open_past(job)
+        past, recorder, _ = open_past(job)
     raise AssertionError("the last attempt returns or raises")
 
 
@@ -157,6 +160,8 @@ def repeat(job: Job, watch: Watch) -> Results:
         watch.notice(f"it was played before an edit ({change}); --fresh plays it again")
     if output.save_model and not job.model.exists():
         watch.notice("its model was not kept; --fresh runs it again")
+    if output.keep_checkpoint and row["status"] == "finished" and not job.checkpoint.exists():
+        watch.notice("its checkpoint was not kept; --fresh runs it again")
     return load_ended(job, watch)
 
 
@@ -188,7 +193,7 @@ def saying_how_to_go_on(job: Job, fresh: bool) -> Iterator[None]:
     except StorageError as error:
         command = "the same command without --fresh" if fresh else "the same command"
         try:
-            past = read_past(job)
+            past = read_past(job) or longer.find(job).past
         except BadInputError:
             past = None
         kept = f"what was reported is kept, and {command} goes on from round {past.t + 1 if past else 1}"

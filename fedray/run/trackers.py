@@ -7,7 +7,7 @@ on it.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -64,6 +64,10 @@ class Logger(Watch):
 
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
         self.attempt(lambda: self.log(row["round"], scalars(row)))
+
+    def took(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        for row in rows:
+            self.round(job, row)
 
     def end(self, job: Job, status: str, repeated: bool) -> None:
         self.ended = True

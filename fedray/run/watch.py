@@ -24,6 +24,13 @@ class Watch:
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
         """A round was recorded. `row` is its row of the rounds table."""
 
+    def took(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The run took over the first rounds of a shorter one. `rows` are their rows of the rounds table."""
+
+    def from_round_1(self, job: Job, why: str) -> None:
+        """There is a shorter run, and this one cannot go on from it."""
+        self.notice(f"{why}, so that run {job.run} starts from round 1")
+
     def notice(self, text: str) -> None:
         """Something happened that the user should read."""
 
@@ -70,6 +77,14 @@ class Watches(Watch):
     def round(self, job: Job, row: Mapping[str, Any]) -> None:
         for watch in self.watches:
             watch.round(job, row)
+
+    def took(self, job: Job, rows: Sequence[Mapping[str, Any]]) -> None:
+        for watch in self.watches:
+            watch.took(job, rows)
+
+    def from_round_1(self, job: Job, why: str) -> None:
+        for watch in self.watches:
+            watch.from_round_1(job, why)
 
     def notice(self, text: str) -> None:
         for watch in self.watches:

@@ -36,6 +36,7 @@ from fedray.run.prepared import Job, preload
 from fedray.sweep.estimate import known_runs, outlook
 from fedray.sweep.grid import Point, points, varying
 from fedray.sweep.halving import read_rungs
+from fedray.sweep.longer import rounds_before
 from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.play import Sweep, done, play_sweep
 from fedray.sweep.summary import summary
@@ -251,8 +252,10 @@ def look_ahead(experiments: Sequence[Experiment], retry_failed: bool, fresh: boo
     except BadInputError as error:
         return f"{len(experiments):,} runs; their time cannot be estimated: {' '.join(str(error).split())}"
     played = {} if fresh else {run.run: run.rounds for run in known}
+    taken = rounds_before(left, fresh)
     rounds = [
-        (dict(flatten(job.experiment.settings())), job.experiment.rounds - played.get(job.run, 0)) for job in left
+        (dict(flatten(job.experiment.settings())), job.experiment.rounds - (played.get(job.run, 0) or taken[job.run]))
+        for job in left
     ]
     return outlook(len(jobs), rounds, known) + describe_statuses([job.status for job in left if not fresh])
 

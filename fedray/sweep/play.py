@@ -24,6 +24,7 @@ from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.simulation import run
 from fedray.sweep.halving import configuration, score, worse_half
+from fedray.sweep.longer import waves
 from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.threads import play_all
 from fedray.sweep.view import SweepView
@@ -88,7 +89,7 @@ def play_sweep(sweep: Sweep, most: int | None, watch: SweepView, interrupt: Inte
                     move_all_aside(sweep.jobs, watch)
                     sweep = replace(sweep, fresh=False)
                 keep_file(sweep.file, sweep.jobs[0].folder)
-            for jobs, at_once in together(alive, plans):
+            for jobs, at_once in [group for wave in waves(alive) for group in together(wave, plans)]:
                 play_together(sweep, jobs, at_once, watch, session, rung, interrupt)
                 if interrupt.asked:
                     raise KeyboardInterrupt

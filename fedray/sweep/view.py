@@ -22,6 +22,7 @@ from fedray.cli.console import ConsoleWatch, NoticeWatch, clock
 from fedray.cli.json_lines import JsonWatch
 from fedray.cli.verbosity import Verbosity
 from fedray.core.settings import flatten
+from fedray.run.longer import NOT_KEPT
 from fedray.run.prepared import Job
 from fedray.run.stopping import judged_by
 from fedray.run.watch import Watch
@@ -51,7 +52,7 @@ class SweepView(Watch):
 
     @cached_property
     def told(self) -> set[str]:
-        """The edited code that was told of."""
+        """The edited code that was told of, and the setting for want of which runs start from round 1."""
         return set()
 
     def edited(self, job: Job, what: str, earlier: str) -> None:
@@ -59,6 +60,14 @@ class SweepView(Watch):
         if what not in self.told:
             self.told.add(what)
             super().edited(job, what, earlier)
+
+    def from_round_1(self, job: Job, why: str) -> None:
+        """Tell once of all runs that start from round 1 because shorter ones kept no checkpoint."""
+        if not why.endswith(NOT_KEPT):
+            super().from_round_1(job, why)
+        elif NOT_KEPT not in self.told:
+            self.told.add(NOT_KEPT)
+            super().from_round_1(job, why)
 
     def halve(self, rung: int, kept: int, stopped: Sequence[Job]) -> None:
         """After round `rung`, `kept` configurations go on, and the runs in `stopped` were stopped."""

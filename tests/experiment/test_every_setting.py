@@ -219,6 +219,7 @@ EFFECTS: dict[str, Change | Shown] = {
     "output.checkpoint_every": change(1, 9, "files"),
     "output.save_model": change(True, False, "files"),
     "output.save_best": shown("test_where_there_is_a_validation_split_it_is_best_by_that"),
+    "output.keep_checkpoint": change(False, True, "files"),
     "output.flush_seconds": shown("test_parquet_waits_for_flush_seconds_but_load_does_not"),
     "output.client_output": shown("test_what_actors_on_other_nodes_print_is_waited_for"),
     "output.tensorboard": change(False, True, "files", needs="tensorboard"),

@@ -38,6 +38,7 @@ SHARING = tuple(
         "breakpoints",
         "evaluate_clients",
         "handles",
+        "longer",
         "lost_actors",
         "own_ray",
         "population",

@@ -320,8 +320,9 @@ def test_settings_become_dotted_columns_once(tmp_path: Path) -> None:
         "algorithm.name",
         "algorithm.lr",
         "algorithm.layers",
-        "aggregator.name",  # this and the next are newer than 0.3.0, and so filled in where they are neutral
+        "aggregator.name",  # this and the next ones are newer than 0.3.0, and so filled in where they are neutral
         "output.client_output",
+        "output.keep_checkpoint",
     ]
     assert runs["algorithm.lr"].item() == 0.1
     assert runs["algorithm.layers"].item() == (1, 2)

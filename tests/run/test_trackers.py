@@ -109,6 +109,14 @@ def test_tensorboard_shows_a_round_once_that_was_played_again(tmp_path, lost):
     assert events_of(folder)[0] == scalars_of(tables.rounds)
 
 
+def test_tensorboard_of_a_longer_run_has_the_rounds_that_it_took_over(tmp_path):
+    pytest.importorskip("tensorboard", reason=WHY)
+    run(small(tmp_path, rounds=3, output__keep_checkpoint=True))
+    tables = run(small(tmp_path, output__tensorboard=True))
+    (folder,) = (tmp_path / "small" / "tensorboard").iterdir()
+    assert tables.runs["taken_from"].notna().all() and events_of(folder)[0] == scalars_of(tables.rounds)
+
+
 def test_a_run_that_starts_over_takes_what_was_logged_aside(tmp_path):
     pytest.importorskip("tensorboard", reason=WHY)
     run(small(tmp_path, output__tensorboard=True, rounds=2))
