@@ -16,7 +16,8 @@ from fedray.core.errors import BadInputError
 from fedray.core.randomness import generator
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.data import function, parquet, parquet_folder, synthetic
-from fedray.data.dataset import Dataset, Split, measure
+from fedray.data.dataset import BINS, Dataset, Split, measure, measure_values
+from fedray.data.kinds import Kind
 from fedray.data.published import CIFAR10, PUBLISHED
 
 __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]
@@ -35,8 +36,9 @@ class Data:
     dataset: str = setting(
         "auto",
         f"Data set: {', '.join(NAMES[1:])} (any folder of images in Parquet), or package.module:function that returns "
-        "train_images, train_labels, test_images, test_labels, the images as uint8; auto is cifar10 where that is on "
-        "disk, and otherwise synthetic, which is generated.",
+        "training and test inputs and targets: images as uint8, values as floats or token ids as integers, with "
+        "classes, labels or real targets; auto is cifar10 where that is on disk, and otherwise synthetic, which is "
+        "generated.",
     )
     root: str = setting("", "Folder of the data; empty: the environment variable FEDRAY_DATA, or else data/.")
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
@@ -83,6 +85,14 @@ class Data:
         unit="pixels",
         ge=1,
         le=4096,
+    )
+
+    target_bins: int = setting(
+        BINS,
+        "Real targets: bins by the quantiles of the first target in the training set, which stand for classes in "
+        "partitions, in tables and in clients' own test sets.",
+        ge=1,
+        le=1000,
     )
 
     def __post_init__(self) -> None:
@@ -139,21 +149,22 @@ def load(data: Data, identity: str = "") -> Dataset:
     BadInputError names the file and the row where one is damaged. It names both numbers where there are too few
     examples, or where cutout would blank a whole image.
     """
-    found = _read(data, identity or fingerprint(data))
+    found = dataclasses.replace(_read(data, identity or fingerprint(data)), target_bins=data.target_bins)
     for split, count in (("train", data.train_examples), ("test", data.test_examples)):
         if count > len(present := getattr(found, f"{split}_labels")):
             raise BadInputError(f"data.{split}_examples is {count}, but there are only {len(present)} {split} examples")
-    _check_cutout(data, found.train_images.shape)
+    _check_kind(data, found)
     taken = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
     rows = slice(data.train_examples or None)
     train, validation = hold_out([part[rows] for part in taken], data.validation_examples)
     test = slice(data.test_examples or None)
-    measured = ((), ()) if found.mean and found.std else measure(train[0])
+    measured = ((), ()) if found.mean and found.std else _measured(found.kind, train[0])
     # Users without an example left are not counted.
     names, users = (None, None) if found.train_users is None else np.unique(train[2], return_inverse=True)
-    unseen = len(np.setdiff1d(found.test_labels[test], train[1]))
+    unseen = len(np.setdiff1d(found.test_labels[test], train[1])) if found.kind.targets == "classes" else 0
     notes = [found.note, "" if names is None else f"{len(names)} users"]
-    notes.append(f"{unseen} of the test images' classes in no training image" if unseen else "")
+    unit = found.unit
+    notes.append(f"{unseen} of the test {unit}' classes in no training {unit.removesuffix('s')}" if unseen else "")
     return dataclasses.replace(
         found,
         train_images=train[0],
@@ -224,8 +235,24 @@ def _checked(data: Data) -> Data:
     return data
 
 
-def _check_cutout(data: Data, shape: Sequence[int]) -> None:
-    *_, height, width = shape
+def _measured(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation by which inputs of this kind are normalised; empty where they are not."""
+    if kind.inputs == "tokens":
+        return (), ()
+    return measure(inputs) if kind.inputs == "images" else measure_values(inputs)
+
+
+def _check_kind(data: Data, found: Dataset) -> None:
+    """BadInputError for a setting that the kind of the data set has no use for."""
+    if data.target_bins != BINS and found.kind.targets != "values":
+        raise BadInputError(
+            f"data.target_bins = {data.target_bins} is for real targets, and {found.name} has {found.kind.targets}"
+        )
+    if data.augment != "none" and found.kind.inputs != "images":
+        raise BadInputError(
+            f"data.augment = {data.augment} is for uint8 images, and the inputs of {found.name} are {found.kind.inputs}"
+        )
+    *_, height, width = 1, *found.train_images.shape
     if "cutout" in data.augment and data.cutout >= min(height, width):
         raise BadInputError(
             f"data.cutout = {data.cutout} can blank whole images, which have {width} x {height} pixels; it must be less"
