@@ -25,6 +25,7 @@ class Newer:
 
 NEWER: dict[str, Newer] = {
     "aggregator.name": Newer("mean"),
+    "data.input_columns": Newer(""),
     "data.target_bins": Newer(10),
     "output.client_output": Newer(False),
 }

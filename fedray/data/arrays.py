@@ -7,63 +7,29 @@ integers or text [n], labels where they are bool or integers [n, K] of 0 and 1, 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from hashlib import blake2b
 from math import isfinite
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from fedray.core.errors import BadInputError
-from fedray.core.settings import nearest
-from fedray.data.dataset import MOST_CLASSES, Dataset
+from fedray.data.dataset import Dataset
+from fedray.data.given import SPLITS, Given, real
 from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
+from fedray.data.targets import read_targets
 
 Inputs = Literal["images", "values", "tokens"]
-Targets = Literal["classes", "labels", "values"]
-SPLITS = ("train", "test")
 MOST_TOKENS = 2**24
 """The largest vocabulary. Larger ids are rather the numbers of a table."""
-
-
-@dataclass(frozen=True)
-class Given:
-    """What the user's code gave, by the names of the parts of a data set."""
-
-    wrong: str
-    """The beginning of each sentence about it."""
-    parts: Mapping[str, Any]
-    """train_images, train_labels, test_images, test_labels; and train_users, classes, mean, std, vocabulary, padding
-    and targets where there are any."""
-    names: Mapping[str, str]
-    """The user's names of the parts that have another one."""
-
-    def name(self, part: str) -> str:
-        return self.names.get(part, part)
-
-    def refuse(self, part: str, why: str) -> BadInputError:
-        return BadInputError(f"{self.wrong}: {self.name(part)} {why}")
-
-    def array(self, part: str) -> np.ndarray:
-        """A part as an array of at least one example."""
-        value = self.parts[part]
-        try:
-            if hasattr(value, "detach"):  # a tensor, perhaps of a GPU
-                value = value.detach().cpu()
-            array = np.asarray(value.numpy() if hasattr(value, "numpy") else value)
-        except Exception as error:
-            raise self.refuse(part, f"is no array, {type(error).__name__}: {error}") from error
-        if array.ndim == 0 or len(array) == 0:
-            raise self.refuse(part, f"is {'no array' if array.ndim == 0 else 'empty'}")
-        return array
 
 
 def assemble(given: Given, name: str, stored_as: str = "arrays") -> Dataset:
     """The data set of these parts; BadInputError, in one sentence, where they are none. Without mean or std from the
     user's code these are empty."""
     kind, inputs = _inputs(given)
-    targets, labels, classes = _targets(given)
-    for split in SPLITS:
+    targets, labels, classes = read_targets(given)
+    for split in given.splits:
         if len(inputs[split]) != len(labels[split]):
             named = f"{len(labels[split])} {given.name(f'{split}_labels')}"
             raise BadInputError(f"{given.wrong}: {len(inputs[split])} {given.name(f'{split}_images')}, but {named}")
@@ -83,8 +49,8 @@ def assemble(given: Given, name: str, stored_as: str = "arrays") -> Dataset:
         format=stored_as,
         train_images=inputs["train"],
         train_labels=labels["train"],
-        test_images=inputs["test"],
-        test_labels=labels["test"],
+        test_images=inputs.get("test", inputs["train"][:0]),
+        test_labels=labels.get("test", labels["train"][:0]),
         mean=mean,
         std=std,
         classes=classes,
@@ -114,8 +80,8 @@ def describe_targets(count: int, kind: Kind) -> str:
 def _inputs(given: Given) -> tuple[Kind, dict[str, np.ndarray]]:
     """The kind of the inputs, that of the targets being left open, and both splits."""
     numbered = any(given.parts.get(each) is not None for each in ("vocabulary", "padding"))
-    found = {split: _input_arrays(given, f"{split}_images", numbered) for split in SPLITS}
-    (train, one), (test, other) = (found[split] for split in SPLITS)
+    found = {split: _input_arrays(given, f"{split}_images", numbered) for split in given.splits}
+    (train, one), (test, other) = (found[split] for split in (given.splits[0], given.splits[-1]))
     named = [given.name(f"{split}_images") for split in SPLITS]
     if train != test:
         raise BadInputError(f"{given.wrong}: {named[0]} are {train}, but {named[1]} {test}")
@@ -144,7 +110,7 @@ def _input_arrays(given: Given, part: str, numbered: bool) -> tuple[Inputs, np.n
             )  # fmt: skip
         return "tokens", np.ascontiguousarray(array, np.int64)
     if form == "f":
-        return "values", _real(given, part, array)
+        return "values", real(given, part, array)
     if array.dtype != np.uint8:
         how = "intensities 0..255" if form in "iu" and array.ndim > 2 else "numbers as floats"
         raise given.refuse(part, f"are {shaped}, not uint8; return {how}")
@@ -162,22 +128,6 @@ def _images(given: Given, part: str, array: np.ndarray) -> np.ndarray:
             part, f"are {list(array.shape)}, channels last; return them as [n, c, h, w], transposed by (0, 3, 1, 2)"
         )
     return np.ascontiguousarray(array)
-
-
-def _real(given: Given, part: str, array: np.ndarray) -> np.ndarray:
-    """Floats as finite float32, C-contiguous, with at least two dimensions."""
-    if array.ndim < 2 or 0 in array.shape:
-        one = "; return [n, 1] where an example is one number" if array.ndim == 1 else ""
-        raise given.refuse(part, f"are {array.dtype} {list(array.shape)}, not [n, ...]{one}")
-    with np.errstate(over="ignore"):
-        found = np.ascontiguousarray(array, np.float32)
-    wrong = ~np.isfinite(found.reshape(len(found), -1)).all(1)
-    if wrong.any():
-        row = int(wrong.argmax())
-        values = array[row].ravel()
-        odd = values[~np.isfinite(found[row].ravel())][0]
-        raise given.refuse(part, f"have {odd} in row {row}; float32 has no such number, and nothing fills it in")
-    return found
 
 
 def _tokens(given: Given, arrays: Mapping[str, np.ndarray]) -> Kind:
@@ -208,105 +158,6 @@ def _number_of(given: Given, part: str) -> int | None:
     return int(value)
 
 
-def _targets(given: Given) -> tuple[Targets, dict[str, np.ndarray], tuple[str, ...]]:
-    """The kind of the targets, both splits as Kind says, and the names of the classes, labels or targets."""
-    said = given.parts.get("targets")
-    if said is not None and said not in ("classes", "labels", "values"):
-        raise BadInputError(f"{given.wrong}: targets is {said!r}, none of classes, labels, values")
-    found = {split: _target_arrays(given, f"{split}_labels", said) for split in SPLITS}
-    kinds, names = (
-        {split: kind for split, (kind, _) in found.items()},
-        [given.name(f"{split}_labels") for split in SPLITS],
-    )
-    arrays = {split: array for split, (_, array) in found.items()}
-    if kinds["train"] != kinds["test"]:
-        raise BadInputError(f"{given.wrong}: {names[0]} are {kinds['train']}, but {names[1]} {kinds['test']}")
-    kind: Targets = "classes" if kinds["train"] in ("text", "integers") else kinds["train"]  # type: ignore[assignment]
-    if said is not None and said != kind:
-        raise BadInputError(f"{given.wrong}: targets says {said}, but {names[0]} are {kind} by their type and shape")
-    if kind == "classes":
-        return kind, *_number(given, arrays)
-    widths = [array.shape[1] for array in arrays.values()]
-    if widths[0] != widths[1]:
-        raise BadInputError(f"{given.wrong}: {names[0]} have {widths[0]} columns, but {names[1]} {widths[1]}")
-    if widths[0] > MOST_CLASSES:
-        raise BadInputError(f"{given.wrong}: {names[0]} have {widths[0]:,} columns, and {MOST_CLASSES:,} are the most")
-    if said is None and all(np.isin(array, (0, 1)).all() for array in arrays.values()) and widths[0] > 1:
-        if kind == "values":
-            raise BadInputError(
-                f"{given.wrong}: {names[0]} are floats [n, {widths[0]}] of 0 and 1; return bool, or targets = labels, "
-                "where an example has any of these labels, and targets = values where these are numbers"
-            )
-        if all((array.sum(1) == 1).all() for array in arrays.values()):
-            raise BadInputError(
-                f"{given.wrong}: {names[0]} have one 1 in every row; return numbers of classes, argmax(1), or "
-                "targets = labels, where an example might have any of these labels"
-            )
-    return kind, arrays, _exactly(given, widths[0], kind)
-
-
-def _target_arrays(given: Given, part: str, said: str | None) -> tuple[str, np.ndarray]:
-    """The kind of a split's targets, of classes "text" or "integers", and the targets as Kind says or text [n]."""
-    value = given.parts[part]
-    if isinstance(value, list | tuple) and any(isinstance(label, str) for label in value):
-        array = np.fromiter(value, object, len(value))  # np.asarray would turn numbers among text into text
-    else:
-        array = given.array(part)
-    shaped = f"{array.dtype} {list(array.shape)}"
-    texts = [isinstance(label, str) for label in array] if array.dtype.kind in "OUT" and array.ndim == 1 else []
-    if any(texts):
-        if not all(texts):
-            row = texts.index(False)
-            raise given.refuse(part, f"are text, but {type(array[row]).__name__} in row {row}")
-        return "text", array.astype(object)
-    if array.dtype.kind == "f" and array.ndim in (1, 2) and 0 not in array.shape and said != "labels":
-        return "values", _real(given, part, array[:, None] if array.ndim == 1 else array)
-    if array.dtype.kind in "biuf" and array.ndim == 2 and array.shape[1]:
-        wrong = ~np.isin(array, (0, 1)).all(1)
-        if wrong.any():
-            row = int(wrong.argmax())
-            odd = array[row][~np.isin(array[row], (0, 1))][0]
-            raise given.refuse(
-                part, f"have {odd} in row {row}; {shaped} are labels of which an example has any, 0 or 1, and numbers "
-                "of classes are [n]"
-            )  # fmt: skip
-        return "labels", np.ascontiguousarray(array, np.float32)
-    if array.dtype.kind not in "iu" or array.ndim != 1:
-        how = "; for two classes return integers, for one label [n, 1]" if array.dtype.kind == "b" else ""
-        raise given.refuse(part, f"are {shaped}, not integers or text [n], labels [n, K] or floats{how}")
-    if array.min() < 0 or array.max() >= MOST_CLASSES:
-        raise given.refuse(
-            part, f"go from {array.min()} to {array.max()}; they must be numbers of classes, from 0, and "
-            f"{MOST_CLASSES:,} classes are the most; numbers to be predicted are floats"
-        )  # fmt: skip
-    return "integers", array.astype(np.int64)
-
-
-def _number(given: Given, labels: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The labels of both splits, int64 [n] in 0..K-1, and the K classes.
-
-    The classes of text labels are `classes`, or else the values in either split, sorted.
-    """
-    names = given.parts.get("classes")
-    if labels["train"].dtype.kind != "O":
-        return labels, _classes(given, names, max(int(own.max()) for own in labels.values()) + 1)
-    present = sorted(set().union(*labels.values()))
-    if len(present) > MOST_CLASSES:
-        raise BadInputError(
-            f"{given.wrong}: labels tell {len(present):,} classes apart, and {MOST_CLASSES:,} are the most"
-        )
-    classes = tuple(map(str, present)) if names is None else _classes(given, names, len(present))
-    number_of = {name: number for number, name in enumerate(classes)}
-    if unknown := [name for name in present if name not in number_of]:
-        raise BadInputError(
-            f"{given.wrong}: {unknown[0]!r} is a label, but not in classes{nearest(unknown[0], classes)}"
-        )
-    if len(number_of) < len(classes):
-        raise BadInputError(f"{given.wrong}: classes has a name twice, so text labels are ambiguous")
-    numbered = {split: np.array([number_of[name] for name in own], np.int64) for split, own in labels.items()}
-    return numbered, classes
-
-
 def _users(given: Given, examples: int) -> np.ndarray:
     """The user of each example, int64 [n] in 0..U-1, in the sorted order of the users' names."""
     array = given.array("train_users")
@@ -316,25 +167,6 @@ def _users(given: Given, examples: int) -> np.ndarray:
         of = f"{examples} {given.name('train_labels')}"
         raise given.refuse("train_users", f"are {array.dtype} {list(array.shape)}, not integers or text for {of}")
     return np.unique(array, return_inverse=True)[1].astype(np.int64)
-
-
-def _classes(given: Given, names: Any, least: int) -> tuple[str, ...]:
-    if names is None:
-        return tuple(map(str, range(least)))
-    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names) or len(names) < least:
-        raise given.refuse("classes", f"are not a list of at least {least} texts, as many as there are labels")
-    if len(names) > MOST_CLASSES:
-        raise BadInputError(f"{given.wrong}: {len(names):,} classes are named, and {MOST_CLASSES:,} are the most")
-    return tuple(names)
-
-
-def _exactly(given: Given, count: int, kind: Targets) -> tuple[str, ...]:
-    """The names of `count` labels or real targets: `classes`, or else their numbers."""
-    names = given.parts.get("classes")
-    if names is not None and (not isinstance(names, list | tuple) or len(names) != count):
-        what = "label" if kind == "labels" else "real target"
-        raise given.refuse("classes", f"are not a list of {count} texts, a name for each {what}")
-    return _classes(given, names, count)
 
 
 def _per_channel(given: Given, part: str, channels: int, kind: Kind) -> tuple[float, ...]:

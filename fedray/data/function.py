@@ -16,8 +16,10 @@ from typing import Any
 
 from fedray.core.errors import BadInputError
 from fedray.core.settings import nearest
-from fedray.data.arrays import Given, assemble
+from fedray.data.arrays import assemble
 from fedray.data.dataset import Dataset
+from fedray.data.given import Given
+from fedray.data.items import are_sets, read_sets
 
 ADDRESS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 ALIKE = {"inputs": "images", "targets": "labels"}
@@ -57,6 +59,8 @@ def _call(function: Callable[[], Any], address: str) -> Dataset:
         found = function()
     except (Exception, SystemExit) as error:
         raise BadInputError(f"{wrong} raised {_say(error)}") from error
+    if are_sets(found, wrong):
+        return assemble(read_sets(found, wrong), address)
     return assemble(_name_parts(wrong, found), address)
 
 
@@ -77,8 +81,8 @@ def _name_parts(wrong: str, found: Any) -> Given:
     if not isinstance(found, tuple | list) or len(found) not in (4, 5):
         size = f" of {len(found)}" if isinstance(found, tuple | list) else ""
         raise BadInputError(
-            f"{wrong} returned a {type(found).__name__}{size}, not a tuple ({', '.join(ARRAYS[:4])}[, {ARRAYS[4]}]) "
-            "nor a mapping with these names"
+            f"{wrong} returned a {type(found).__name__}{size}, not a tuple ({', '.join(ARRAYS[:4])}[, {ARRAYS[4]}]), "
+            "a mapping with these names, or two torch data sets"
         )
     return Given(wrong, dict(zip(ARRAYS, found, strict=False)), {})
 

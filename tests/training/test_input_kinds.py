@@ -11,8 +11,9 @@ from small_data import make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.core.errors import BadInputError
-from fedray.data.arrays import Given, assemble
+from fedray.data.arrays import assemble
 from fedray.data.dataset import Dataset, measure_values
+from fedray.data.given import Given
 from fedray.experiment import Experiment
 from fedray.experiment.composition import compose
 from fedray.models.build import build, initial_vectors
