@@ -25,6 +25,8 @@ from fedray.run.prepared import Job
 PROGRAM = "python -m fedray.data"
 LISTS = {"figure": ("PATH", "draw the clients' labels and numbers of examples, to .svg or .png files")}
 VALUES = {"images": ("PATH.png", "draw some images as some clients see them under feature skew")}
+BY_TARGETS = {"classes": "classes", "labels": "labels", "values": "bins"}
+"""The word for the strata of each kind of targets. With several labels an example counts under its rarest one."""
 CLIENTS, LABELS = 20, 12
 """The most rows and columns of the table."""
 BINS, BAR = 10, 40
@@ -52,12 +54,13 @@ def main(argv: list[str]) -> int:
         raise BadInputError(f"--images can draw grey images and coloured ones, not {channels} channels")
     if line.sweep:
         watch.notice(f"only the base settings of {line.file} are drawn, none of its sweep")
-    counts = label_counts(job.shards, job.dataset.train_labels, len(job.dataset.classes))
+    found = job.dataset.strata
+    counts = label_counts(job.shards, found.train, len(found.names))
     say(watch, job, counts)
     if pictures:
         from fedray.report.shard_figures import shards_figure
 
-        figure = shards_figure(title_of(job), counts, job.dataset.classes)
+        figure = shards_figure(title_of(job), counts, found.names)
         for path in pictures:
             write(path, figure.svg().encode() if path.suffix.lower() == ".svg" else figure.png())
     if samples:
@@ -78,8 +81,9 @@ def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
     """Print a partition; `counts` [N, classes] are how many examples of each label each client holds."""
     watch.say_setting(job)
     watch.say("partition", partition_id(job.shards))
-    found = measure(job.shards, job.dataset.train_labels, counts.shape[1])
-    for label, text in describe(found, counts.sum(1)):
+    groups = job.dataset.strata
+    found = measure(job.shards, groups.train, counts.shape[1])
+    for label, text in describe(found, counts.sum(1), BY_TARGETS[job.dataset.kind.targets]):
         watch.say(label, text)
     for text in histogram(counts.sum(1)):
         watch.say("", text)
@@ -87,20 +91,20 @@ def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
         watch.say("table", f"not shown for more than {LABELS} labels; --figure PATH.png draws them all")
         return
     watch.console.print()
-    watch.console.print(table(counts, job.dataset.classes))
+    watch.console.print(table(counts, groups.names))
     if len(counts) > CLIENTS:
         watch.say("", f"the first {CLIENTS} of {len(counts):,} clients; --figure PATH.png draws more")
 
 
-def describe(found: Heterogeneity, sizes: np.ndarray) -> list[tuple[str, str]]:
-    """The figures of heterogeneity in sentences, each with its label."""
+def describe(found: Heterogeneity, sizes: np.ndarray, strata: str = "classes") -> list[tuple[str, str]]:
+    """The figures of heterogeneity in sentences, each with its label. `strata` is the word for what is counted."""
     return [
         (
             "labels",
             f"total variation distance from the whole training set's {found.distance_mean:.3f} on average, "
             f"{found.distance_max:.3f} at most",
         ),
-        ("classes", f"{found.classes_mean:.1f} held on average, effectively {found.effective_classes:.1f}"),
+        (strata, f"{found.classes_mean:.1f} held on average, effectively {found.effective_classes:.1f}"),
         ("examples", f"{found.unused:,} in no shard, {found.shared:,} in several"),
         (
             "sizes",

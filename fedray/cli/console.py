@@ -65,9 +65,9 @@ class ConsoleWatch(NoticeWatch):
         sizes = sorted(len(shard) for shard in job.shards)
         spread = f"{sizes[0]:,}" if sizes[0] == sizes[-1] else f"{sizes[0]:,} to {sizes[-1]:,}"
         self.say("data", describe_data(job))
-        unused = f"; {job.unused:,} images are in no shard" if job.unused else ""
+        unused = f"; {job.unused:,} {job.dataset.unit} are in no shard" if job.unused else ""
         drawn = ", drawn by size" if e.sampling == "size" else ""
-        shards = f"{e.clients}, {e.partition.name} shards of {spread} images{unused}"
+        shards = f"{e.clients}, {e.partition.name} shards of {spread} {job.dataset.unit}{unused}"
         self.say("clients", f"{shards}; {e.cohort} take part in a round{drawn}")
 
     def begin(self, job: Job, where: str) -> None:
@@ -129,7 +129,7 @@ class ConsoleWatch(NoticeWatch):
             self.say(label, sentence)
         evaluated = tables.rounds.dropna(subset="client_accuracy")
         if len(evaluated):
-            self.say("clients", describe_clients(evaluated.iloc[-1].to_dict()))
+            self.say("clients", describe_clients(evaluated.iloc[-1].to_dict(), job.dataset.unit))
         self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
         for label, sentence in describe_absences(tables.rounds.sum(numeric_only=True).to_dict(), tables.events["kind"]):
             self.say(label, sentence)
@@ -141,10 +141,10 @@ class ConsoleWatch(NoticeWatch):
 
 
 def describe_data(job: Job) -> str:
-    """The data set, its format and its numbers of images; for synthetic data also how to get CIFAR-10."""
+    """The data set, its format and its numbers of examples; for synthetic data also how to get CIFAR-10."""
     d = job.dataset
     held_out = f", {len(d.validation_labels):,} validation" if len(d.validation_labels) else ""
-    counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test images"
+    counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test {d.unit}"
     hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
     return f"{describe_format(d.name, d.format)}, {counts}{f' ({d.note})' if d.note else ''}{hint}"
 
@@ -187,10 +187,10 @@ def describe_model(e: Experiment, tables: Results) -> list[tuple[str, str]]:
     return sentences
 
 
-def describe_clients(row: Mapping[Any, float]) -> str:
-    """The clients' accuracy on test images of their own, from a row of the rounds table."""
+def describe_clients(row: Mapping[Any, float], unit: str = "images") -> str:
+    """The clients' accuracy on test examples of their own, from a row of the rounds table."""
     return (
-        f"{row['client_accuracy']:.4f} on test images of their own "
+        f"{row['client_accuracy']:.4f} on test {unit} of their own "
         f"(10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f})"
     )
 

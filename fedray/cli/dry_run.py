@@ -67,10 +67,10 @@ def progress(job: Job, fresh: bool) -> str:
 
 def describe_shards(job: Job) -> str:
     """The number of shards, their sizes, and the cohort."""
-    e, sizes = job.experiment, np.array([len(shard) for shard in job.shards])
-    unused = f"; {job.unused:,} images are in no shard" if job.unused else ""
-    spread = f"{sizes.min():,} to {sizes.max():,} images, {np.median(sizes):,.0f} the median"
-    even = f"{sizes.min():,} images"
+    e, sizes, unit = job.experiment, np.array([len(shard) for shard in job.shards]), job.dataset.unit
+    unused = f"; {job.unused:,} {unit} are in no shard" if job.unused else ""
+    spread = f"{sizes.min():,} to {sizes.max():,} {unit}, {np.median(sizes):,.0f} the median"
+    even = f"{sizes.min():,} {unit}"
     shards = f"{e.clients:,}, {e.partition.name} shards of {even if sizes.min() == sizes.max() else spread}{unused}"
     return f"{shards}; {e.cohort:,} take part in each of {e.rounds:,} rounds"
 

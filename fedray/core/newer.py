@@ -25,6 +25,19 @@ class Newer:
 
 NEWER: dict[str, Newer] = {
     "aggregator.name": Newer("mean"),
+    "data.input_columns": Newer(""),
+    "data.target_bins": Newer(10),
+    "data.sampling": Newer("shuffle"),
+    **{f"evaluation.{name}": Newer(None) for name in ("metrics", "own_metric", "judged_by", "target")},
+    "loss.name": Newer("auto"),
+    "loss.delta": Newer(1.0),
+    "loss.class_weights": Newer("none"),
+    "model.init": Newer(""),
+    "model.trainable": Newer(""),
+    "model.lr_scale": Newer(""),
+    "model.lora_rank": Newer(0),
+    "model.lora_alpha": Newer(None),
+    "model.lora_layers": Newer("*"),
     "output.client_output": Newer(False),
     "output.keep_checkpoint": Newer(False),
 }

@@ -15,8 +15,10 @@ import numpy as np
 from fedray.core.errors import BadInputError
 from fedray.core.randomness import generator
 from fedray.core.settings import Auto, nearest, section, setting
-from fedray.data import function, parquet, parquet_folder, synthetic
-from fedray.data.dataset import Dataset, Split, measure
+from fedray.data import function, hf, parquet, parquet_folder, synthetic
+from fedray.data.dataset import BINS, Dataset, Split, measure, measure_values
+from fedray.data.hf_choice import PREFIX, Wanted
+from fedray.data.kinds import Kind
 from fedray.data.published import CIFAR10, PUBLISHED
 
 __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]
@@ -35,8 +37,9 @@ class Data:
     dataset: str = setting(
         "auto",
         f"Data set: {', '.join(NAMES[1:])} (any folder of images in Parquet), or package.module:function that returns "
-        "train_images, train_labels, test_images, test_labels, the images as uint8; auto is cifar10 where that is on "
-        "disk, and otherwise synthetic, which is generated.",
+        "training and test inputs and targets: images as uint8, values as floats or token ids as integers, with "
+        "classes, labels or real targets; or hf:NAME or hf:NAME:CONFIG of Hugging Face's datasets, where NAME may be a "
+        "folder; auto is cifar10 where that is on disk, and otherwise synthetic, which is generated.",
     )
     root: str = setting("", "Folder of the data; empty: the environment variable FEDRAY_DATA, or else data/.")
     augment: Literal["none", "crop-flip", "cutout", "crop-flip-cutout"] = setting(
@@ -60,29 +63,43 @@ class Data:
     )
     holdout_examples: int = setting(
         0,
-        "Parquet without test files: number of training examples to hold out as the test set, drawn at random, the "
-        "same for every seed; with data.user_column a user may have examples in both sets.",
+        "Parquet, hf: without test files, number of training examples to hold out as the test set, drawn at random, "
+        "the same for every seed; with data.user_column a user may have examples in both sets.",
         unit="examples",
         ge=0,
     )
     image_column: Auto[str] = setting(
-        None, "Parquet: the column of encoded images; auto: the only column of bytes, or of structs with bytes."
+        None, "Parquet, hf: the column of encoded images; auto: the only column of bytes, or of structs with bytes."
+    )
+    input_columns: str = setting(
+        "",
+        "hf: the columns of the inputs, with commas between them: one of images, of lists or of arrays, or numbers as "
+        "a table; empty: the only column of images, or input_ids, or the only one of lists or arrays, or all numbers "
+        "but the label and the user.",
     )
     label_column: Auto[str] = setting(
         None,
-        "Parquet: the column of labels, integers or text; auto: label, labels, fine_label, or else the only column of "
-        "integers.",
+        "Parquet, hf: the column of labels, integers or text, of hf also real numbers or lists; auto: label, labels, "
+        "fine_label, of hf also target and targets, or else the only column of integers, of hf of ClassLabel.",
     )
     user_column: str = setting(
-        "", "Parquet: the column with the user of each training example, integers or text; empty: no column."
+        "", "Parquet, hf: the column with the user of each training example, integers or text; empty: no column."
     )
     image_size: Auto[int] = setting(
         None,
-        "Parquet: side of the square to which images are resized, bilinearly, when they are decoded; auto: no "
+        "Parquet, hf: side of the square to which images are resized, bilinearly, when they are decoded; auto: no "
         "resizing, and all images must have one size.",
         unit="pixels",
         ge=1,
         le=4096,
+    )
+
+    target_bins: int = setting(
+        BINS,
+        "Real targets: bins by the quantiles of the first target in the training set, which stand for classes in "
+        "partitions, in tables and in clients' own test sets.",
+        ge=1,
+        le=1000,
     )
 
     def __post_init__(self) -> None:
@@ -90,15 +107,20 @@ class Data:
             raise BadInputError(
                 f"data.cutout = {self.cutout} is for data.augment = cutout and crop-flip-cutout, not {self.augment}"
             )
-        if self.dataset not in NAMES and not function.ADDRESS.fullmatch(self.dataset):
+        of_hub = self.dataset.startswith(PREFIX)
+        if of_hub and not self.dataset.removeprefix(PREFIX).partition(":")[0]:
+            raise BadInputError(f"data.dataset = {self.dataset} has no name after {PREFIX}")
+        if self.dataset not in NAMES and not of_hub and not function.ADDRESS.fullmatch(self.dataset):
             raise BadInputError(
-                f"data.dataset = {self.dataset!r} is neither one of {', '.join(NAMES)} nor package.module:function"
-                f"{nearest(self.dataset, NAMES, OTHER_NAMES)}"
+                f"data.dataset = {self.dataset!r} is neither one of {', '.join(NAMES)} nor hf:NAME nor "
+                f"package.module:function{nearest(self.dataset, NAMES, OTHER_NAMES)}"
             )
         of_parquet = ("holdout_examples", "image_column", "label_column", "user_column", "image_size")
-        if self.dataset != "parquet" and (given := [name for name in of_parquet if getattr(self, name)]):
+        used = dict.fromkeys(of_parquet, self.dataset == "parquet") | {"input_columns": False}
+        if not of_hub and (given := [name for name, is_used in used.items() if getattr(self, name) and not is_used]):
+            wanted = "parquet or hf:NAME" if given[0] in of_parquet else "hf:NAME"
             raise BadInputError(
-                f"data.{given[0]} = {getattr(self, given[0])} goes with data.dataset = parquet, not {self.dataset}"
+                f"data.{given[0]} = {getattr(self, given[0])} goes with data.dataset = {wanted}, not {self.dataset}"
             )
 
 
@@ -129,6 +151,8 @@ def fingerprint(data: Data) -> str:
         return parquet_folder.fingerprint(parquet_folder.locate(_root(data)), tested=not data.holdout_examples)
     if data.dataset in PUBLISHED:
         return PUBLISHED[data.dataset].fingerprint(_locate(data))
+    if data.dataset.startswith(PREFIX):
+        return hf.fingerprint(_of_hub(data))
     return function.read(_checked(data).dataset).fingerprint
 
 
@@ -139,21 +163,22 @@ def load(data: Data, identity: str = "") -> Dataset:
     BadInputError names the file and the row where one is damaged. It names both numbers where there are too few
     examples, or where cutout would blank a whole image.
     """
-    found = _read(data, identity or fingerprint(data))
+    found = dataclasses.replace(_read(data, identity or fingerprint(data)), target_bins=data.target_bins)
     for split, count in (("train", data.train_examples), ("test", data.test_examples)):
         if count > len(present := getattr(found, f"{split}_labels")):
             raise BadInputError(f"data.{split}_examples is {count}, but there are only {len(present)} {split} examples")
-    _check_cutout(data, found.train_images.shape)
+    _check_kind(data, found)
     taken = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
     rows = slice(data.train_examples or None)
     train, validation = hold_out([part[rows] for part in taken], data.validation_examples)
     test = slice(data.test_examples or None)
-    measured = ((), ()) if found.mean and found.std else measure(train[0])
+    measured = ((), ()) if found.mean and found.std else _measured(found.kind, train[0])
     # Users without an example left are not counted.
     names, users = (None, None) if found.train_users is None else np.unique(train[2], return_inverse=True)
-    unseen = len(np.setdiff1d(found.test_labels[test], train[1]))
+    unseen = len(np.setdiff1d(found.test_labels[test], train[1])) if found.kind.targets == "classes" else 0
     notes = [found.note, "" if names is None else f"{len(names)} users"]
-    notes.append(f"{unseen} of the test images' classes in no training image" if unseen else "")
+    unit = found.unit
+    notes.append(f"{unseen} of the test {unit}' classes in no training {unit.removesuffix('s')}" if unseen else "")
     return dataclasses.replace(
         found,
         train_images=train[0],
@@ -200,13 +225,32 @@ def _read(data: Data, identity: str) -> Dataset:
         return _draw_test(whole, data.holdout_examples)
     if data.dataset in PUBLISHED:
         return PUBLISHED[data.dataset].read(_locate(data), counts, identity)
+    if data.dataset.startswith(PREFIX):
+        if not data.holdout_examples:
+            return hf.read(_of_hub(data), counts)
+        return _draw_test(hf.read(_of_hub(data), {}), data.holdout_examples)
     return function.read(_checked(data).dataset)
+
+
+def _of_hub(data: Data) -> Wanted:
+    """What the settings ask of Hugging Face's datasets."""
+    return Wanted(
+        dataset=data.dataset,
+        root=_root(data),
+        image_column=data.image_column,
+        input_columns=data.input_columns,
+        label_column=data.label_column,
+        user_column=data.user_column,
+        image_size=data.image_size,
+        tested=not data.holdout_examples,
+    )
 
 
 def _draw_test(found: Dataset, count: int) -> Dataset:
     """The data set with `count` of its training examples as the test split."""
     parts = [found.train_images, found.train_labels, *([] if found.train_users is None else [found.train_users])]
     train, test = hold_out(parts, count, "test")
+    files = "examples" if found.name.startswith(PREFIX) else "files"
     return dataclasses.replace(
         found,
         train_images=train[0],
@@ -214,7 +258,7 @@ def _draw_test(found: Dataset, count: int) -> Dataset:
         train_users=None if found.train_users is None else train[2],
         test_images=test[0],
         test_labels=test[1],
-        note=f"{found.note}, test images held out of the training files",
+        note=f"{found.note}, test {found.unit} held out of the training {files}",
     )
 
 
@@ -224,8 +268,24 @@ def _checked(data: Data) -> Data:
     return data
 
 
-def _check_cutout(data: Data, shape: Sequence[int]) -> None:
-    *_, height, width = shape
+def _measured(kind: Kind, inputs: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """The mean and the standard deviation by which inputs of this kind are normalised; empty where they are not."""
+    if kind.inputs == "tokens":
+        return (), ()
+    return measure(inputs) if kind.inputs == "images" else measure_values(inputs)
+
+
+def _check_kind(data: Data, found: Dataset) -> None:
+    """BadInputError for a setting that the kind of the data set has no use for."""
+    if data.target_bins != BINS and found.kind.targets != "values":
+        raise BadInputError(
+            f"data.target_bins = {data.target_bins} is for real targets, and {found.name} has {found.kind.targets}"
+        )
+    if data.augment != "none" and found.kind.inputs != "images":
+        raise BadInputError(
+            f"data.augment = {data.augment} is for uint8 images, and the inputs of {found.name} are {found.kind.inputs}"
+        )
+    *_, height, width = 1, *found.train_images.shape
     if "cutout" in data.augment and data.cutout >= min(height, width):
         raise BadInputError(
             f"data.cutout = {data.cutout} can blank whole images, which have {width} x {height} pixels; it must be less"

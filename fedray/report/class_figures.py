@@ -36,7 +36,7 @@ def recall_figure(study: Study, classes: "pd.DataFrame") -> Figure:
         cell(study.labels[row["series"]], row["label_name"], row["mean"], f"{percent(row['mean'], row['std'])} %")
         for row in found.to_dict("records")
     ]
-    notes = ["Share of each class's test images that are classified correctly after the last evaluated round, in %."]
+    notes = ["Share of each class's test examples that are classified correctly after the last evaluated round, in %."]
     if len(study.shown) < len(study.keys):
         notes.append(f"The best {len(study.shown)} of {len(study.keys)} configurations.")
     orders = [study.labels[key] for key in study.shown], names_in_order(found)
@@ -49,10 +49,10 @@ def confusion_figure(study: Study, runs: "np.ndarray[Any, Any]") -> Figure:
     names, counts = list(map(str, of_runs[0])), np.sum([each.to_numpy() for each in of_runs], axis=0)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     rows = [
-        cell(names[label], names[predicted], share, f"{counts[label, predicted]:,} images, {percent(share)} %")
+        cell(names[label], names[predicted], share, f"{counts[label, predicted]:,} examples, {percent(share)} %")
         for (label, predicted), share in np.ndenumerate(shares)
     ]
-    note = "Share of each class's test images after the last evaluated round, in %. The diagonal is correct."
+    note = "Share of each class's test examples after the last evaluated round, in %. The diagonal is correct."
     return heat("classes", "Confusion matrix", rows, ("label", "predicted"), (names, names), note)
 
 

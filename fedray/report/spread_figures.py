@@ -31,7 +31,7 @@ def spread_section(study: Study) -> list[Section]:
             (
                 "client-accuracy",
                 "Accuracy of each client",
-                "accuracy on its own test images",
+                "accuracy on its own test examples",
                 last["run"],
                 last["test_accuracy"],
                 "At the last evaluation of the clients.",

@@ -8,6 +8,7 @@ from fedray.algorithms.local_optimizer import LocalOptimizer
 from fedray.cluster.forks import ForkServer, called_by_name, packed
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
+from fedray.data.arrays import describe_inputs
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
 
@@ -15,6 +16,7 @@ from fedray.training.spec import Recipe
 def check_split(job: Job) -> None:
     """Raise BadInputError for data or a partition that cannot be used. This needs no torch."""
     dataset, _ = job.read_data()
+    check_kind(job)
     if job.experiment.skew.colour and job.recipe.shape[0] == 1:
         raise BadInputError(
             f"skew.colour = {job.experiment.skew.colour} scales red, green and blue, but the images of "
@@ -28,9 +30,36 @@ def check_split(job: Job) -> None:
         )
     if any(len(rows) == 0 for rows in job.own_tests or ()):
         raise BadInputError(
-            "the test set has no image of the labels of some client, which so cannot be evaluated; use more of "
-            "data.test_examples, or evaluation.clients_every = 0"
+            f"the test set has no {dataset.unit.removesuffix('s')} of the labels of some client, which so cannot be "
+            "evaluated; use more of data.test_examples, or evaluation.clients_every = 0"
         )
+
+
+def check_kind(job: Job) -> None:
+    """Raise BadInputError for a setting that the kind of the data set's inputs has no use for."""
+    e, dataset, shape = job.experiment, job.dataset, job.dataset.train_images.shape[1:]
+    if dataset.kind.inputs == "images":
+        return
+    given = {f"skew.{name}": value for name, value in dataclasses.asdict(e.skew).items() if value}
+    if given:
+        name, value = next(iter(given.items()))
+        raise BadInputError(
+            f"{name} = {value} changes uint8 images, and the inputs of {dataset.name} are {dataset.kind.inputs}"
+        )
+    of_images = {"model.resize": e.model.resize, "model.channels_last": e.model.channels_last}
+    if (len(shape) != 3 or dataset.kind.inputs == "tokens") and any(of_images.values()):
+        name, value = next((name, value) for name, value in of_images.items() if value)
+        raise BadInputError(
+            f"{name} = {str(value).lower()} is for inputs of channels, height and width, and those of {dataset.name} "
+            f"are {describe_inputs(shape, dataset.kind)}"
+        )
+    if e.model.pretrained and dataset.kind.inputs == "values":
+        low, high = dataset.train_images.min(), dataset.train_images.max()
+        if low < 0 or high > 1:
+            raise BadInputError(
+                f"model.pretrained = true normalises intensities in 0..1 as its weights need it, and the inputs of "
+                f"{dataset.name} go from {low:.4g} to {high:.4g}"
+            )
 
 
 def check_shards(job: Job) -> None:

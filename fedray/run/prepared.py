@@ -128,7 +128,7 @@ class Job:
     @cached_property
     def shards(self) -> list[np.ndarray]:
         e = self.experiment
-        of_each = self.dataset.train_labels
+        of_each = self.dataset.strata.train
         if getattr(e.partition, "by_user", False):
             if self.dataset.train_users is None:
                 raise BadInputError(
@@ -153,12 +153,12 @@ class Job:
     @cached_property
     def own_tests(self) -> list[np.ndarray] | None:
         """The rows of the test set on which each client is evaluated; None where clients never are."""
-        e, labels = self.experiment, self.dataset.test_labels
+        e, found = self.experiment, self.dataset.strata
         if not e.evaluation.clients_every:
             return None
-        counts = label_counts(self.shards, self.dataset.train_labels, len(self.dataset.classes))
-        size = e.evaluation.client_examples or own_test_size(len(labels), e.clients)
-        return draw_own_tests(counts, labels, size, e.seed)
+        counts = label_counts(self.shards, found.train, len(found.names))
+        size = e.evaluation.client_examples or own_test_size(len(found.test), e.clients)
+        return draw_own_tests(counts, found.test, size, e.seed)
 
     def fork_server(self) -> ForkServer | None:
         """The process that imports torch, started by the first call; None where torch has to be imported here."""

@@ -69,8 +69,9 @@ def versions(job: Job) -> dict[str, str]:
 
 
 def partition_columns(job: Job) -> dict[str, np.ndarray]:
-    """The columns of `partitions`: a count for every client and label, client by client."""
-    counts = label_counts(job.shards, job.dataset.train_labels, len(job.dataset.classes))
+    """The columns of `partitions`: a count for every client and label, client by client. A label is a stratum."""
+    found = job.dataset.strata
+    counts = label_counts(job.shards, found.train, len(found.names))
     clients, labels = np.indices(counts.shape).reshape(2, -1)
-    names = np.array(job.dataset.classes, dtype=object)
+    names = np.array(found.names, dtype=object)
     return {"client": clients, "label": labels, "label_name": names[labels], "count": counts.ravel()}

@@ -16,6 +16,7 @@ from fedray.core.errors import (
 from fedray.core.interrupt import Interrupt, interrupted_by_the_kernel
 from fedray.core.notebook import in_kernel
 from fedray.core.updates import Event
+from fedray.data.items import progress_to
 from fedray.experiment.experiment import Experiment
 from fedray.results.files import read_row
 from fedray.results.frames import Results
@@ -70,7 +71,9 @@ def run(
         if interrupt.asked and found.runs["status"][0] == "interrupted":
             raise KeyboardInterrupt
         return found
-    job, watch, interrupt = Job(experiment), watch or LoggedWatch(), interrupt or Interrupt()
+    watch, interrupt = watch or LoggedWatch(), interrupt or Interrupt()
+    with progress_to(watch.notice):
+        job = Job(experiment)
     output = job.experiment.output
     fresh = fresh or bool(begun(job.folder, job.run))
     before = None if fresh else status_before(job)

@@ -43,6 +43,8 @@ CALLED = 2  # steps of a size that are called before one is captured: libraries 
 MOST_GRAPHS = 32  # steps of further sizes are called; where a batch is the whole shard, there may be as many as shards
 MOST_PROGRAMS = 8
 LEAST_ROWS = 64
+INPUTS = {"images": torch.uint8, "values": torch.float32, "tokens": torch.int64}
+"""The types of inputs by their kind."""
 
 
 class CapturedSteps:
@@ -107,8 +109,9 @@ class Room:
     def __init__(self, network: Network, rows: int):
         """There is room for epochs of so many images."""
         self.rows, recipe, device = rows, network.recipe, network.device
-        self.pixels = torch.empty((rows, *recipe.shape), dtype=torch.uint8, device=device)
-        self.targets = torch.empty(rows, dtype=torch.int64, device=device)
+        width, targets = ((), torch.int64) if recipe.kind.targets == "classes" else ((recipe.classes,), torch.float32)
+        self.pixels = torch.empty((rows, *recipe.shape), dtype=INPUTS[recipe.kind.inputs], device=device)
+        self.targets = torch.empty((rows, *width), dtype=targets, device=device)
         self.offsets = torch.arange(rows, device=device)
         drawn = ["order", *["crops"] * ("crop-flip" in recipe.augment), *["holes"] * ("cutout" in recipe.augment)]
         self.sheet = Sheet(

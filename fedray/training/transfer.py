@@ -18,7 +18,7 @@ from fedray.models.flat import Array, Tensors, tensor_of
 from fedray.server.task import Task
 from fedray.training.device import has_own_memory
 
-Examples = tuple[Array, Array]  # uint8 images [n, c, h, w] and int64 labels [n]; tensors are on the device
+Examples = tuple[Array, Array]  # inputs and targets, of the types that data/kinds.py says; tensors are on the device
 
 
 ALIGNED = 512  # bytes; as torch's own allocator on a GPU, so that kernels read whole words

@@ -213,8 +213,11 @@ FLOATS = TRAIN / 255
     [
         (None, "returned a NoneType, not a tuple"),
         (WHOLE[:3], "returned a tuple of 3, not a tuple"),
-        ((FLOATS, *WHOLE[1:]), r"train_images are float64, not uint8; return \(x \* 255\).round\(\) as uint8"),
-        ((TRAIN.astype(np.int32), *WHOLE[1:]), "train_images are int32, not uint8; return intensities 0..255"),
+        ((FLOATS, *WHOLE[1:]), "train_images are values, but test_images images"),
+        (
+            (TRAIN.astype(np.int32), *WHOLE[1:]),
+            r"train_images are int32 \[12, 2, 6, 5\], not uint8; return intensities 0..255",
+        ),
         ((TRAIN[0, 0], *WHOLE[1:]), r"train_images are \[6, 5\], not \[n, c, h, w\]"),
         ((np.zeros((12, 6, 5, 3), np.uint8), *WHOLE[1:]), r"train_images are \[12, 6, 5, 3\], channels last"),
         ((TRAIN[:0], *WHOLE[1:]), "train_images is empty"),
@@ -224,8 +227,11 @@ FLOATS = TRAIN / 255
         ((TRAIN, LABELS[:11], TEST, TEST_LABELS), "12 train_images, but 11 train_labels"),
         ((TRAIN, LABELS, TEST[:5], TEST_LABELS), "5 test_images, but 6 test_labels"),
         ((TRAIN, LABELS, TEST[:, :1], TEST_LABELS), r"train_images are \[2, 6, 5\] each, but test_images \[1, 6, 5\]"),
-        ((TRAIN, LABELS * 1.0, TEST, TEST_LABELS), r"train_labels are float64 \[12\], not integers"),
-        ((TRAIN, LABELS[:, None], TEST, TEST_LABELS), r"train_labels are int64 \[12, 1\], not integers"),
+        ((TRAIN, LABELS * 1.0, TEST, TEST_LABELS), "train_labels are values, but test_labels integers"),
+        (
+            (TRAIN, LABELS[:, None], TEST, TEST_LABELS),
+            r"train_labels have 2 in row 2; int64 \[12, 1\] are labels of which",
+        ),
         (
             (TRAIN, LABELS - 1, TEST, TEST_LABELS),
             "train_labels go from -1 to 1; they must be numbers of classes, from 0",
@@ -235,8 +241,8 @@ FLOATS = TRAIN / 255
             (TRAIN, LABELS * 2048, TEST, TEST_LABELS),
             "train_labels go from 0 to 4096; they .* and 4,096 classes are the most",
         ),
-        ((TRAIN, ["a"] * 12, TEST, TEST_LABELS), "train_labels are text, but test_labels are integers"),
-        ((TRAIN, LABELS, TEST, ["a"] * 6), "test_labels are text, but train_labels are integers"),
+        ((TRAIN, ["a"] * 12, TEST, TEST_LABELS), "train_labels are text, but test_labels integers"),
+        ((TRAIN, LABELS, TEST, ["a"] * 6), "train_labels are integers, but test_labels text"),
         ((TRAIN, [*["a"] * 11, 3], TEST, ["a"] * 6), "train_labels are text, but int in row 11"),
         ((TRAIN, [*["a"] * 11, ["b"]], TEST, ["a"] * 6), "train_labels are text, but list in row 11"),
         ((TRAIN, [None, *["a"] * 11], TEST, ["a"] * 6), "train_labels are text, but NoneType in row 0"),

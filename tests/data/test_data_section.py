@@ -74,7 +74,7 @@ def test_cutout_must_leave_something_of_an_image(augment):
     [
         (
             "cifar11",
-            "data.dataset = 'cifar11' is neither one of auto, cifar10, .* nor package.module:function; did you mean cifar10?",
+            "data.dataset = 'cifar11' is neither one of auto, cifar10, .* nor hf:NAME nor package.module:function; did you mean cifar10?",
         ),
         ("fashion-mnist", "did you mean fashion_mnist?"),
         ("CIFAR10", "is neither one of"),

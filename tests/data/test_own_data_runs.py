@@ -105,7 +105,7 @@ def test_a_convolution_takes_grey_images_of_another_size(tmp_path, augment):
         (("--data.dataset", "nothing:here"), "data.dataset = nothing:here: nothing cannot be imported"),
         (("--data.dataset", "parquet"), "there is no train"),
         (("--data.dataset", "fashion_mnist"), "there is no Fashion-MNIST in the folder data"),
-        (("--data.user_column", "x"), "data.user_column = x goes with data.dataset = parquet, not auto"),
+        (("--data.user_column", "x"), "data.user_column = x goes with data.dataset = parquet or hf:NAME, not auto"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence_before_anything_is_on_disk(tmp_path, words, sentence):

@@ -276,7 +276,9 @@ def test_examples_are_held_out_of_no_folder_with_test_files(folder):
     write(folder)
     refuse(folder, "data.holdout_examples is for folders without test files, but .*own has test-0.parquet",
            holdout_examples=5)  # fmt: skip
-    with pytest.raises(ValueError, match="data.holdout_examples = 5 goes with data.dataset = parquet, not synthetic"):
+    with pytest.raises(
+        ValueError, match="data.holdout_examples = 5 goes with data.dataset = parquet or hf:NAME, not synthetic"
+    ):
         Data(dataset="synthetic", holdout_examples=5)
 
 
@@ -496,15 +498,18 @@ def test_the_fingerprint_is_of_the_content(folder, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"image_column": "x"}, "data.image_column = x goes with data.dataset = parquet, not auto"),
+        ({"image_column": "x"}, "data.image_column = x goes with data.dataset = parquet or hf:NAME, not auto"),
         (
             {"label_column": "x", "dataset": "mnist"},
-            "data.label_column = x goes with data.dataset = parquet, not mnist",
+            "data.label_column = x goes with data.dataset = parquet or hf:NAME, not mnist",
         ),
-        ({"user_column": "x", "dataset": "a:b"}, "data.user_column = x goes with data.dataset = parquet, not a:b"),
+        (
+            {"user_column": "x", "dataset": "a:b"},
+            "data.user_column = x goes with data.dataset = parquet or hf:NAME, not a:b",
+        ),
         (
             {"image_size": 9, "dataset": "synthetic"},
-            "data.image_size = 9 goes with data.dataset = parquet, not synthetic",
+            "data.image_size = 9 goes with data.dataset = parquet or hf:NAME, not synthetic",
         ),
         ({"image_size": 0, "dataset": "parquet"}, "image_size"),
         ({"image_size": 5000, "dataset": "parquet"}, "image_size"),

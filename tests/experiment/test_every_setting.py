@@ -97,6 +97,8 @@ EFFECTS: dict[str, Change | Shown] = {
     "data.label_column": shown("test_columns_are_found_or_named"),
     "data.user_column": shown("test_users_are_numbered_in_the_order_of_their_names_and_stay_with_their_examples"),
     "data.image_size": shown("test_sizes_are_equal_or_made_so"),
+    "data.input_columns": shown("test_columns_of_a_table_are_those_named_or_all_numbers"),
+    "data.target_bins": shown("test_partitions_and_tables_go_by_bins_of_real_targets"),
     "data.train_examples": change(60, 90, "population.num_examples"),
     "data.test_examples": change(40, 50, "rounds.test_loss"),
     "data.validation_examples": change(0, 10, "rounds.validation_loss"),

@@ -42,7 +42,8 @@ def make_recipe(
     **settings,
 ) -> Recipe:
     shape, images = dataset.train_images.shape[1:], (dataset.mean, dataset.std, augment)
-    return Recipe(Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout)
+    model_and_more = Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout
+    return Recipe(*model_and_more, kind=dataset.kind)
 
 
 def bits_of(found: Performance) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 
 from fedray.core.algorithm import Algorithm
-from fedray.data.augment import normalise
+from fedray.data.augment import normaliser
 from fedray.models.flat import Layout, Tensors
 from fedray.training.fused.batches import Batch
 from fedray.training.fused.losses import losses_and_slopes
@@ -30,7 +30,8 @@ class Dense:
     """None, because it changes only the gradients."""
 
     def __init__(self, recipe: Recipe, layout: Layout):
-        self.recipe, self.layout = recipe, layout
+        self.layout = layout
+        self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
         self.layers: Layers = []
         self.slopes: Layers = []
 
@@ -48,8 +49,8 @@ class Dense:
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""
-        images = normalise(batch.pixels, self.recipe.mean, self.recipe.std)
-        inputs, output = forward(self.layers, images.flatten(2).transpose(1, 2))
+        given = self.normalise(batch.pixels)
+        inputs, output = forward(self.layers, given.flatten(2).transpose(1, 2))
         loss, slope = losses_and_slopes(algorithm, output, batch, classes=1)
         backward(self.layers, self.slopes, inputs, slope)
         return loss

@@ -25,7 +25,7 @@ class Stacked:
 
     def __init__(self, recipe: Recipe, flat: FlatModel, device: str, statistics: RunningStatistics):
         self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
-        self.form = FORMS[self.kind](recipe.model, flat.module)
+        self.form = FORMS[self.kind](recipe, flat.module)
         self.dropouts = dropout_layers(flat.module)
         self.statistics = statistics
         self.normalises = any(isinstance(layer, BatchNorm) for layer in flat.module.modules())
@@ -49,7 +49,7 @@ class Stacked:
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written."""
         leaves = list(self.leaves.values())
-        inputs = self.form.inputs(batch.pixels, self.recipe.mean, self.recipe.std)
+        inputs = self.form.inputs(batch.pixels)
         with torch.enable_grad():
             main, *others = self.outputs(self.leaves, batch.keys, inputs, self.rows(batch))
         loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
