@@ -23,7 +23,14 @@ class Newer:
     """The names in its section (`fedprox`) that have the setting; empty where all have it."""
 
 
-NEWER: dict[str, Newer] = {"aggregator.name": Newer("mean"), "output.client_output": Newer(False)}
+NEWER: dict[str, Newer] = {
+    "aggregator.name": Newer("mean"),
+    "output.client_output": Newer(False),
+    "data.sampling": Newer("shuffle"),
+    "loss.name": Newer("auto"),
+    "loss.delta": Newer(1.0),
+    "loss.class_weights": Newer("none"),
+}
 """By dotted name."""
 
 

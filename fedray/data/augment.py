@@ -1,12 +1,13 @@
-"""Augmentation and normalisation of whole batches: random crop, flip, cutout, and bytes to normalised floats."""
+"""Augmentation and normalisation of whole batches: random crop, flip, cutout, and inputs to normalised floats."""
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from fedray.data.kinds import Kind
 from fedray.models.flat import Array, tensor_of
 
 PAD = 4
@@ -85,6 +86,38 @@ def normalise(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, .
     if images.is_cuda:  # where a product takes bytes as they are, with the same bits
         return torch.mul(images, scale).add_(shift)
     return images.to(torch.float32).mul_(scale).add_(shift)
+
+
+def normaliser(
+    kind: Kind, axes: int, mean: tuple[float, ...], std: tuple[float, ...]
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The normalisation of whole batches of inputs of a kind, each input with so many `axes`.
+
+    Token ids stay as they are, int64.
+    """
+    if kind.inputs == "tokens":
+        return torch.Tensor.detach
+    if kind.inputs == "values":
+        return partial(standardise, axes=axes, mean=mean, std=std)
+    return partial(normalise, mean=mean, std=std)
+
+
+def standardise(values: torch.Tensor, axes: int, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
+    """`(values - mean) / std` per index of the first of the last `axes` axes, float32, in this order of operations.
+
+    The difference comes first, because it is exact where values lie near a mean far from 0.
+    """
+    centre, width = centre_and_width(axes, mean, std, values.device)
+    return torch.sub(values, centre).div_(width)
+
+
+@cache
+def centre_and_width(
+    axes: int, mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`mean` and `std` as float32 [c, 1, ...] of so many axes. Cached: a copy to a GPU makes the host wait."""
+    found = torch.tensor([mean, std], dtype=torch.float64).view(2, -1, *[1] * (axes - 1))
+    return found[0].to(device, torch.float32), found[1].to(device, torch.float32)
 
 
 @cache

@@ -211,6 +211,8 @@ class Model:
 
     def side(self, shape: Shape) -> int | None:
         """The side to which images of this shape are resized; None where they stay as they are."""
+        if len(shape) != 3:
+            return None
         _, height, width = shape
         return self.resize or (self.least if min(height, width) < self.least else None)
 

@@ -13,7 +13,7 @@ Only what Python does the same each time can be captured. fedray's own hooks do,
 neither wait for the device nor change Python's state in a step, which is looked at before the capture. One's own
 `correct`, which may count, print or draw, is called in each step, after a graph that makes the gradient, and so are the
 optimizers of torch.optim. With an own `loss`, `penalty`, `clip` or
-`local_gradient` nothing is captured.
+`local_gradient`, or a `loss.name` of one's own, nothing is captured.
 """
 
 import logging
@@ -43,6 +43,8 @@ CALLED = 2  # steps of a size that are called before one is captured: libraries 
 MOST_GRAPHS = 32  # steps of further sizes are called; where a batch is the whole shard, there may be as many as shards
 MOST_PROGRAMS = 8
 LEAST_ROWS = 64
+INPUTS = {"images": torch.uint8, "values": torch.float32, "tokens": torch.int64}
+"""The types of inputs by their kind."""
 
 
 class CapturedSteps:
@@ -59,7 +61,8 @@ class CapturedSteps:
     def serves(self, algorithm: Algorithm, images: Array) -> bool:
         """Whether clients with these images take their steps here."""
         hooks = algorithm.loss, algorithm.penalty, algorithm.clip, algorithm.local_gradient
-        return isinstance(images, torch.Tensor) and all(map(is_ours, hooks))
+        known = not self.network.recipe.loss.is_own
+        return known and isinstance(images, torch.Tensor) and all(map(is_ours, hooks))
 
     def program(
         self,
@@ -107,8 +110,9 @@ class Room:
     def __init__(self, network: Network, rows: int):
         """There is room for epochs of so many images."""
         self.rows, recipe, device = rows, network.recipe, network.device
-        self.pixels = torch.empty((rows, *recipe.shape), dtype=torch.uint8, device=device)
-        self.targets = torch.empty(rows, dtype=torch.int64, device=device)
+        width, targets = ((), torch.int64) if recipe.kind.targets == "classes" else ((recipe.classes,), torch.float32)
+        self.pixels = torch.empty((rows, *recipe.shape), dtype=INPUTS[recipe.kind.inputs], device=device)
+        self.targets = torch.empty((rows, *width), dtype=targets, device=device)
         self.offsets = torch.arange(rows, device=device)
         drawn = ["order", *["crops"] * ("crop-flip" in recipe.augment), *["holes"] * ("cutout" in recipe.augment)]
         self.sheet = Sheet(

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from fedray.data.augment import normalise
+from fedray.data.augment import normaliser
 from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.training.device import has_own_memory
+from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 from fedray.training.taps import Trimmed
 
@@ -22,8 +23,10 @@ class Network:
 
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
+        self.objective = Objective(recipe, device)
         self.on_device = has_own_memory(device)
         self.trims = torch.device(device).type == "cuda"
+        self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
         self.rivals: dict[str, FlatModel] = {}
@@ -58,9 +61,9 @@ class Network:
             if not mine.requires_grad:
                 theirs.data = mine.data
 
-    def inputs(self, pixels: torch.Tensor) -> torch.Tensor:
-        """uint8 images as the model's normalised float32 input, on the device."""
-        inputs = normalise(pixels.to(self.device), self.recipe.mean, self.recipe.std)
+    def inputs(self, given: torch.Tensor) -> torch.Tensor:
+        """uint8 images or values as the model's normalised float32 input, and token ids as they are, on the device."""
+        inputs = self.normalise(given.to(self.device))
         return inputs.contiguous(memory_format=torch.channels_last) if self.recipe.model.channels_last else inputs
 
     def outputs(self, module: nn.Module, inputs: torch.Tensor) -> list[torch.Tensor]:

@@ -62,8 +62,7 @@ def module_of(address: str) -> str:
 
 
 def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds: int) -> Sizes:
-    images = np.random.default_rng(0).integers(0, 256, (IMAGES, *trainer.recipe.shape), np.uint8)
-    labels = np.arange(IMAGES) % trainer.recipe.classes
+    images, labels = examples(trainer.recipe)
     state, start = algorithm.init(**start_of(trainer.network.flat)), start_of(trainer.network.flat)
     check_arrays("init gave a state", state)
     check_model("init gave a state", state, start)
@@ -91,6 +90,20 @@ def play(trainer: Trainer, algorithm: Algorithm, aggregator: Aggregator, rounds:
     if algorithm.has_own_models:
         evaluate_block(trainer, task, [0], shard, shard, memories)
     return sizes
+
+
+def examples(recipe: Recipe) -> tuple[np.ndarray, np.ndarray]:
+    """A few random inputs with targets, of the recipe's kind."""
+    kind, shape, rng = recipe.kind, (IMAGES, *recipe.shape), np.random.default_rng(0)
+    numbers = np.arange(IMAGES) % recipe.classes
+    targets = numbers if kind.targets == "classes" else np.eye(recipe.classes, dtype=np.float32)[numbers]
+    if kind.inputs == "values":
+        deviations = rng.standard_normal(shape, np.float32)
+        mean, std = (np.array(each).reshape(-1, *[1] * (len(shape) - 2)) for each in (recipe.mean, recipe.std))
+        return (mean + std * deviations).astype(np.float32), targets
+    if kind.inputs == "tokens":
+        return rng.integers(0, kind.vocabulary, shape), targets
+    return rng.integers(0, 256, shape, np.uint8), targets
 
 
 def start_of(flat: FlatModel) -> Vectors:

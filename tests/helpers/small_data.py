@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.core.kinds import Kind
 from fedray.core.scores import Performance
 from fedray.data.dataset import Dataset
 from fedray.models.model import Model
@@ -32,6 +33,34 @@ def make_dataset(
     )
 
 
+def make_values(
+    targets: Literal["classes", "labels", "values"] = "values",
+    shape: tuple[int, ...] = (6,),
+    outputs: int = 3,
+    train: int = 96,
+    test: int = 40,
+) -> Dataset:
+    """Random numbers with targets that a linear function of them gives, and some noise."""
+    rng = np.random.default_rng(5)
+    inputs = rng.standard_normal((train + test, *shape), np.float32)
+    true = rng.standard_normal((inputs[0].size, outputs), np.float32)
+    scores = inputs.reshape(len(inputs), -1) @ true + rng.standard_normal((len(inputs), outputs), np.float32) / 4
+    found = {"classes": scores.argmax(1), "labels": (scores > 0.5).astype(np.float32), "values": scores}[targets]
+    return Dataset(
+        name="numbers",
+        format="arrays",
+        train_images=inputs[:train],
+        train_labels=found[:train],
+        test_images=inputs[train:],
+        test_labels=found[train:],
+        mean=(0.0,) * shape[0],
+        std=(1.0,) * shape[0],
+        classes=tuple(f"target {i}" for i in range(outputs)),
+        fingerprint="numbers",
+        kind=Kind(inputs="values", targets=targets),
+    )
+
+
 def make_recipe(
     dataset: Dataset,
     model: str = "lenet5",
@@ -42,7 +71,8 @@ def make_recipe(
     **settings,
 ) -> Recipe:
     shape, images = dataset.train_images.shape[1:], (dataset.mean, dataset.std, augment)
-    return Recipe(Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout)
+    network, kind = Model(name=model, **settings), dataset.kind
+    return Recipe(network, shape, len(dataset.classes), *images, seed, engine, cutout, kind=kind)
 
 
 def bits_of(found: Performance) -> tuple[Any, ...]:

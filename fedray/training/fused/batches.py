@@ -12,7 +12,7 @@ from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw
 from fedray.models.dropout import draw_keys, key_epoch
 from fedray.models.flat import Array
 from fedray.server.task import Task
-from fedray.training.batches import cut_epoch
+from fedray.training.batches import cut_epoch, draw_order
 from fedray.training.spec import Recipe
 from fedray.training.transfer import to_device
 
@@ -63,9 +63,9 @@ class Batch:
     sizes: np.ndarray
     """The number of examples in each batch [A]; 0 for a client that has no steps left."""
     pixels: torch.Tensor
-    """uint8 [A, B, c, h, w], augmented."""
+    """uint8 [A, B, c, h, w], augmented; values float32 [A, B, ...]; token ids int64 [A, B, length]."""
     targets: torch.Tensor
-    """int64 [A, B]."""
+    """int64 [A, B], or float32 [A, B, K] where they are no classes."""
     weights: torch.Tensor
     """float32 [A, B]: one over the number of examples in the batch; 0 for padding."""
     keys: torch.Tensor
@@ -95,7 +95,7 @@ class Batches:
         firsts = np.zeros(places, np.int64)
         firsts[: len(shares)] = lengths.cumsum() - lengths
         rows = draw_epochs(
-            shares, recipe.seed, "shuffle", task, places, lambda rng, share: rng.permutation(len(share.labels))
+            shares, recipe.seed, "shuffle", task, places, lambda rng, share: draw_order(recipe, rng, share.labels)
         )
         rows += firsts[:, None]
         drawn = {"rows": rows}
@@ -122,7 +122,7 @@ class Batches:
         self.crops, self.holes = there.get("crops"), there.get("holes")
         self.sizes_there, self.steps = there["sizes"], there["steps"]
         labels = join([share.labels for share in shares], device)
-        self.targets = labels.index_select(0, self.rows.flatten()).view(self.rows.shape)
+        self.targets = labels.index_select(0, self.rows.flatten()).view(*self.rows.shape, *labels.shape[1:])
         self.images = join([share.images for share in shares], device)
 
     def at(self, step: int, count: int) -> Batch:

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedray.data.augment import scale_and_shift
-from fedray.models.model import Model
 from fedray.training.fused import channelwise
 from fedray.training.fused.convolutions import convolve, memory_format
 from fedray.training.fused.layers import AsTorchDoes
 from fedray.training.fused.layout import new
+from fedray.training.spec import Recipe
 
 
 class ByTable(AsTorchDoes):
@@ -25,8 +25,9 @@ class ByTable(AsTorchDoes):
 
     clients_at = 1
 
-    def __init__(self, model: Model, module: nn.Module):
-        super().__init__(model, module)
+    def __init__(self, recipe: Recipe, module: nn.Module):
+        super().__init__(recipe, module)
+        model = recipe.model
         self.order = memory_format(model.precision, module)
         self.replaced = replacements(model.precision, self.order, model.is_known)
 
@@ -34,10 +35,15 @@ class ByTable(AsTorchDoes):
     def replace(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         return self.replaced
 
-    def inputs(self, pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-        """uint8 images [A, B, c, h, w] as the models' normalised input [B, A, c, h, w], in one pass."""
-        pixels = pixels.transpose(0, 1)
-        scale, shift = scale_and_shift(mean, std, pixels.device)
+    def inputs(self, given: torch.Tensor) -> torch.Tensor:
+        """uint8 images [A, B, c, h, w] as the models' normalised input [B, A, c, h, w], in one pass.
+
+        Other inputs likewise.
+        """
+        if self.recipe.kind.inputs != "images":
+            return self.normalise(given.transpose(0, 1))
+        pixels = given.transpose(0, 1)
+        scale, shift = scale_and_shift(self.recipe.mean, self.recipe.std, pixels.device)
         return torch.addcmul(shift, pixels, scale, out=new(pixels, pixels.shape, self.order, torch.float32))
 
 

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from fedray.data.augment import normalise
-from fedray.models.model import Model
+from fedray.data.augment import normaliser
+from fedray.training.spec import Recipe
 
 
 class AsTorchDoes(TorchFunctionMode):
@@ -23,14 +23,15 @@ class AsTorchDoes(TorchFunctionMode):
     clients_at = 0
     """The dimension of the clients in `inputs`."""
 
-    def __init__(self, model: Model, module: nn.Module):
+    def __init__(self, recipe: Recipe, module: nn.Module):
         super().__init__()
-        self.model, self.module = model, module
+        self.recipe, self.module = recipe, module
+        self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
 
-    def inputs(self, pixels: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
-        """uint8 images [A, B, c, h, w] as the model's normalised input."""
-        inputs = normalise(pixels, mean, std)
-        if not self.model.channels_last:
+    def inputs(self, given: torch.Tensor) -> torch.Tensor:
+        """uint8 images [A, B, c, h, w], values or token ids [A, B, ...] as the model's input, normalised."""
+        inputs = self.normalise(given)
+        if not self.recipe.model.channels_last:
             return inputs
         return inputs.flatten(0, 1).contiguous(memory_format=torch.channels_last).view_as(inputs)
 
