@@ -16,6 +16,7 @@ from fedray.training.spec import Recipe
 def check_split(job: Job) -> None:
     """Raise BadInputError for data or a partition that cannot be used. This needs no torch."""
     dataset, _ = job.read_data()
+    job.experiment.model.check_inputs(dataset.kind, dataset.train_images.shape[1:])
     check_loss(job)
     if job.experiment.skew.colour and job.recipe.shape[0] == 1:
         raise BadInputError(

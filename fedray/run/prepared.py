@@ -148,7 +148,7 @@ class Job:
         if self._answer is None:
             preload([self])
             r = self.recipe
-            wanted = (r.model, r.shape, r.classes, r.seed, r.fingerprint)
+            wanted = (r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind)
             self._answer = called_by_name(self.fork_server(), "fedray.models.describe:blueprint", *wanted)
 
     @cached_property

@@ -37,7 +37,7 @@ class Network:
     def build(self) -> FlatModel:
         """The recipe's model at its initial parameters."""
         r = self.recipe
-        return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint), self.device)
+        return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind), self.device)
 
     @cached_property
     def initial(self) -> Tensors:

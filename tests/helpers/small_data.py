@@ -8,8 +8,11 @@ from fedray.algorithms.fedavg import FedAvg
 from fedray.core.kinds import Kind
 from fedray.core.scores import Performance
 from fedray.data.dataset import Dataset
-from fedray.models.model import Model
+from fedray.models.model import KNOWN, Model
 from fedray.training.spec import Recipe
+
+OF_IMAGES = [name for name, facts in KNOWN.items() if "images" in facts.takes]
+"""The networks that take images."""
 
 
 def make_dataset(
@@ -58,6 +61,27 @@ def make_values(
         classes=tuple(f"target {i}" for i in range(outputs)),
         fingerprint="numbers",
         kind=Kind(inputs="values", targets=targets),
+    )
+
+
+def make_tokens(length: int = 12, train: int = 96, test: int = 40) -> Dataset:
+    """Texts of several lengths, of 11 tokens of which 0 is padding. The class is whether there are more of 1 than of 2."""
+    rng = np.random.default_rng(6)
+    tokens = rng.choice(11, (train + test, length), p=[0, 0.3, 0.3, *[0.05] * 8])
+    tokens[np.arange(length) >= rng.integers(3, length + 1, len(tokens))[:, None]] = 0
+    labels = ((tokens == 1).sum(1) > (tokens == 2).sum(1)).astype(np.int64)
+    return Dataset(
+        name="texts",
+        format="arrays",
+        train_images=tokens[:train],
+        train_labels=labels[:train],
+        test_images=tokens[train:],
+        test_labels=labels[train:],
+        mean=(),
+        std=(),
+        classes=("no", "yes"),
+        fingerprint="texts",
+        kind=Kind(inputs="tokens", vocabulary=11, padding=0),
     )
 
 

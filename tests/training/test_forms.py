@@ -15,7 +15,9 @@ from fedray.training.fused.convolutions import TABLE, Convolution, convolve, for
 from fedray.training.fused.forms import ByTable, replacements
 from fedray.training.fused.layers import AsTorchDoes, average_pool
 from fedray.training.fused.layout import CHANNELS_LAST, CONTIGUOUS, arrange, grouped, is_grouped, new
+from fedray.training.spec import Recipe
 
+RECIPE = Recipe(Model(), (3, 9, 11), 10, (0.5,) * 3, (0.25,) * 3, "none", 0, "fused")
 ORDERS = {"contiguous": CONTIGUOUS, "channels_last": CHANNELS_LAST}
 
 
@@ -103,7 +105,7 @@ def test_a_convolution_of_each_client_is_its_own(case, form):
     if is_split:
         x, weight, bias = x.float(), weight.float(), bias.float()
     call = (lambda x, w, b: F.conv2d(x, w, b, **settings)) if used else (lambda x, w: F.conv2d(x, w, **settings))
-    mode = In(FORMS[form][1], form=FORMS[form][0]) if FORMS[form] else AsTorchDoes(Model(), nn.Identity())
+    mode = In(FORMS[form][1], form=FORMS[form][0]) if FORMS[form] else AsTorchDoes(RECIPE, nn.Identity())
     compare(mode, call, *(x, weight, bias) if used else (x, weight), tolerance=1e-4 if is_split else 1e-12)
 
 

@@ -176,8 +176,8 @@ class Together:
     def activations(self) -> tuple[int, int]:
         """The bytes of an image, as measure_activations gives them: all that are kept, and the widest."""
         r = self.recipe
-        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint))
-        kept, widest, _ = measure_activations(flat, r.shape)
+        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind))
+        kept, widest, _ = measure_activations(flat, r.shape, r.kind)
         return kept, widest
 
     def train_portion(self, task: Task, portion: list[Share], message: Tensors, initial: Tensors | None) -> Results:
