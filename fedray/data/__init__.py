@@ -51,6 +51,11 @@ class Data:
     cutout: int = setting(
         CUTOUT, "Side of the square that cutout blanks; it may lie partly outside the image.", unit="pixels", ge=1
     )
+    sampling: Literal["shuffle", "balanced"] = setting(
+        "shuffle",
+        "How a client draws an epoch: shuffle, each example of its shard once; balanced, as many, with replacement, of "
+        "which each class in the shard is as likely.",
+    )
     train_examples: int = setting(
         0, "Number of training examples to use, the first ones; 0: all.", unit="examples", ge=0
     )

@@ -29,6 +29,7 @@ from fedray.data.partitions import PARTITIONS
 from fedray.data.partitions.even import Iid
 from fedray.data.partitions.scheme import Partition
 from fedray.data.skew import Skew
+from fedray.models.loss import Loss
 from fedray.models.model import Model
 from fedray.results.output import Output
 from fedray.server.aggregators import AGGREGATORS, Aggregator, Mean
@@ -116,6 +117,7 @@ class Experiment:
     partition: InstanceOf[Partition] = Iid()
     skew: Skew = Skew()
     model: Model = Model()
+    loss: Loss = Loss()
     algorithm: InstanceOf[FedAvg] = FedAvg()
     aggregator: InstanceOf[Aggregator] = Mean()
     evaluation: Evaluation = Evaluation()
@@ -159,6 +161,16 @@ class Experiment:
             raise BadInputError(
                 f"algorithm.name = {self.chosen_name('algorithm')} compares what the last Linear layer is given, which "
                 f"nothing trains with {self.model.features_are_fixed}; set model.projection"
+            )
+        if self.algorithm.has_own_loss and self.loss.changed:
+            raise BadInputError(
+                f"algorithm.name = {self.chosen_name('algorithm')} has a loss of its own, so that {self.loss.changed} "
+                "would do nothing"
+            )
+        if self.data.sampling == "balanced" and getattr(self.algorithm, "option", "") == "I":
+            raise BadInputError(
+                f"data.sampling = balanced draws the examples of steps, and {self.chosen_name('algorithm')} with "
+                "algorithm.option = I takes a gradient of its whole shard besides; set algorithm.option = II"
             )
         if self.engine == "fused" and self.unfit_to_fuse:
             raise BadInputError(f"engine = fused {self.unfit_to_fuse}")
@@ -242,12 +254,15 @@ class Experiment:
     ) -> str:
         """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes.
 
-        `own_code` has the content of each of `own_classes`.
+        `own_code` has the content of each of `own_classes`, and of an own loss.
         """
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
         for name, content in (own_code or {}).items():
+            if name == OWN_LOSS:
+                tree["loss"] = {**tree["loss"], "fingerprint": content}
+                continue
             what = "fingerprint" if name in CHOSEN else address_of(type(getattr(self, name)))  # the others have no name
             tree[name] = {**tree.get(name, {}), what: content}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
@@ -255,6 +270,8 @@ class Experiment:
         return re.sub(r"[^A-Za-z0-9_.-]", "", f"{named}-seed{self.seed}-{digest}")
 
 
+OWN_LOSS = "loss.name"
+"""The key of the user's own loss, a function, beside those of `own_classes`."""
 LARGEST_COUNT = 2**31 - 1  # what the tables hold
 
 

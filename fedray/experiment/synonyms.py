@@ -11,6 +11,7 @@ from fedray.experiment.experiment import CHOSEN
 
 SECTIONS = {
     "model": "model.name",
+    "loss": "loss.name",
     "algorithm": "algorithm.name",
     "aggregator": "aggregator.name",
     "partition": "partition.name",
@@ -54,9 +55,13 @@ WORDS = {
     "data.dataset": "data.name, dataset.name, dataset_name, data_name",
     "data.root": "data.path, data_path, data_dir, data_root, data_cache_dir, dataset_path, dataset.path",
     "data.augment": "augmentation, data_augmentation, transform, transforms",
+    "data.sampling": "sampler, balanced_sampling, weighted_sampler, oversampling",
     "data.validation_examples": "val_size, validation_size, val_split, validation_split, val_fraction",
     "model.name": "model_name, net, network, architecture, arch, backbone",
     "model.precision": "dtype, amp, mixed_precision, use_amp",
+    "loss.name": "criterion, loss_fn, loss_func, loss_function, objective, task",
+    "loss.delta": "huber_delta, smooth_l1_beta",
+    "loss.class_weights": "class_weight, weights, pos_weight, class_balanced",
     "algorithm.name": "algo, alg, strategy, strategy_name, method, method.name, algorithm_name, federated_optimizer, "
     "fed_alg, aggregation, server.strategy",
     "algorithm.lr": "eta, eta_l, learning_rate, client_lr, local_lr, client_learning_rate, local_learning_rate, "

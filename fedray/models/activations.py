@@ -1,20 +1,22 @@
-"""The memory of a forward pass in training, and whether the pass draws random numbers, measured on two images."""
+"""The memory of a forward pass in training, and whether the pass draws random numbers, measured on two inputs."""
 
 import torch
 from torch import nn
 
+from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.models.dropout import dropout_layers, keyed
 from fedray.models.flat import FlatModel
 from fedray.models.model import Shape
 
 
-def measure_activations(flat: FlatModel, shape: Shape) -> tuple[int, int, bool]:
-    """For one image, the bytes kept for the backward pass and the bytes of the largest output of a layer; and whether
+def measure_activations(flat: FlatModel, shape: Shape, kind: Kind = CLASSIFIED_IMAGES) -> tuple[int, int, bool]:
+    """For one input, the bytes kept for the backward pass and the bytes of the largest output of a layer; and whether
     the pass draws from torch's own generator, which keyed dropout does not.
 
     Parameters and buffers are not counted. Buffers and torch's generator are left as they were. The pass has two
-    images, because BatchNorm fails on one. It runs on one thread, because other processes start at the same time.
+    inputs, because BatchNorm fails on one. It runs on one thread, because other processes start at the same time.
     """
+    inputs = torch.zeros((2, *shape), dtype=torch.int64 if kind.inputs == "tokens" else torch.float32)
     module, layers = flat.module, dropout_layers(flat.module).values()
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     own = {place_of(tensor) for tensor in (*module.parameters(), *module.buffers())}
@@ -37,8 +39,8 @@ def measure_activations(flat: FlatModel, shape: Shape) -> tuple[int, int, bool]:
         flat.train()
         with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             before = torch.get_rng_state()
-            for images in keyed([torch.zeros(2, *shape)], layers, torch.ones(1, len(layers), 2, dtype=torch.int32)):
-                module(images)
+            for batch in keyed([inputs], layers, torch.ones(1, len(layers), 2, dtype=torch.int32)):
+                module(batch)
             draws = not torch.equal(torch.get_rng_state(), before)
     finally:
         torch.set_num_threads(threads)

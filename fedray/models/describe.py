@@ -4,6 +4,7 @@ import torch
 
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.models.activations import measure_activations
 from fedray.models.blueprint import Blueprint, Torch
 from fedray.models.build import build, names_of
@@ -12,25 +13,32 @@ from fedray.models.model import Model, Shape
 from fedray.models.trial import Trial, check_fresh, try_out
 
 
-def blueprint(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str = "") -> Blueprint:
+def blueprint(
+    model: Model,
+    shape: Shape,
+    classes: int,
+    seed: int,
+    fingerprint: str = "",
+    kind: Kind = CLASSIFIED_IMAGES,
+) -> Blueprint:
     """The blueprint of the model that `build` makes, for the driver; BadInputError where it cannot be trained.
 
-    `shape` is (channels, height, width) of one image. `fingerprint`, if given, must be the Model.fingerprint.
+    `shape` is that of one input of this kind. `fingerprint`, if given, must be the Model.fingerprint.
     """
     try:
-        return described(model, shape, classes, seed, fingerprint)
+        return described(model, shape, classes, seed, fingerprint, kind)
     except SystemExit as error:
-        why = f"failed for images {shape} ({own_code.describe(error)})"
+        why = f"failed for {kind.inputs} {shape} ({own_code.describe(error)})"
         raise BadInputError(f"model.name = {model.name} {why}") from error
 
 
-def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str) -> Blueprint:
+def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: str, kind: Kind) -> Blueprint:
     """The blueprint of a new model, which is tried out first where it is the user's own."""
-    module, trial = build(model, shape, classes, seed, fingerprint), Trial("", ())
+    module, trial = build(model, shape, classes, seed, fingerprint, kind), Trial("", ())
     if not model.is_known:
-        again = build(model, shape, classes, seed, fingerprint)
+        again = build(model, shape, classes, seed, fingerprint, kind)
         check_fresh(module, again, model)
-        trial = try_out(again, model, shape, classes)
+        trial = try_out(again, model, shape, classes, kind)
     tensors = {name: tensor.numpy() for name, tensor in module.state_dict().items()}
     flat = FlatModel(module)
     names, norms = names_of(flat)
@@ -40,7 +48,7 @@ def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
         for kind, layout in layouts.items()
         for name, shape in zip(layout.names, layout.shapes, strict=True)
     }
-    kept, widest, draws = measure_activations(flat, shape)
+    kept, widest, draws = measure_activations(flat, shape, kind)
     return Blueprint(
         params=flat.params.numpy(),
         buffers=flat.buffers.numpy(),

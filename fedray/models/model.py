@@ -7,11 +7,22 @@ from typing import Literal
 
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.models import weights
 
 Shape = tuple[int, ...]
 """The shape of one input; (channels, height, width) of an image."""
+
+
+ANY = ("images", "vectors", "series", "arrays")
+"""The forms of inputs that are numbers. Arrays are those of four axes or more."""
+AXES = {1: "vectors", 2: "series", 3: "images"}
+
+
+def form_of(kind: Kind, shape: Shape) -> str:
+    """The form of inputs, as Facts.takes names it: values with three axes are images to a network."""
+    return "tokens" if kind.inputs == "tokens" else AXES.get(len(shape), "arrays")
 
 
 @dataclass(frozen=True)
@@ -30,6 +41,8 @@ class Facts:
     """The file of torchvision's IMAGENET1K_V1 weights. Exactly torchvision's networks have one."""
     least_aux: int = 0
     """`least` of the network with its auxiliary classifiers; 0: it has none."""
+    takes: tuple[str, ...] = ("images",)
+    """The forms of inputs that the network takes."""
     stem: bool = False
     """Whether model.stem applies: the network begins with a 7 x 7 convolution of stride 2 and max-pooling."""
 
@@ -39,8 +52,11 @@ class Facts:
 KNOWN: dict[str, Facts] = {
     "lenet5": Facts("62 k parameters", 16),
     "cnn": Facts("1.6 M, the CIFAR-10 benchmark of pfl-research", 6, channels_last=True),
-    "logistic": Facts("multinomial logistic regression", 1),
-    "mlp": Facts("two hidden layers of 200, McMahan's 2NN", 1),
+    "logistic": Facts("multinomial logistic regression; also linear regression", 1, takes=ANY),
+    "mlp": Facts("two hidden layers of 200, McMahan's 2NN", 1, takes=ANY),
+    "cnn1d": Facts("three convolutions over a series, Wang et al.'s", 1, takes=("series",)),
+    "lstm": Facts("one layer of 64 units, for series and token ids", 1, takes=("series", "tokens")),
+    "transformer": Facts("two layers of width 64, for token ids", 1, takes=("tokens",)),
     "mcmahan_cnn": Facts("1.7 M on MNIST, McMahan's CNN", 4),
     "vgg11": Facts("9.8 M, VGG-11 for CIFAR as in FedNova's experiments", 32),
     "resnet20": Facts("0.27 M, He et al.'s for CIFAR", 1, norms=True),
@@ -68,6 +84,11 @@ OTHER_NAMES = {
     "vgg": "vgg11",
     "densenet": "densenet121",
     "fedavgcnn": "mcmahan_cnn",
+    "conv1d": "cnn1d",
+    "tcn": "cnn1d",
+    "fcn": "cnn1d",
+    **dict.fromkeys(("rnn", "gru", "charlstm"), "lstm"),
+    **dict.fromkeys(("bert", "attention", "encoder"), "transformer"),
 }
 """Other names of networks, where the most similar one is another or there is none."""
 
@@ -95,7 +116,8 @@ class Model:
     name: str = setting(
         "lenet5",
         f"The network: {names_help()}; or your own, package.module:function, called as function(shape, classes) with "
-        "the shape (channels, height, width) of an image; it returns a torch.nn.Module.",
+        "the shape of an input, (channels, height, width) of an image, and the number of outputs; for token ids also "
+        "with vocabulary and padding, where it has parameters of these names; it returns a torch.nn.Module.",
     )
     pretrained: bool = setting(
         False,
@@ -186,6 +208,17 @@ class Model:
     def is_known(self) -> bool:
         """Whether the network is fedray's or torchvision's, not the user's own."""
         return self.name in KNOWN
+
+    def check_inputs(self, kind: Kind, shape: Shape) -> None:
+        """BadInputError where the network does not take such inputs."""
+        form = form_of(kind, shape)
+        if not self.is_known or form in KNOWN[self.name].takes:
+            return
+        fit = ", ".join(name for name, facts in KNOWN.items() if form in facts.takes)
+        raise BadInputError(
+            f"model.name = {self.name} takes {' and '.join(KNOWN[self.name].takes)}, and the inputs are {form} of "
+            f"shape {shape}; for those there {f'is {fit}, or' if fit else 'is'} a function of your own"
+        )
 
     @property
     def is_torchvisions(self) -> bool:

@@ -1,4 +1,4 @@
-"""A trial of a user's network before the run: two images pass through it, in training and in evaluation mode."""
+"""A trial of a user's network before the run: two inputs pass through it, in training and in evaluation mode."""
 
 from dataclasses import dataclass
 
@@ -9,6 +9,7 @@ from torch.func import functional_call, vmap
 
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.models.batch_norm import ManyNorms, Rows, RunningStatistics
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
@@ -35,7 +36,7 @@ def check_fresh(module: nn.Module, again: nn.Module, model: Model) -> None:
         )
 
 
-def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Trial:
+def try_out(module: nn.Module, model: Model, shape: Shape, classes: int, kind: Kind) -> Trial:
     """Try a network, which must not be used afterwards; BadInputError where it fails or has nothing to train."""
     check_tensors(module, model)
     flat, seen = FlatModel(module), []
@@ -45,10 +46,9 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
         layer.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        order = torch.channels_last if model.channels_last else torch.contiguous_format
-        images = torch.rand(2, *shape).contiguous(memory_format=order)
+        inputs, others = two_inputs(model, shape, kind)
         flat.train()
-        output = answer(module, model, images, classes, "in training")
+        output = answer(module, model, inputs, classes, kind, "in training")
         headless, features = "the model has none", None
         if linear:
             features = seen[0][0] if len(seen) == 1 and torch.equal(seen[0][1], output) else None
@@ -56,9 +56,9 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
         if headless and (model.freeze == "backbone" or model.projection):
             raise BadInputError(f"model.freeze and model.projection need a last Linear layer, and {headless}")
         idle = unused(flat, model, output)
-        unstackable = try_stacked(flat, images)
+        unstackable = try_stacked(flat, inputs, others)
         module.eval()
-        answer(module, model, images, classes, "in evaluation")
+        answer(module, model, inputs, classes, kind, "in evaluation")
     if moved := [name for name, buffer in module.named_buffers() if buffer is not buffers[name]]:
         raise BadInputError(
             f"model.name = {model.name} puts another tensor in the place of its buffer {moved[0]}; it must write to it"
@@ -68,19 +68,32 @@ def try_out(module: nn.Module, model: Model, shape: Shape, classes: int) -> Tria
     return Trial(headless, idle, unstackable)
 
 
-def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
-    """The reason why torch.func.vmap cannot train the network for two clients' parameters; empty if it can."""
+def two_inputs(model: Model, shape: Shape, kind: Kind) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two random inputs as the network gets them, and two that differ from them everywhere."""
+    if kind.inputs == "tokens":
+        tokens = torch.randint(kind.vocabulary, (2, *shape))
+        return tokens, (tokens + 1) % kind.vocabulary
+    order = torch.channels_last if model.channels_last else torch.contiguous_format
+    numbers = torch.rand(2, *shape).contiguous(memory_format=order)
+    return numbers, 1 - numbers
+
+
+def try_stacked(flat: FlatModel, inputs: torch.Tensor, others: torch.Tensor) -> str:
+    """The reason why torch.func.vmap cannot train the network for two clients' parameters; empty if it can.
+
+    It is tried on two inputs, and on two that are different.
+    """
     statistics = RunningStatistics(flat)
     statistics.start(2, flat.buffers)
     tensors = {name: torch.stack([value, value]) for name, value in flat.layout.views(flat.params).items()}
     tensors |= {f"{name}.key": torch.ones(2, 2, dtype=torch.int32) for name in dropout_layers(flat.module)}
     tensors |= statistics.of(2)
     buffers = [(buffer, buffer.clone()) for buffer in flat.module.buffers()]
-    first, second = images
+    first, second = inputs
     rows = Rows(torch.tensor([[True, True, False]] * 2), 2)
 
-    def output(tensors: Tensors, images: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(functional_call(flat.module, tensors | statistics.unread, (images,)))
+    def output(tensors: Tensors, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.as_tensor(functional_call(flat.module, tensors | statistics.unread, (inputs,)))
 
     def outputs(padding: torch.Tensor) -> torch.Tensor:
         with ManyNorms(statistics.layers, rows):
@@ -89,13 +102,13 @@ def try_stacked(flat: FlatModel, images: torch.Tensor) -> str:
         return found[:, :2]
 
     try:
-        found, again = outputs(second), outputs(1 - second)
+        found, again = outputs(second), outputs(others[1])
     except (Exception, SystemExit) as error:
         return own_code.describe(error)
     if not all(torch.equal(buffer, before) for buffer, before in buffers):
         return "it changes its buffers in training"
     # Batches are padded, and the padding must not change the output for the examples.
-    return "" if torch.equal(found, again) else "its output for an image depends on the rest of the batch"
+    return "" if torch.equal(found, again) else "its output for an example depends on the rest of the batch"
 
 
 def check_tensors(module: nn.Module, model: Model) -> None:
@@ -114,18 +127,19 @@ def check_tensors(module: nn.Module, model: Model) -> None:
             )
 
 
-def answer(module: nn.Module, model: Model, images: torch.Tensor, classes: int, mode: str) -> torch.Tensor:
-    """The network's output for two images, [2, classes]; BadInputError where it fails or has another shape."""
+def answer(module: nn.Module, model: Model, inputs: torch.Tensor, classes: int, kind: Kind, mode: str) -> torch.Tensor:
+    """The network's output for two inputs, [2, classes]; BadInputError where it fails or has another shape."""
     try:
         with torch.autocast("cpu", torch.bfloat16, enabled=model.precision == "bfloat16"):
-            output = module(images)
+            output = module(inputs)
     except (Exception, SystemExit) as error:
-        failed = f"fails for images {tuple(images.shape[1:])} {mode} ({own_code.describe(error)})"
+        failed = f"fails for {kind.inputs} {tuple(inputs.shape[1:])} {mode} ({own_code.describe(error)})"
         raise BadInputError(f"model.name = {model.name} {failed}") from error
     found = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
     if found != (2, classes):
+        said = "images" if kind.inputs == "images" else f"inputs of {kind.inputs}"
         raise BadInputError(
-            f"model.name = {model.name} gives {found} for 2 images {mode}, not an output {(2, classes)}"
+            f"model.name = {model.name} gives {found} for 2 {said} {mode}, not an output {(2, classes)}"
         )
     return torch.as_tensor(output)
 

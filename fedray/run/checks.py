@@ -9,6 +9,7 @@ from fedray.cluster.forks import ForkServer, called_by_name, packed
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
 from fedray.data.arrays import describe_inputs
+from fedray.core.kinds import Kind
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
 
@@ -16,7 +17,9 @@ from fedray.training.spec import Recipe
 def check_split(job: Job) -> None:
     """Raise BadInputError for data or a partition that cannot be used. This needs no torch."""
     dataset, _ = job.read_data()
+    job.experiment.model.check_inputs(dataset.kind, dataset.train_images.shape[1:])
     check_kind(job)
+    check_loss(job)
     if job.experiment.skew.colour and job.recipe.shape[0] == 1:
         raise BadInputError(
             f"skew.colour = {job.experiment.skew.colour} scales red, green and blue, but the images of "
@@ -62,12 +65,50 @@ def check_kind(job: Job) -> None:
             )
 
 
+def check_loss(job: Job) -> None:
+    """Raise BadInputError for a loss, or a way to draw batches, that does not suit the targets. This needs no torch."""
+    e, dataset = job.experiment, job.dataset
+    name = e.loss.chosen(dataset.kind)
+    e.loss.weights(dataset.kind, dataset.train_labels, dataset.classes)
+    if e.algorithm.label_smoothing and name != "cross_entropy" and not e.algorithm.has_own_loss:
+        raise BadInputError(
+            f"algorithm.label_smoothing = {e.algorithm.label_smoothing:g} is for loss.name = cross_entropy, not {name}"
+        )
+    if e.data.sampling == "balanced" and dataset.kind.targets != "classes":
+        raise BadInputError(f"data.sampling = balanced is for classes, and the targets are {dataset.kind.targets}")
+
+
+def try_own_loss(job: Job) -> None:
+    """Try the user's own loss where torch is; BadInputError where it fails."""
+    if why := fault_of_own_loss(job, str(job.experiment.engine)):
+        raise BadInputError(why)
+
+
+def fault_of_own_loss(job: Job, engine: str) -> str:
+    """The reason why the user's own loss fails in this engine; empty where it does not, or is fedray's."""
+    if not job.experiment.loss.is_own:
+        return ""
+    r = job.recipe
+    return fault_of_loss(job.fork_server(), r.loss.name, r.loss_source, r.kind, r.classes, engine)
+
+
+@lru_cache
+def fault_of_loss(server: ForkServer | None, name: str, source: str, kind: Kind, outputs: int, engine: str) -> str:
+    """Try an own loss, once for all runs of a sweep that have it."""
+    try:
+        called_by_name(server, "fedray.training.objective:try_out", name, source, kind, outputs, engine == "fused")()
+    except BadInputError as error:
+        return str(error)
+    return ""
+
+
 def check_shards(job: Job) -> None:
     """Raise BadInputError for a shard, an algorithm or a batch size that does not suit the model."""
     sizes = [len(shard) for shard in job.shards]
     check_batches(job.experiment.algorithm, sizes, bool(job.blueprint.norms))
     check_layers(job)
     check_optimizer(job)
+    try_own_loss(job)
     try_own_algorithm(job)
 
 

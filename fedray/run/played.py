@@ -13,7 +13,7 @@ from typing import Any
 from fedray.cluster.plan import MOST_AUTOMATIC
 from fedray.core.errors import BadInputError, DamagedError
 from fedray.results.files import read_row
-from fedray.run.checks import fault_of_own_algorithm
+from fedray.run.checks import fault_of_own_algorithm, fault_of_own_loss
 from fedray.run.prepared import Job
 from fedray.training.device import has_own_memory
 from fedray.training.fused.version import FORMS_VERSION
@@ -56,7 +56,8 @@ def fuses_on_a_gpu(job: Job) -> bool:
     e = job.experiment
     if e.clients <= MOST_AUTOMATIC or e.cluster.clients_per_actor == 1:
         return False
-    return not (e.unfit_to_fuse or job.blueprint.unfit_to_fuse or fault_of_own_algorithm(job, "fused"))
+    faults = fault_of_own_algorithm(job, "fused") or fault_of_own_loss(job, "fused")
+    return not (e.unfit_to_fuse or job.blueprint.unfit_to_fuse or faults)
 
 
 def read_played(job: Job, found: Mapping[str, Any], settings: Mapping[str, Any]) -> list[Played]:

@@ -22,7 +22,7 @@ from fedray.data.dataset import Dataset
 from fedray.data.own_tests import draw_own_tests, own_test_size
 from fedray.data.partitions import PARTITIONS, count_holders, label_counts
 from fedray.data.partitions import own as own_partitions
-from fedray.experiment.experiment import CHOSEN, Experiment
+from fedray.experiment.experiment import CHOSEN, OWN_LOSS, Experiment
 from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
 from fedray.results.files import read_row
@@ -39,7 +39,7 @@ def load_data(settings: data.Data, fingerprint: str) -> Dataset:
     return data.load(settings, fingerprint)
 
 
-TRAVELLING = ("skew", "model", "algorithm", "aggregator")
+TRAVELLING = ("skew", "model", "loss", "algorithm", "aggregator")
 """The sections that processes which train clients have."""
 
 
@@ -63,7 +63,10 @@ class Job:
         self.fingerprint = data.fingerprint(experiment.data)
         self.model_source = experiment.model.fingerprint()
         self.own_code = {name: content(kind, setting_of(name)) for name, kind in experiment.own_classes.items()}
-        """The content of each class of the user's own, by its section of the settings."""
+        """The content of each class of the user's own, by its section of the settings, and that of an own loss."""
+        self.loss_source = experiment.loss.fingerprint()
+        if self.loss_source:
+            self.own_code[OWN_LOSS] = self.loss_source
         self.algorithm_source = self.own_code.get("algorithm", "")
         self._answer: Callable[[], Any] | None = None
         self._find_place()
@@ -170,7 +173,7 @@ class Job:
         if self._answer is None:
             preload([self])
             r = self.recipe
-            wanted = (r.model, r.shape, r.classes, r.seed, r.fingerprint)
+            wanted = (r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind)
             self._answer = called_by_name(self.fork_server(), "fedray.models.describe:blueprint", *wanted)
 
     @cached_property
@@ -205,15 +208,26 @@ class Job:
             skew=e.skew,
             clients=e.clients,
             fingerprint=self.model_source,
-            own_classes=tuple(
-                dict.fromkeys(
+            own_classes=(
+                *dict.fromkeys(
                     file
                     for name, kind in e.own_classes.items()
                     if name in TRAVELLING
                     for file in files_of(kind, setting_of(name))
-                )
+                ),
+                *([(OWN_LOSS, e.loss.name, self.loss_source)] if self.loss_source else []),
             ),
+            loss=e.loss,
+            class_weights=self.class_weights,
+            loss_source=self.loss_source,
+            sampling=e.data.sampling,
         )
+
+    @cached_property
+    def class_weights(self) -> tuple[float, ...]:
+        """The weights of the classes in the loss; BadInputError where they or the loss do not suit the targets."""
+        d = self.dataset
+        return self.experiment.loss.weights(d.kind, d.train_labels, d.classes)
 
     def tidy(self) -> None:
         """Remove checkpoints, the journal and unfinished files, now that the run's tables are complete.

@@ -209,7 +209,7 @@ def check_all(jobs: Sequence[Job], session: "Session | None", most: int | None, 
     on_disk = []
     for job in jobs:
         own = Job(job.asked)  # a second one, so that the model and the shards are freed after the check
-        key = (own.recipe.model, own.recipe.shape, own.recipe.classes)
+        key = (own.recipe.model, own.recipe.shape, own.recipe.classes, own.recipe.kind)
         if key in blueprints:
             own.blueprint = blueprints[key]
         found[job.run] = check(own, session, most, fresh)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from fedray.core.algorithm import Algorithm
@@ -38,17 +39,33 @@ Drawn = dict[str, Any]
 """The numbers that an epoch was drawn, each [n]: `order`, and where images are augmented `crops` and `holes`."""
 
 
+def draw_order(recipe: Recipe, rng: np.random.Generator, labels: Array) -> np.ndarray:
+    """The examples of an epoch over a shard with these targets [n], as rows [n], as Recipe.sampling says.
+
+    Balanced, every class in the shard is drawn as often on average, and each of its examples as often as the others.
+    """
+    n = len(labels)
+    if recipe.sampling == "shuffle":
+        return rng.permutation(n)
+    there = labels.cpu().numpy() if isinstance(labels, torch.Tensor) else labels
+    rows = np.argsort(there, kind="stable")
+    _, firsts, counts = np.unique(there[rows], return_index=True, return_counts=True)
+    drawn = rng.integers(0, len(counts), n)
+    return rows[firsts[drawn] + rng.integers(0, counts[drawn])]
+
+
 def draw_epochs(
     recipe: Recipe,
     algorithm: Algorithm,
     client: int,
     shape: Sequence[int],
+    labels: Array,
     t: int,
     first_epoch: int = 0,
     steps: int | None = None,
     attempt: int = 0,
 ) -> Iterator[tuple[Drawn, list[slice]]]:
-    """The epochs of a client with images of `shape` [n, c, h, w]: the numbers of each, and where its batches lie.
+    """The epochs of a client with inputs of `shape` [n, ...] and targets: their numbers, and where their batches lie.
 
     The other arguments are as in `draw_batches`.
     """
@@ -57,7 +74,7 @@ def draw_epochs(
     remaining = steps or algorithm.local_steps(seed, t, client, cut.steps, attempt)
     at = {"t": t, "client": client, "attempt": attempt}
     while remaining:
-        drawn: Drawn = {"order": generator(seed, "shuffle", **at, epoch=epoch).permutation(n)}
+        drawn: Drawn = {"order": draw_order(recipe, generator(seed, "shuffle", **at, epoch=epoch), labels)}
         if "crop-flip" in recipe.augment:
             drawn["crops"] = draw_crop_flip(generator(seed, "augment", **at, epoch=epoch), n)
         if "cutout" in recipe.augment:
@@ -93,7 +110,7 @@ def draw_batches(
     There are `steps` batches, or, without `steps`, as many as the algorithm's settings say. `attempt` is as in
     core.randomness.
     """
-    recipe, shard = network.recipe, (client, images.shape)
+    recipe, shard = network.recipe, (client, images.shape, labels)
     for drawn, batches in draw_epochs(recipe, algorithm, *shard, t, first_epoch, steps, attempt):
         if isinstance(images, torch.Tensor):
             drawn = dict(zip(drawn, to_device(network.device, list(drawn.values())), strict=True))

@@ -13,7 +13,7 @@ Only what Python does the same each time can be captured. fedray's own hooks do,
 neither wait for the device nor change Python's state in a step, which is looked at before the capture. One's own
 `correct`, which may count, print or draw, is called in each step, after a graph that makes the gradient, and so are the
 optimizers of torch.optim. With an own `loss`, `penalty`, `clip` or
-`local_gradient` nothing is captured.
+`local_gradient`, or a `loss.name` of one's own, nothing is captured.
 """
 
 import logging
@@ -61,7 +61,8 @@ class CapturedSteps:
     def serves(self, algorithm: Algorithm, images: Array) -> bool:
         """Whether clients with these images take their steps here."""
         hooks = algorithm.loss, algorithm.penalty, algorithm.clip, algorithm.local_gradient
-        return isinstance(images, torch.Tensor) and all(map(is_ours, hooks))
+        known = not self.network.recipe.loss.is_own
+        return known and isinstance(images, torch.Tensor) and all(map(is_ours, hooks))
 
     def program(
         self,

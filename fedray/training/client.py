@@ -87,7 +87,7 @@ class Client:
         references = network.references(algorithm.references(self.message, self.memory)) if algorithm.compares else {}
         given = correct, self.message, self.memory, self.lr
         if network.captured and network.captured.serves(algorithm, self.images):
-            shard = self.number, self.images.shape
+            shard = self.number, self.images.shape, self.labels
             epochs_drawn = draw_epochs(network.recipe, algorithm, *shard, *address)
             program = network.captured.program(algorithm, *given, references, len(self.labels))
             return program, program.batches(self.images, self.labels, epochs_drawn, self.keys(steps))
@@ -121,11 +121,11 @@ class Client:
         flat.load(at["params"], at["buffers"])
         flat.train()
         batches = -(-n // (self.algorithm.batch_size or n))
-        total = torch.zeros_like(flat.params)
+        total, mean = torch.zeros_like(flat.params), network.objective.mean(self.algorithm)
         for i in self.masked(range(batches), batches):
             batch = slice(n * i // batches, n * (i + 1) // batches)
             inputs = network.inputs(tensor_of(self.images[batch]))
             targets = tensor_of(self.labels[batch]).to(network.device)
-            _, loss = losses(network, self.algorithm, network.outputs(flat.module, inputs), targets)
+            _, loss = losses(network, mean, network.outputs(flat.module, inputs), targets)
             total.add_(self.algorithm.clip(flat.gradient(loss)), alpha=len(targets) / n)
         return total

@@ -3,7 +3,6 @@
 import math
 
 import torch
-import torch.nn.functional as F
 
 from fedray.core.errors import blamed_on
 from fedray.core.randomness import torch_seed
@@ -60,7 +59,7 @@ def measure(network: Network, model: Tensors, images: Array, labels: Array, top_
             batch = slice(first, first + size)
             output, *_ = network.outputs(network.flat.module, network.inputs(tensor_of(images[batch])))
             targets = tensor_of(labels[batch]).to(network.device)
-            losses.append(F.cross_entropy(output, targets, reduction="none").double().sum())
+            losses.append(network.objective.each(output, targets).double().sum())
             predicted.append(output.argmax(1))
             if top_k:
                 right = output.gather(1, targets[:, None])

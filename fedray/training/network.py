@@ -13,6 +13,7 @@ from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
 from fedray.training.device import has_own_memory
+from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 from fedray.training.taps import Trimmed
 
@@ -22,6 +23,7 @@ class Network:
 
     def __init__(self, recipe: Recipe, device: str = "cpu"):
         self.recipe, self.device = recipe, device
+        self.objective = Objective(recipe, device)
         self.on_device = has_own_memory(device)
         self.trims = torch.device(device).type == "cuda"
         self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
@@ -35,7 +37,7 @@ class Network:
     def build(self) -> FlatModel:
         """The recipe's model at its initial parameters."""
         r = self.recipe
-        return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint), self.device)
+        return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind), self.device)
 
     @cached_property
     def initial(self) -> Tensors:

@@ -1,11 +1,13 @@
 """The specification of a client's training: its model, how its images are prepared, and its seed."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
+from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.data.skew import SHARD, Skew
+from fedray.models.loss import Loss
 from fedray.models.model import Model, Shape
 
 EVALUATION_BATCH = 100  # images a forward pass; few enough for the caches, and fixed, because sums are rounded
@@ -41,6 +43,13 @@ class Recipe:
     address, and the fingerprint of its module, which no other file is to stand for."""
     kind: Kind = CLASSIFIED_IMAGES
     """What the inputs and the targets are."""
+    loss: Loss = Loss()  # noqa: RUF009  it is frozen
+    class_weights: tuple[float, ...] = ()
+    """The weights of classes in the loss, or of each label's positives, as Loss.weights gives them; () without."""
+    loss_source: str = ""
+    """The fingerprint of the user's own loss, as Loss.fingerprint gives it."""
+    sampling: Literal["shuffle", "balanced"] = "shuffle"
+    """How an epoch is drawn, as the setting data.sampling says it."""
     chunk_size: int | None = None
     """The most clients that are trained as one program. None: as many as suit the device."""
 

@@ -7,6 +7,7 @@ import torch
 from fedray.core.algorithm import Algorithm
 from fedray.models.flat import Tensors
 from fedray.training.network import Network
+from fedray.training.objective import Mean
 
 Correct = Callable[..., torch.Tensor]
 
@@ -37,6 +38,7 @@ class Step:
         changes = correct, self.optimizer, algorithm.has_own_gradient
         self.plainly = not any((*changes, algorithm.clip_norm, algorithm.weight_decay, algorithm.momentum))
         self.references = references
+        self.mean = network.objective.mean(algorithm)
 
     def __call__(self, batch: tuple[torch.Tensor, torch.Tensor]) -> int:
         """Take the step of a batch, its inputs and its targets. Returns the number of its examples."""
@@ -64,7 +66,7 @@ class Step:
             outputs, features = network.outputs_and_features(flat.module, inputs)
         else:
             outputs = network.outputs(flat.module, inputs)
-        main, loss = losses(network, algorithm, outputs, targets)
+        main, loss = losses(network, self.mean, outputs, targets)
         if counts:
             self.losses.add_(main.detach(), alpha=len(targets))  # in float64, where the product is exact
         if algorithm.compares:
@@ -115,12 +117,12 @@ class BatchGradient:
 
 
 def losses(
-    network: Network, algorithm: Algorithm, outputs: Sequence[torch.Tensor], targets: torch.Tensor
+    network: Network, mean: Mean, outputs: Sequence[torch.Tensor], targets: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The loss of the model's main output, which is reported, and the loss to descend.
+    """The `mean` loss of the model's main output, which is reported, and the loss to descend.
 
     The latter adds the losses of the auxiliary classifiers, each times model.aux_weight, as in GoogLeNet's paper
     (Szegedy et al. 2014, arXiv 1409.4842, section 5). Evaluation uses the main output alone.
     """
-    main, *others = (algorithm.loss(output, targets) for output in outputs)
+    main, *others = (mean(output, targets) for output in outputs)
     return main, sum((network.recipe.model.aux_weight * other for other in others), start=main)

@@ -14,7 +14,7 @@ from pathlib import Path
 AVG, SERVER, FUSED = "algorithms/fedavg.py", "server/rounds.py", "training/fused/together.py"
 LOSSES, BATCHES, STACKED = "training/fused/losses.py", "training/fused/batches.py", "training/fused/stacked.py"
 CLIENT, TRAINER, PART = "training/client.py", "training/trainer.py", "training/personal.py"
-STEP, CAPTURED = "training/step.py", "training/captured.py"
+STEP, CAPTURED, OBJECTIVE = "training/step.py", "training/captured.py", "training/objective.py"
 NETWORK, ROUND, EVALUATE = "training/network.py", "training/batches.py", "training/evaluate.py"
 PROX, SCAFFOLD, NOVA, DYN = (f"algorithms/{name}.py" for name in ("fedprox", "scaffold", "fednova", "feddyn"))
 FAR, OPTIMIZER, MOON = (f"algorithms/{name}.py" for name in ("effective_steps", "server_optimizer", "moon"))
@@ -465,7 +465,7 @@ LOCAL_TRAINING = [
     (FUSED, "direction = algorithm.correct(grad, now, message, memory, lr)",
      "direction = algorithm.clip(algorithm.correct(grad, now, message, memory, lr))",
      "fused: clipped after it was corrected, too"),
-    (LOSSES, "batch.weights, algorithm.label_smoothing", "batch.weights, 0.0", "fused: no label smoothing"),
+    (LOSSES, "weights, algorithm.label_smoothing", "weights, 0.0", "fused: no label smoothing"),
     (LOSSES, "(smoothing - 1) * weights", "-weights", "fused: the gradient is not smoothed"),
     (LOSSES, "smoothing / output.shape[classes] * weights", "smoothing * weights", "fused: smoothing for each class"),
     (BATCHES, "local_steps(seed, task.t, client, per_epoch", "local_steps(seed, task.t, place, per_epoch", "fused: drawn by place"),
@@ -483,7 +483,7 @@ LOCAL_TRAINING = [
     (ADAM, '"weight_decay": wanted.weight_decay', '"weight_decay": 0.0', "no weight decay"),
     (ADAM, ", **read_options(wanted.options))", ")", "options are ignored"),
     (NEUTRAL, "label_smoothing=self.label_smoothing", "label_smoothing=0.0", "no label smoothing"),
-    (EVALUATE, "F.cross_entropy(output, targets, reduction", "F.cross_entropy(output, targets, label_smoothing=0.1, reduction",
+    (OBJECTIVE, 'return F.cross_entropy(output, targets, reduction', 'return F.cross_entropy(output, targets, label_smoothing=0.1, reduction',
      "evaluation is smoothed"),
     (ROUND, "recipe.cutout, recipe.mean)", "16, recipe.mean)", "squares of 16"),
     (ROUND, '"cutout", **at, epoch=epoch', '"cutout", **at', "one square for all epochs"),
@@ -665,6 +665,19 @@ PASSES = [
 ]  # fmt: skip
 
 
+WITH_LOSSES = [
+    (OBJECTIVE, "label_smoothing=algorithm.label_smoothing", "label_smoothing=0.0", "weighted: no label smoothing"),
+    (OBJECTIVE, "each * self.weights[targets]", "each * self.weights[targets] / self.weights[targets].mean()", "weighted: torch's mean"),
+    (LOSSES, "positive * F.logsigmoid(x), negative", "positive * F.logsigmoid(x), 1", "fused: bce's slope"),
+    (LOSSES, "error.square(), error.mul_(2)", "error.square(), error", "fused: half the slope of mse"),
+    (LOSSES, "clamp_(-delta, delta)", "clamp_(-1, 1)", "fused: delta is 1 in huber's slope"),
+    (LOSSES, "batch.weights.unsqueeze(classes) / output.shape[classes]", "batch.weights.unsqueeze(classes)",
+     "fused: a sum over the outputs"),
+    (OBJECTIVE, 'reduction="none", pos_weight=self.weights', 'reduction="none"', "positives are not weighted"),
+    (ROUND, "rng.integers(0, len(counts), n)", "np.zeros(n, int)", "balanced: always the first class"),
+    (ROUND, "+ rng.integers(0, counts[drawn])]", "]", "balanced: always the first example of a class"),
+]  # fmt: skip
+
 FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     ([f"algorithms/test_{name}.py" for name in HOOKS], GLOBAL),
     (["algorithms/test_personal.py"], PERSONAL),
@@ -683,6 +696,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["training/test_outgoing.py"], CHAIN),
     (["cluster/test_handles.py"], HANDLES),
     (["algorithms/test_local_gradient.py"], PASSES),
+    (["training/test_losses.py", "training/test_sampling.py"], WITH_LOSSES),
 ]
 ROOT = Path(__file__).parents[2]
 

@@ -10,6 +10,7 @@ from fedray.algorithms import ALGORITHMS
 from fedray.algorithms.fedavg import FedAvg
 from fedray.cli.command_line import options
 from fedray.data.partitions import PARTITIONS
+from fedray.models.loss import NAMES as LOSSES
 from fedray.models.model import KNOWN
 from fedray.results.schema import SCHEMAS
 
@@ -90,6 +91,7 @@ def test_every_page_is_on_the_readme() -> None:
     [
         ("algorithms", "`algorithm.name` | paper", ALGORITHMS),
         ("models-and-data", "`model.name`", [*KNOWN, "package.module:function"]),
+        ("models-and-data", "`loss.name` | targets | the loss of an example", [*LOSSES, "package.module:function"]),
         ("models-and-data", "`partition.name`", [*PARTITIONS, "package.module:Class"]),
     ],
 )

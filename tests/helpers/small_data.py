@@ -5,10 +5,14 @@ from typing import Any, Literal, get_args, get_origin
 import numpy as np
 
 from fedray.algorithms.fedavg import FedAvg
+from fedray.core.kinds import Kind
 from fedray.core.scores import Performance
 from fedray.data.dataset import Dataset
-from fedray.models.model import Model
+from fedray.models.model import KNOWN, Model
 from fedray.training.spec import Recipe
+
+OF_IMAGES = [name for name, facts in KNOWN.items() if "images" in facts.takes]
+"""The networks that take images."""
 
 
 def make_dataset(
@@ -32,6 +36,55 @@ def make_dataset(
     )
 
 
+def make_values(
+    targets: Literal["classes", "labels", "values"] = "values",
+    shape: tuple[int, ...] = (6,),
+    outputs: int = 3,
+    train: int = 96,
+    test: int = 40,
+) -> Dataset:
+    """Random numbers with targets that a linear function of them gives, and some noise."""
+    rng = np.random.default_rng(5)
+    inputs = rng.standard_normal((train + test, *shape), np.float32)
+    true = rng.standard_normal((inputs[0].size, outputs), np.float32)
+    scores = inputs.reshape(len(inputs), -1) @ true + rng.standard_normal((len(inputs), outputs), np.float32) / 4
+    found = {"classes": scores.argmax(1), "labels": (scores > 0.5).astype(np.float32), "values": scores}[targets]
+    return Dataset(
+        name="numbers",
+        format="arrays",
+        train_images=inputs[:train],
+        train_labels=found[:train],
+        test_images=inputs[train:],
+        test_labels=found[train:],
+        mean=(0.0,) * shape[0],
+        std=(1.0,) * shape[0],
+        classes=tuple(f"target {i}" for i in range(outputs)),
+        fingerprint="numbers",
+        kind=Kind(inputs="values", targets=targets),
+    )
+
+
+def make_tokens(length: int = 12, train: int = 96, test: int = 40) -> Dataset:
+    """Texts of several lengths, of 11 tokens of which 0 is padding. The class is whether there are more of 1 than of 2."""
+    rng = np.random.default_rng(6)
+    tokens = rng.choice(11, (train + test, length), p=[0, 0.3, 0.3, *[0.05] * 8])
+    tokens[np.arange(length) >= rng.integers(3, length + 1, len(tokens))[:, None]] = 0
+    labels = ((tokens == 1).sum(1) > (tokens == 2).sum(1)).astype(np.int64)
+    return Dataset(
+        name="texts",
+        format="arrays",
+        train_images=tokens[:train],
+        train_labels=labels[:train],
+        test_images=tokens[train:],
+        test_labels=labels[train:],
+        mean=(),
+        std=(),
+        classes=("no", "yes"),
+        fingerprint="texts",
+        kind=Kind(inputs="tokens", vocabulary=11, padding=0),
+    )
+
+
 def make_recipe(
     dataset: Dataset,
     model: str = "lenet5",
@@ -42,8 +95,8 @@ def make_recipe(
     **settings,
 ) -> Recipe:
     shape, images = dataset.train_images.shape[1:], (dataset.mean, dataset.std, augment)
-    model_and_more = Model(name=model, **settings), shape, len(dataset.classes), *images, seed, engine, cutout
-    return Recipe(*model_and_more, kind=dataset.kind)
+    network, kind = Model(name=model, **settings), dataset.kind
+    return Recipe(network, shape, len(dataset.classes), *images, seed, engine, cutout, kind=kind)
 
 
 def bits_of(found: Performance) -> tuple[Any, ...]:

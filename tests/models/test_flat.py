@@ -4,17 +4,18 @@ import copy
 
 import pytest
 import torch
+from small_data import OF_IMAGES
 from torch import nn
 
 from fedray.models.build import build
 from fedray.models.flat import FlatModel
-from fedray.models.model import KNOWN, Model
+from fedray.models.model import Model
 
 LARGE = ("vgg16", "vgg19", "alexnet")  # half a gigabyte of classifier each, and layers that others have
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in KNOWN]
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else ()) for name in OF_IMAGES]
 )
 def test_every_model_round_trips_and_a_step_changes_it(name):
     """Its vectors, put into another instance, make that the same model to the bit; a step makes it another one."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from small_data import make_dataset, make_recipe
+from small_data import OF_IMAGES, make_dataset, make_recipe
 
 from fedray.algorithms.fedavg import FedAvg
 from fedray.models.model import KNOWN
@@ -20,7 +20,7 @@ SECONDS = {
 
 
 def cases():
-    for name in KNOWN:
+    for name in OF_IMAGES:
         for shape in SHAPES:
             slow = name in HEAVY or (name in SECONDS and shape != (3, 32, 32))
             yield pytest.param(name, shape, 10, marks=pytest.mark.slow if slow else (), id=f"{name}-{shape}")

@@ -699,7 +699,7 @@ def test_what_comes_to_something_is_not(tmp_path, own, function, algorithm, sett
 @pytest.mark.parametrize(
     ("function", "parts"),
     [
-        ("Centred", ["its output for an image depends on the rest of the batch"]),
+        ("Centred", ["its output for an example depends on the rest of the batch"]),
         ("Stepping", ["it changes its buffers in training"]),
         ("Branching", ["it fails for many clients at a time", "data-dependent control flow"]),
         ("Drawing", ["it draws random numbers in training other than by nn.Dropout"]),

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from small_data import make_algorithm, make_dataset, make_recipe
+from small_data import OF_IMAGES, make_algorithm, make_dataset, make_recipe
 from torch import nn
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -196,7 +196,7 @@ def test_every_model_with_batch_norm_does(name):
 
 OF_KNOWN_BLOCKS = {"resnet50", "resnet56", "inception_v3", "vgg11"}
 """Their layers are those of resnet18, resnet20, googlenet, and mcmahan_cnn with dropout."""
-SMALLER = [marked(name, slow=name in OF_KNOWN_BLOCKS) for name in KNOWN if name not in LARGE]
+SMALLER = [marked(name, slow=name in OF_KNOWN_BLOCKS) for name in OF_IMAGES if name not in LARGE]
 
 
 @pytest.mark.parametrize("name", SMALLER)
@@ -220,7 +220,7 @@ def test_every_large_model_does(name):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in LARGE])
+@pytest.mark.parametrize("name", [name for name in OF_IMAGES if name not in LARGE])
 def test_on_a_gpu_every_model_does_too_and_gives_the_same_bits_again(name):
     settle_on("cuda")
     assert_agree(name, device="cuda", **without_batch_norm(name))
@@ -318,7 +318,7 @@ def test_they_do_in_every_precision(forms_of_a_gpu, name, precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in KNOWN if name not in {*LARGE, *SMALL, "logistic", "mlp"}])
+@pytest.mark.parametrize("name", [name for name in OF_IMAGES if name not in {*LARGE, *SMALL, "logistic", "mlp"}])
 def test_the_forms_of_a_gpu_train_every_model(forms_of_a_gpu, name):
     assert_agree(name, **without_batch_norm(name))
 

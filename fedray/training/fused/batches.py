@@ -12,7 +12,7 @@ from fedray.data.augment import crop_flip_as_drawn, cutout, draw_crop_flip, draw
 from fedray.models.dropout import draw_keys, key_epoch
 from fedray.models.flat import Array
 from fedray.server.task import Task
-from fedray.training.batches import cut_epoch
+from fedray.training.batches import cut_epoch, draw_order
 from fedray.training.spec import Recipe
 from fedray.training.transfer import to_device
 
@@ -95,7 +95,7 @@ class Batches:
         firsts = np.zeros(places, np.int64)
         firsts[: len(shares)] = lengths.cumsum() - lengths
         rows = draw_epochs(
-            shares, recipe.seed, "shuffle", task, places, lambda rng, share: rng.permutation(len(share.labels))
+            shares, recipe.seed, "shuffle", task, places, lambda rng, share: draw_order(recipe, rng, share.labels)
         )
         rows += firsts[:, None]
         drawn = {"rows": rows}

@@ -14,6 +14,7 @@ from fedray.data.augment import normaliser
 from fedray.models.flat import Layout, Tensors
 from fedray.training.fused.batches import Batch
 from fedray.training.fused.losses import losses_and_slopes
+from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 
 Layers = list[tuple[torch.Tensor, torch.Tensor]]  # the weights [A, out, in] and biases [A, out] of each Linear
@@ -22,18 +23,21 @@ Layers = list[tuple[torch.Tensor, torch.Tensor]]  # the weights [A, out, in] and
 class Dense:
     """The program that computes such gradients."""
 
-    constants: ClassVar[list[torch.Tensor]] = []
-    """None, because it reads only its arguments."""
     apart: ClassVar[list[torch.Tensor]] = []
     """None, because it writes all gradients where they belong."""
     moving: ClassVar[list[torch.Tensor]] = []
     """None, because it changes only the gradients."""
 
-    def __init__(self, recipe: Recipe, layout: Layout):
-        self.layout = layout
+    def __init__(self, recipe: Recipe, layout: Layout, objective: Objective):
+        self.layout, self.objective = layout, objective
         self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
         self.layers: Layers = []
         self.slopes: Layers = []
+
+    @property
+    def constants(self) -> list[torch.Tensor]:
+        """Those of the loss, because it reads only its arguments else."""
+        return self.objective.constants
 
     def look_at(self, params: Tensors, grads: torch.Tensor | None) -> None:
         """Differentiate at `params`, [A, ...] by name, from now on, and write into `grads` [A, P]."""
@@ -51,7 +55,7 @@ class Dense:
         """The losses [A] of these batches. Their gradients are written."""
         given = self.normalise(batch.pixels)
         inputs, output = forward(self.layers, given.flatten(2).transpose(1, 2))
-        loss, slope = losses_and_slopes(algorithm, output, batch, classes=1)
+        loss, slope = losses_and_slopes(self.objective, algorithm, output, batch, classes=1)
         backward(self.layers, self.slopes, inputs, slope)
         return loss
 

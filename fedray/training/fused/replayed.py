@@ -14,6 +14,7 @@ from fedray.core.algorithm import Algorithm
 from fedray.models.flat import Tensors
 from fedray.training.fused.batches import Batch
 from fedray.training.graphs import Graphs
+from fedray.training.objective import Objective
 
 MOST_GRAPHS = 32  # one for each number of clients and width of batches; beyond that all are captured anew
 CAPTURING = "This was while a step was captured in a CUDA graph; engine = plain trains without."
@@ -22,6 +23,8 @@ WARM_UP = 3  # runs before a capture, in which libraries choose their algorithms
 
 class Program(Protocol):
     """A computation of many clients' gradients."""
+
+    objective: Objective
 
     @property
     def constants(self) -> list[torch.Tensor]: ...
@@ -70,7 +73,7 @@ class Replayed:
 
     def differentiate(self, algorithm: Algorithm, batch: Batch) -> torch.Tensor:
         """The losses [A] of these batches. Their gradients are written. The next call overwrites them, and `apart`."""
-        if algorithm.has_own_loss:  # its kernels depend on the sizes of the batches
+        if self.program.objective.hook(algorithm):  # its kernels depend on the sizes of the batches
             losses = self.program.differentiate(algorithm, batch)
             self.apart = self.program.apart
             return losses

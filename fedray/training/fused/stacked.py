@@ -13,6 +13,7 @@ from fedray.training.fused.batches import Batch
 from fedray.training.fused.forms import ByTable
 from fedray.training.fused.layers import AsTorchDoes
 from fedray.training.fused.losses import losses_and_slopes
+from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 
 FORMS: dict[str, type[AsTorchDoes]] = {"cpu": AsTorchDoes, "cuda": ByTable}
@@ -23,8 +24,10 @@ that it takes with products, and one of resnet18 0.5 (experiments/speed/together
 class Stacked:
     """The program that differentiates the sum of all clients' losses, since none depends on another client."""
 
-    def __init__(self, recipe: Recipe, flat: FlatModel, device: str, statistics: RunningStatistics):
-        self.recipe, self.flat, self.kind = recipe, flat, torch.device(device).type
+    def __init__(
+        self, recipe: Recipe, flat: FlatModel, device: str, statistics: RunningStatistics, objective: Objective
+    ):
+        self.recipe, self.flat, self.kind, self.objective = recipe, flat, torch.device(device).type, objective
         self.form = FORMS[self.kind](recipe, flat.module)
         self.dropouts = dropout_layers(flat.module)
         self.statistics = statistics
@@ -52,10 +55,10 @@ class Stacked:
         inputs = self.form.inputs(batch.pixels)
         with torch.enable_grad():
             main, *others = self.outputs(self.leaves, batch.keys, inputs, self.rows(batch))
-        loss, slope = losses_and_slopes(algorithm, main.detach(), batch)
+        loss, slope = losses_and_slopes(self.objective, algorithm, main.detach(), batch)
         slopes = [slope]
         for other in others:
-            _, slope = losses_and_slopes(algorithm, other.detach(), batch)
+            _, slope = losses_and_slopes(self.objective, algorithm, other.detach(), batch)
             slopes.append(slope.mul_(self.recipe.model.aux_weight))
         found = torch.autograd.grad([main, *others], leaves, slopes, allow_unused=True, materialize_grads=True)
         if self.slopes:
@@ -109,4 +112,5 @@ class Stacked:
     @property
     def constants(self) -> list[torch.Tensor]:
         """The tensors that it reads besides its arguments, and would make anew if they were gone."""
-        return [tensor for layer in self.dropouts.values() for tensor in layer.positions.values()]
+        masks = [tensor for layer in self.dropouts.values() for tensor in layer.positions.values()]
+        return [*masks, *self.objective.constants]

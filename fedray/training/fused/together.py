@@ -35,6 +35,7 @@ from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
 from fedray.training.fused.room import Blocks, Room, Rows, blocks_size
 from fedray.training.fused.stacked import Stacked
+from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 from fedray.training.transfer import Done, Examples, Received, to_device, to_host
 
@@ -65,8 +66,11 @@ class Together:
         self.on_gpu = torch.device(device).type == "cuda"
         self.written_out = recipe.model.is_written_out and not recipe.model.side(recipe.shape)
         self.statistics = RunningStatistics(flat)
+        objective = Objective(recipe, device)
         program: Program = (
-            Dense(recipe, flat.layout) if self.written_out else Stacked(recipe, flat, device, self.statistics)
+            Dense(recipe, flat.layout, objective)
+            if self.written_out
+            else Stacked(recipe, flat, device, self.statistics, objective)
         )
         self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
@@ -172,8 +176,8 @@ class Together:
     def activations(self) -> tuple[int, int]:
         """The bytes of an image, as measure_activations gives them: all that are kept, and the widest."""
         r = self.recipe
-        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint))
-        kept, widest, _ = measure_activations(flat, r.shape)
+        flat = FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind))
+        kept, widest, _ = measure_activations(flat, r.shape, r.kind)
         return kept, widest
 
     def train_portion(self, task: Task, portion: list[Share], message: Tensors, initial: Tensors | None) -> Results:
