@@ -8,8 +8,8 @@ from fedray.algorithms.local_optimizer import LocalOptimizer
 from fedray.cluster.forks import ForkServer, called_by_name, packed
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
-from fedray.data.arrays import describe_inputs
 from fedray.core.kinds import Kind
+from fedray.data.arrays import describe_inputs
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
 
