@@ -23,7 +23,11 @@ class Newer:
     """The names in its section (`fedprox`) that have the setting; empty where all have it."""
 
 
-NEWER: dict[str, Newer] = {"aggregator.name": Newer("mean"), "output.client_output": Newer(False)}
+NEWER: dict[str, Newer] = {
+    "aggregator.name": Newer("mean"),
+    "output.client_output": Newer(False),
+    **{f"evaluation.{name}": Newer(None) for name in ("metrics", "own_metric", "judged_by", "target")},
+}
 """By dotted name."""
 
 

@@ -11,6 +11,7 @@ from fedray.core.newer import with_neutral
 from fedray.core.own_classes import address_of
 from fedray.core.settings import flatten
 from fedray.results.files import read_row
+from fedray.run.own_metric import OWN_METRIC
 from fedray.run.prepared import Job
 from fedray.run.resume import identity, in_identity
 
@@ -31,6 +32,8 @@ def edited_since(job: Job) -> tuple[str, str] | None:
     named = {name: address_of(kind) for name, kind in job.experiment.own_classes.items()}
     if not job.experiment.model.is_known:
         named["model.name"] = job.experiment.model.name
+    if own := job.experiment.evaluation.own_metric:
+        named[OWN_METRIC] = own
     if not named:
         return None
     mine, now = as_text(identity(job)), {**job.own_code, "model.name": job.model_source}
