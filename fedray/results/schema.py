@@ -249,7 +249,7 @@ def summarise(rounds: list[dict[str, Any]], judged_by: str | None = None) -> dic
     the column `judged_by` of `runs` says: on the validation split where there is one, and the clients' where there is
     no global model to evaluate.
     """
-    evaluated = [row for row in rounds if row["test_loss"] is not None]
+    evaluated = [row for row in rounds if row["test_loss"] is not None or row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}
     judge = judging_column(judged_by, rounds)
     numbers = [row for row in rounds if row[judge] is not None and not math.isnan(row[judge])]

@@ -6,6 +6,7 @@ from typing import Any
 
 from fedray.core.metrics import Targets, sign
 from fedray.experiment.experiment import Evaluation, Experiment
+from fedray.results.schema import judging_column
 from fedray.server.participation import Faults
 
 
@@ -18,6 +19,14 @@ def judged_by(e: Experiment, targets: Targets = "classes") -> str:
     if e.algorithm.personalises:
         return "client_loss" if targets == "values" or measure == "loss" else "client_accuracy"
     return f"{'validation' if e.data.validation_examples else 'test'}_{measure}"
+
+
+def recorded_judge(recorded: Any, e: Experiment) -> str:
+    """The column of `rounds` that a recorded run was judged by: `recorded` is its `judged_by` in `runs`.
+
+    That is null in files of older versions, where the settings say it.
+    """
+    return judging_column(recorded) if isinstance(recorded, str) else judged_by(e)
 
 
 def outcome(

@@ -148,7 +148,7 @@ def test_judged_by_the_loss_the_best_round_has_the_lowest(tmp_path):
 def test_a_target_of_a_loss_is_reached_from_above(tmp_path):
     losses = run(small(tmp_path / "a", algorithm__lr=0.001)).rounds["test_loss"]
     target = losses.min() + 1e-9
-    assert 0 < losses.idxmin()
+    assert losses.idxmin() > 0
     changes = {"evaluation__judged_by": "loss", "evaluation__target": target, "algorithm__lr": 0.001}
     tables = run(small(tmp_path / "b", **changes))
     assert tables.runs[["status", "rounds_done"]].iloc[0].tolist() == ["reached_target", losses.idxmin() + 1]
