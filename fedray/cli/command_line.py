@@ -5,6 +5,7 @@ values, as it does those from TOML.
 """
 
 import argparse
+import math
 import os
 import shlex
 import sys
@@ -279,6 +280,20 @@ def read_fraction(name: str, text: str | None) -> float | None:
     if fraction is not None and not 0 < fraction <= 1:
         raise BadInputError(f"--{name} {text} must be a number above 0 and at most 1, such as 0.5 for 50 %")
     return fraction
+
+
+def read_target(text: str | None, share: Callable[[], bool]) -> float | None:
+    """The value of --target, which is a fraction unless what it is a target for is no `share`; None if not given.
+
+    `share` is asked only for a number above 1.
+    """
+    try:
+        number = math.nan if text is None else float(text)
+    except ValueError:
+        number = math.nan
+    if number > 1 and math.isfinite(number) and not share():
+        return number
+    return read_fraction("target", text)
 
 
 def report_errors(main: Callable[[], int]) -> int:

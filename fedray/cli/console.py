@@ -11,12 +11,13 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 from fedray import results
 from fedray.cli.cell import Cell, bar
+from fedray.core.metrics import sign
 from fedray.core.notebook import in_kernel
 from fedray.core.updates import HAPPENED
 from fedray.experiment.experiment import Experiment
 from fedray.results.frames import Results
 from fedray.run.prepared import Job
-from fedray.run.stopping import judged_by
+from fedray.run.stopping import recorded_judge
 from fedray.run.watch import Watch
 
 
@@ -91,12 +92,14 @@ class ConsoleWatch(NoticeWatch):
         self.first = self.first or t
         pace = (time.perf_counter() - self.began) / (t - self.first + 1)
         line = f"round {t:>{len(str(rounds))}}/{rounds}"
-        if row["test_accuracy"] is not None:
-            line += f"  accuracy {row['test_accuracy']:.4f}  loss {row['test_loss']:.4f}"
+        if row["test_loss"] is not None:
+            line += f"{accuracy_and_judge(job, row)}  loss {row['test_loss']:.4f}"
         if row["answered"] < row["cohort_size"]:
             line += f"  {row['answered']} of {row['cohort_size']} clients"
         if row["client_accuracy"] is not None:
             line += f"  clients {row['client_accuracy']:.4f}"
+        elif row["client_loss"] is not None:
+            line += f"  clients' loss {row['client_loss']:.4f}"
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
@@ -127,7 +130,7 @@ class ConsoleWatch(NoticeWatch):
         self.say("data", describe_format(row["dataset"], row["data_format"]))
         for label, sentence in describe_model(job.experiment, tables):
             self.say(label, sentence)
-        evaluated = tables.rounds.dropna(subset="client_accuracy")
+        evaluated = tables.rounds.dropna(subset="client_loss")
         if len(evaluated):
             self.say("clients", describe_clients(evaluated.iloc[-1].to_dict(), job.dataset.unit))
         self.say("time", describe_time(tables.rounds.sum(numeric_only=True).to_dict()))
@@ -169,26 +172,40 @@ def describe_model(e: Experiment, tables: Results) -> list[tuple[str, str]]:
 
     The best round gets a sentence of its own if it is not the last evaluated one.
     """
-    evaluated = tables.rounds.dropna(subset="test_accuracy")
+    evaluated = tables.rounds.dropna(subset="test_loss")
     if evaluated.empty:
         return []
-    final, judge = evaluated.iloc[-1], judged_by(e)
-    sentences = [("accuracy", f"{final['test_accuracy']:.4f}"), ("loss", f"{final['test_loss']:.4f}")]
+    final, judge = evaluated.iloc[-1], recorded_judge(tables.runs["judged_by"].iloc[0], e)
+    measure = judge.partition("_")[2]
+    sentences = [(measure.replace("_", " "), f"{final[f'test_{measure}']:.4f}")] if measure != "loss" else []
+    if measure != "accuracy" and not math.isnan(final["test_accuracy"]):
+        sentences.append(("accuracy", f"{final['test_accuracy']:.4f}"))
+    sentences.append(("loss", f"{final['test_loss']:.4f}"))
     if e.evaluation.top_k:
         sentences.append((f"top {e.evaluation.top_k}", f"{final['test_top_k_accuracy']:.4f}"))
     classes = results.per_class(tables).dropna(subset="recall").sort_values("recall", kind="stable")
     if len(classes) > 1:
         weakest, strongest = (f"{row.label_name} {row.recall:.4f}" for row in classes.iloc[[0, -1]].itertuples())
         sentences.append(("classes", f"{weakest} (the weakest) to {strongest} (the strongest)"))
-    best = evaluated.iloc[int(evaluated[judge].argmax())]
+    best = evaluated.iloc[int((sign(judge) * evaluated[judge]).argmax())]
     if best["round"] != final["round"]:
-        chosen = "the validation split" if judge == "validation_accuracy" else "the test set"
-        sentences.append(("best", f"{best['test_accuracy']:.4f} in round {best['round']}, chosen on {chosen}"))
+        chosen = "the validation split" if judge.startswith("validation_") else "the test set"
+        sentences.append(("best", f"{best[f'test_{measure}']:.4f} in round {best['round']}, chosen on {chosen}"))
     return sentences
 
 
+def accuracy_and_judge(job: Job, row: Mapping[str, Any]) -> str:
+    """The accuracy on the test set, where there is one, and the measure that judges the run where it is another."""
+    measure = job.judged.partition("_")[2]
+    names = dict.fromkeys(["accuracy", *([] if measure == "loss" else [measure])])
+    found = {name: row[f"test_{name}"] for name in names}
+    return "".join(f"  {name.replace('_', ' ')} {value:.4f}" for name, value in found.items() if value is not None)
+
+
 def describe_clients(row: Mapping[Any, float], unit: str = "images") -> str:
-    """The clients' accuracy on test examples of their own, from a row of the rounds table."""
+    """The clients' accuracy on test examples of their own, or their loss, from a row of the rounds table."""
+    if math.isnan(row["client_accuracy"]):
+        return f"loss {row['client_loss']:.4f} on test {unit} of their own"
     return (
         f"{row['client_accuracy']:.4f} on test {unit} of their own "
         f"(10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f})"

@@ -254,13 +254,15 @@ class ClientActor:
             apart = [next(each) if report.status == "ok" and not small else None for report in reports]
         return first, *apart, *(new if memories else ())
 
-    def evaluate(self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None) -> Measured:
+    def evaluate(
+        self, run: str, state: Vectors, split: str, first: int, last: int, top_k: int | None, scores: bool = False
+    ) -> Measured:
         """Evaluate the state's model on the images [first, last) of the test or the validation split."""
         from fedray.training.evaluate import evaluate
 
         enrolment = self.enrolment(run)
         images, labels = enrolment.examples(split)
-        return evaluate(enrolment.trainer, state, images[first:last], labels[first:last], top_k)
+        return evaluate(enrolment.trainer, state, images[first:last], labels[first:last], top_k, scores)
 
     def evaluate_clients(self, run: str, orders: Orders, clients: list[int], *memories: Vectors) -> list[Scores]:
         """Evaluate the model that each client would use on test images of its own. `orders` are as in `train`."""

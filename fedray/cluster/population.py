@@ -278,20 +278,22 @@ class RayPopulation:
         ticket.refs[:held] = [None] * held  # so that the object store can free them
         return Trained(reports, vectors.sum, vectors.each)
 
-    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
+    def evaluate(
+        self, state: Vectors, split: Split = "test", top_k: int | None = None, scores: bool = False
+    ) -> Performance:
         sent, labels, errand = ray.put(state), self.labels[split], Errand(self.traffic, self.plan.lanes)
         size = EVALUATION_CALL_ON_GPU if self.plan.num_gpus else EVALUATION_CALL
 
         def ticket(first: int) -> Ticket:
             last = min(first + size, len(labels))
-            call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last, top_k)]  # noqa: E731
+            call = lambda actor: [actor.evaluate.remote(self.run, sent, split, first, last, top_k, scores)]  # noqa: E731
             return Ticket(call, self.slots, errand, "evaluate", float(last - first))
 
         tickets = [ticket(first) for first in range(0, len(labels), size)]
         self.dispatcher.submit(tickets)
         parts = [self.wait(ticket) for ticket in tickets]
         self.traffic.learn()
-        return performance(parts, labels, self.recipe.classes)
+        return performance(parts, labels, self.recipe.classes, self.recipe.kind.targets)
 
     def evaluate_clients(self, task: Task) -> list[Scores]:
         orders, errand = as_sent(task), Errand(self.traffic, self.plan.lanes)

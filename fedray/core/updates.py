@@ -26,7 +26,7 @@ SAVED_TYPES = {
     "|b1": "BOOL",
 }
 """The types of vectors that a checkpoint can hold, and their names in safetensors."""
-Scores = tuple[int, float, float]  # a client's own test examples, their mean cross-entropy and accuracy
+Scores = tuple[int, float, float | None]  # a client's own test examples, their mean loss and accuracy (None: of values)
 
 
 @dataclass(frozen=True)

@@ -23,59 +23,18 @@ from fedray.core.errors import BadInputError
 from fedray.core.newer import without_neutral
 from fedray.core.own_classes import address_of, is_own
 from fedray.core.randomness import MAX_SEED
-from fedray.core.settings import Auto, Maybe, flatten, section, setting
+from fedray.core.settings import Auto, flatten, section, setting
 from fedray.data import Data
 from fedray.data.partitions import PARTITIONS
 from fedray.data.partitions.even import Iid
 from fedray.data.partitions.scheme import Partition
 from fedray.data.skew import Skew
+from fedray.experiment.evaluation import Evaluation
 from fedray.models.loss import Loss
 from fedray.models.model import Model
 from fedray.results.output import Output
 from fedray.server.aggregators import AGGREGATORS, Aggregator, Mean
 from fedray.server.participation import Faults
-
-
-@section
-class Evaluation:
-    """When the server's model is evaluated on the test set, and each client's on its own; when that ends the run."""
-
-    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
-    target_accuracy: Maybe[float] = setting(
-        None,
-        "Stop once the accuracy is at least this: on the validation split where there is one, else on the test set.",
-        gt=0,
-        le=1,
-    )
-    patience: Maybe[int] = setting(
-        None, "Stop after so many rounds without a better accuracy, of the same split.", unit="rounds", ge=1
-    )
-    top_k: Maybe[int] = setting(
-        None,
-        "Also count how often the right label is among the k best, of which there must be fewer than classes; of equal "
-        "scores the first label's is the better.",
-        unit="labels",
-        ge=1,
-    )
-    clients_every: Auto[int] = setting(
-        None,
-        "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
-        "the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
-        unit="rounds",
-        ge=0,
-    )
-    client_examples: Auto[int] = setting(
-        None,
-        "Test images of a client; auto: as many as the test set has for each client, and 10 to 1000.",
-        unit="images",
-        ge=1,
-    )
-
-    def resolved(self, own_models: bool) -> "Evaluation":
-        """The same with `clients_every` decided; `own_models`: clients have models of their own."""
-        if self.clients_every is not None:
-            return self
-        return dataclasses.replace(self, clients_every=self.every if own_models else 0)
 
 
 @section
@@ -141,17 +100,8 @@ class Experiment:
             raise BadInputError(
                 f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
             )
-        looks = self.evaluation.target_accuracy or self.evaluation.patience or self.output.save_best
-        if self.algorithm.personalises and self.evaluation.clients_every == 0 and looks:
-            raise BadInputError(
-                f"{self.chosen_name('algorithm')} has no global model, so that evaluation.target_accuracy, patience "
-                "and output.save_best go by the clients, which evaluation.clients_every = 0 does not evaluate"
-            )
-        if self.algorithm.personalises and self.evaluation.top_k:
-            raise BadInputError(
-                f"evaluation.top_k = {self.evaluation.top_k} is for the server's model, and "
-                f"{self.chosen_name('algorithm')} has none to evaluate"
-            )
+        if self.algorithm.personalises:
+            self.evaluation.check_for_clients(self.chosen_name("algorithm"), self.output.save_best)
         if self.model.freeze == "backbone" and self.model.is_known and not self.model.pretrained:
             raise BadInputError(
                 f"model.freeze = backbone would leave {self.model.name} random features for good; it is for "
@@ -254,17 +204,17 @@ class Experiment:
     ) -> str:
         """The name of this run, for a resolved experiment: the same wherever the run is and whatever it writes.
 
-        `own_code` has the content of each of `own_classes`, and of an own loss.
+        `own_code` has the content of each of `own_classes`, and of a loss and a metric of one's own.
         """
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
         for name, content in (own_code or {}).items():
-            if name == OWN_LOSS:
-                tree["loss"] = {**tree["loss"], "fingerprint": content}
-                continue
-            what = "fingerprint" if name in CHOSEN else address_of(type(getattr(self, name)))  # the others have no name
-            tree[name] = {**tree.get(name, {}), what: content}
+            part, _, key = name.partition(".")  # of a function the setting that names it, of a class its section
+            what = f"{key}_fingerprint" if key else "fingerprint"
+            if not key and name not in CHOSEN:
+                what = address_of(type(getattr(self, name)))  # the others have no name
+            tree[part] = {**tree.get(part, {}), what: content}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
         named = self.chosen_name("algorithm").replace(":", ".")
         return re.sub(r"[^A-Za-z0-9_.-]", "", f"{named}-seed{self.seed}-{digest}")

@@ -7,12 +7,12 @@ from fedray.cli.json_lines import value_of, writable
 from fedray.inventory.choice import Shelf
 from fedray.report.wording import count, size
 from fedray.results.folder import load
-from fedray.results.schema import GROUPING, OWN
+from fedray.results.schema import GROUPING, OWN, judging_column
 from fedray.results.selection import differing, short_name, written
 from fedray.run.fresh import shared_files
 from fedray.run.stored import StoredRun
 
-NOT_SETTINGS = ("run", "accuracy", *(name for name in GROUPING if name != "seed"))
+NOT_SETTINGS = ("run", "accuracy", "judged", *(name for name in GROUPING if name != "seed"))
 """The entries of a row that are neither settings nor columns of `runs` alone."""
 HEADINGS = ("run", "results", "status", "rounds", "accuracy", "size", "started (UTC)", "settings that differ")
 TO_THE_RIGHT = ("rounds", "accuracy", "size")
@@ -50,6 +50,9 @@ def cells(each: StoredRun, shown: dict[str, str]) -> tuple[str, ...]:
     row = each.row
     rounds = f"{row['rounds_done']}/{row['rounds_planned']}" if row else ""
     accuracy = "" if row.get("accuracy") is None else f"{row['accuracy']:.4f}"
+    judge = judging_column(row.get("judged_by"))
+    if not judge.endswith("_accuracy") and row.get("judged") is not None:
+        accuracy = f"{judge.partition('_')[2]} {row['judged']:.4g}"
     when = written(row["started_at"]) if row.get("started_at") else ""
     settings = " ".join(f"{short}={written(row[name])}" for name, short in shown.items() if row.get(name) is not None)
     return each.run, each.folder.name, each.status, rounds, accuracy, size(each.size), when, settings

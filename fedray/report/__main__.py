@@ -13,14 +13,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fedray.cli.command_line import Parser, add_options, read_fraction, report_errors
+from fedray.cli.command_line import Parser, add_options, read_target, report_errors
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 from fedray.report.given import FIGURES, check_name, check_output, folders_of, page_of, read_forms, with_forms
 from fedray.report.labels import labelled, read_label
 from fedray.report.wording import enumerate_words
+from fedray.results.analysis import reported
 from fedray.results.folder import load_folders
 from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, RepeatedRunsWarning, Results
+from fedray.sweep.summary import is_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,10 @@ VALUES = {
         "PAGE.html",
         "where the page goes (default: results/NAME/report.html, of several results/A+B/report.html)",
     ),
-    "target": ("ACCURACY", "accuracy to which rounds, seconds and bytes are counted, a fraction"),
+    "target": (
+        "ACCURACY",
+        "accuracy to which rounds, seconds and bytes are counted, a fraction, or the value of what judges instead",
+    ),
     "label": (
         "SETTING=VALUE,...: NAME",
         "call the configurations with these settings so, in figures and tables; may be repeated",
@@ -59,12 +64,12 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--label", action="append", metavar=VALUES["label"][0], help=VALUES["label"][1])
     given = vars(parser.parse_intermixed_args(with_forms(argv)))
 
-    target = read_fraction("target", given.get("target"))
     forms = read_forms(given["figures"]) if "figures" in given else []
     labels = [read_label(word) for word in given.get("label", [])]
     folders, output = folders_of(given["results"]), given.get("output")
     check_name(output)
     results, left_out = read(folders)
+    target = read_target(given.get("target"), lambda: is_share(reported(results)))
     for sentence in left_out:
         print(f"fedray: {sentence}", file=sys.stderr)
 

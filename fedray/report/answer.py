@@ -5,9 +5,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from fedray.core.errors import BadInputError
+from fedray.core.metrics import sign
 from fedray.report.study import Study, way_to_target
-from fedray.report.wording import MEASURES, count, duration, is_missing, number, percent, setting, short, size
+from fedray.report.wording import (
+    JUDGES,
+    MEASURES,
+    NAMES,
+    count,
+    duration,
+    is_missing,
+    measure,
+    number,
+    percent,
+    setting,
+    short,
+    size,
+)
 from fedray.results.comparison import compare
+from fedray.sweep.summary import is_share, said_of
 
 
 @dataclass(frozen=True)
@@ -60,9 +75,13 @@ def counted(row: Mapping[Any, Any]) -> str:
 
 
 def accuracies(study: Study, rows: list[dict[Any, Any]]) -> list[Column]:
-    """A column for each accuracy: mean and standard deviation in percent. The one that orders the table comes first."""
+    """A column for each accuracy: mean and standard deviation in percent. The one that orders the table comes first.
+
+    Where another measure judges it is there as well, in percent only if it is a share.
+    """
     shown = [
         ("final", study.chosen_by),
+        ("final", study.measure if study.measure in JUDGES or study.measure == "test_loss" else study.chosen_by),
         *(("final", name) for name in MEASURES if name.endswith("accuracy")),
         ("best", study.measure),
     ]
@@ -70,8 +89,9 @@ def accuracies(study: Study, rows: list[dict[Any, Any]]) -> list[Column]:
     for at, name in dict.fromkeys(shown):
         means = study.configurations.get(f"{at}_{name}_mean")
         if name is not None and means is not None and means.notna().any():
-            spread = tuple(percent(row[f"{at}_{name}_mean"], row[f"{at}_{name}_std"]) for row in rows)
-            found.append(Column(f"{at}, %", MEASURES[name], spread))
+            say, group = (percent, f"{at}, %") if is_share(name) else (number, at)
+            spread = tuple(say(row[f"{at}_{name}_mean"], row[f"{at}_{name}_std"]) for row in rows)
+            found.append(Column(group, NAMES[name], spread))
     return found
 
 
@@ -83,7 +103,7 @@ def to_target(study: Study) -> list[Column]:
     rows = way.loc[study.keys].to_dict("records")
     said: dict[str, Callable[[float], str]] = {"rounds": number, "seconds": duration, "bytes": size}
     headings = {"rounds": "rounds", "seconds": study.clock, "bytes": "sent"}
-    group = f"to {percent_of(study.target)} {MEASURES[study.measure]}"
+    group = f"to {target_of(study)} {NAMES[study.measure]}"
     return [
         Column(
             group,
@@ -98,8 +118,9 @@ def to_target(study: Study) -> list[Column]:
     ]
 
 
-def percent_of(fraction: float | None) -> str:
-    return "" if fraction is None else f"{100 * fraction:g} %"
+def target_of(study: Study) -> str:
+    """The target in words: a share in percent."""
+    return "" if study.target is None else said_of(study.target, str(study.measure))
 
 
 def tiles(study: Study) -> list[Tile]:
@@ -107,15 +128,15 @@ def tiles(study: Study) -> list[Tile]:
     best = study.configurations.iloc[0]
     if study.measure is None or is_missing(best[f"final_{study.measure}_mean"]):
         return []
-    accuracy = percent(best[f"final_{study.measure}_mean"], best[f"final_{study.measure}_std"])
+    reached_at = measure(study.measure, best[f"final_{study.measure}_mean"], best[f"final_{study.measure}_std"])
     of_seeds = f", mean and standard deviation of {best['good']} runs" if best["good"] > 1 else ""
     name = f"{best['label']}{of_seeds}" if len(study.keys) > 1 or of_seeds else f"{best['label']}, last round"
-    found = [Tile(("best " if len(study.keys) > 1 else "") + f"final {MEASURES[study.measure]}", f"{accuracy} %", name)]
+    found = [Tile(("best " if len(study.keys) > 1 else "") + f"final {NAMES[study.measure]}", reached_at, name)]
     way = way_to_target(study)
     if len(way) and (reached := way.loc[study.keys[:1]].to_dict("records")[0])["reached"]:
         cpu = " of CPU time" if study.clock == "CPU time" else ""
         cost = f"{duration(reached['seconds_mean'])}{cpu} and {size(reached['bytes_mean'])} sent"
-        found.append(Tile(f"to reach {percent_of(study.target)}", f"{number(reached['rounds_mean'])} rounds", cost))
+        found.append(Tile(f"to reach {target_of(study)}", f"{number(reached['rounds_mean'])} rounds", cost))
     seconds = study.results.runs["seconds"].sum()
     found.append(Tile(f"{study.clock} of all runs", duration(seconds), count(len(study.results.runs), "run")))
     return found
@@ -135,8 +156,13 @@ def lead(study: Study) -> str:
         return ""
     names, points = (first["label"], second["label"]), 100 * found.difference
     where = f"{abs(points):.1f} points {'ahead of' if points > 0 else 'behind'}" if round(points, 1) else "level with"
+    interval = f"{100 * found.low:.1f} to {100 * found.high:.1f}"
+    if not is_share(study.measure):
+        ahead = sign(study.measure) * found.difference
+        apart = f"{abs(found.difference):.3g} {'ahead of' if ahead > 0 else 'behind'}"
+        where, interval = apart if ahead else "level with", f"{found.low:.3g} to {found.high:.3g}"
     sure = " Zero is in it: these seeds do not tell which is better." if found.low <= 0 <= found.high else ""
     return (
-        f"{names[0]} is {where} {names[1]} in final {MEASURES[study.measure]} (95 % interval of the difference "
-        f"{100 * found.low:.1f} to {100 * found.high:.1f}, paired over {found.pairs} seeds).{sure}"
+        f"{names[0]} is {where} {names[1]} in final {NAMES[study.measure]} (95 % interval of the difference "
+        f"{interval}, paired over {found.pairs} seeds).{sure}"
     )

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from fedray.core.metrics import sign
 from fedray.report.figure import (
     ROWS,
     SHOWN,
@@ -19,9 +20,10 @@ from fedray.report.figure import (
 )
 from fedray.report.look import Look
 from fedray.report.study import Study
-from fedray.report.wording import MEASURES
+from fedray.report.wording import JUDGES, MEASURES, NAMES, titled
 from fedray.results.analysis import curves
 from fedray.results.clock import SHARED
+from fedray.sweep.summary import is_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -43,18 +45,25 @@ BANDS = 5
 
 def curve_sections(study: Study) -> list[Section]:
     """The sections with a figure for each measure that the results have."""
-    values = [name for name in MEASURES if study.results.rounds[name].notna().any()]
-    accuracies = [name for name in values if name.endswith("accuracy")]
+    values = [name for name in measures_of(study) if study.results.rounds[name].notna().any()]
+    accuracies = [name for name in values if not name.endswith("loss") or name == study.measure]
     accuracies.sort(key=lambda name: name != study.measure)  # what is compared comes first
-    losses = [name for name in values if name.endswith("loss")]
+    losses = [name for name in values if name not in accuracies]
     by_round = [*accuracies[:1], *losses, *accuracies[1:]]
     figures = [curve_figure(study, name, "round", wide=name == study.measure) for name in by_round]
     sections = [Section("Round by round", tuple(filter(None, figures)), explain_bands(study))]
     if study.measure:
         costs = [curve_figure(study, study.measure, over) for over in ("seconds", "bytes")]
-        note = f"The same accuracy against what it cost.{explain_clock(study)}"
+        what = "accuracy" if study.measure.endswith("_accuracy") else NAMES[study.measure]
+        note = f"The same {what} against what it cost.{explain_clock(study)}"
         sections.append(Section("Against time and traffic", tuple(filter(None, costs)), note))
     return [section for section in sections if section.figures]
+
+
+def measures_of(study: Study) -> list[str]:
+    """The measures with a figure: accuracies and losses, those that judge, and those that somebody asked for."""
+    asked = [name for name in JUDGES if name.endswith(("_auc", "_mae", "_rmse", "_own_metric"))]
+    return list(dict.fromkeys((*MEASURES, *asked, *filter(None, (study.measure, study.chosen_by)))))
 
 
 def explain_clock(study: Study) -> str:
@@ -85,19 +94,19 @@ def curve_figure(study: Study, value: str, over: str, wide: bool = False) -> Fig
         return None
     alone = found["low"].groupby(found["series"]).transform("count") < 2  # an interval of one point is no band
     found[["low", "high"]] = found[["low", "high"]].mask(alone)
-    if value.endswith("accuracy"):
+    if is_share(value):
         found = found.assign(low=found["low"].clip(0, 1), high=found["high"].clip(0, 1))
     points = thinned(found[["series", "x", "y", "low", "high", "runs"]], len(study.keys))
-    seen = window(points) if value.endswith("loss") else None
+    seen = window(points) if sign(value) < 0 else None
     return Figure(
         name=f"{value.replace('_', '-')}-over-{over}s".replace("bytess", "bytes").replace("secondss", "seconds"),
-        title=f"{MEASURES[value].capitalize()} by {title_of(study, over)}",
+        title=f"{titled(NAMES[value])} by {title_of(study, over)}",
         rows=lean(points.to_dict("records")),
         draw=lambda look: draw_curves(study, look, points, value, over, seen, 340 if wide else 250),
         note=f"Values above {seen[1]:.3g} are cut off." if seen else "",
         wide=wide,
         over=title_of(study, over),
-        percent=value.endswith("accuracy"),
+        percent=is_share(value),
     )
 
 
@@ -131,7 +140,7 @@ def draw_curves(
     seen: tuple[float, float] | None,
     height: int,
 ) -> Chart:
-    percent = value.endswith("accuracy")
+    percent = is_share(value)
     scale = alt.Scale(zero=False) if seen is None else alt.Scale(domain=list(seen), nice=False)
     axis = alt.Axis(format=".0%" if percent else ",~f", tickCount=6)
     x_axis = alt.Axis(grid=False, tickCount=7, **OVER[over][1])
@@ -143,7 +152,7 @@ def draw_curves(
             color=series_colour(study, look),
         )
     )
-    y = alt.Y("y:Q", title=MEASURES[value], axis=axis, scale=scale)
+    y = alt.Y("y:Q", title=NAMES[value], axis=axis, scale=scale)
     dotted = points.groupby("series").size().max() <= 12
     lines = base.mark_line(clip=True, strokeWidth=2, strokeJoin="round", point={"size": 22} if dotted else False)
     layers = [lines.encode(y=y, strokeDash=series_dash(study, look), opacity=focused(0.12))]
@@ -152,5 +161,5 @@ def draw_curves(
         band = base.transform_filter(f"isValid(datum.low){few}").mark_area(clip=True)
         faint = 0.16 if len(study.shown) <= BANDS else 0.08
         layers.insert(0, band.encode(y=y.copy(), y2="high:Q", opacity=focused(0.02, faint)))
-        layers[0].encoding.y = alt.Y("low:Q", title=MEASURES[value], axis=axis, scale=scale)
+        layers[0].encoding.y = alt.Y("low:Q", title=NAMES[value], axis=axis, scale=scale)
     return alt.layer(*layers).add_params(*legend_params(study)).properties(height=height if look.page else 0.8 * height)

@@ -11,6 +11,7 @@ from fedray.report.study import Study, ordered
 from fedray.results.comparison import COMPLETE
 from fedray.results.frames import Results
 from fedray.results.schema import SCHEMAS
+from fedray.sweep.summary import is_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -107,7 +108,9 @@ def order_of(study: Study) -> str:
     spread = " ± standard deviation over seeds" if (study.configurations["good"] > 1).any() else ""
     rest = "" if study.configurations["complete"].all() else "; those with failed, diverged or unfinished runs are last"
     means = f" Accuracies are means{spread} in percent." if spread else ""
-    return f"Best first, by final {wording.MEASURES[study.chosen_by]}{rest}.{means}"
+    if spread and not is_share(study.chosen_by):
+        means = f" Values are means{spread}, of accuracies in percent."
+    return f"Best first, by final {wording.NAMES[study.chosen_by]}{rest}.{means}"
 
 
 def problems(study: Study) -> list[Problem]:
@@ -165,7 +168,8 @@ def versions(runs: "pd.DataFrame") -> list[tuple[str, str]]:
 
 
 def runs_table(study: Study) -> list[dict[str, str]]:
-    accuracy = f"final_{study.measure or 'test_accuracy'}"
+    measure = study.measure or "test_accuracy"
+    say = wording.percent if is_share(measure) else wording.number
     ordered = study.results.runs.sort_values(["series", "seed"])
     return [
         {
@@ -174,7 +178,7 @@ def runs_table(study: Study) -> list[dict[str, str]]:
             "seed": str(row["seed"]),
             "status": row["status"],
             "rounds": f"{row['rounds_done']} of {row['rounds_planned']}",
-            "accuracy": wording.percent(row[accuracy]),
+            "accuracy": say(row[f"final_{measure}"]),
             "time": wording.duration(row["seconds"]),
             "error": "" if wording.is_missing(row["error"]) else str(row["error"]),
         }

@@ -3,12 +3,13 @@
 import altair as alt
 import pandas as pd
 
+from fedray.core.metrics import sign
 from fedray.report.figure import ROWS, Chart, Figure, Section, lean
 from fedray.report.look import Look
 from fedray.report.shard_figures import held_figure
 from fedray.report.study import Study, is_numeric, ordered
-from fedray.report.wording import MEASURES, count, enumerate_words, label, percent, short
-from fedray.sweep.summary import written
+from fedray.report.wording import NAMES, count, enumerate_words, label, measure, number, percent, short
+from fedray.sweep.summary import is_share, written
 
 CLIENTS, PARTITIONS = 50, 6
 """The most clients drawn of a partition, and the most partitions."""
@@ -43,6 +44,7 @@ def response_figure(study: Study, table: pd.DataFrame, axis: str) -> Figure:
     columns = {axis: "x", f"final_{study.measure}_mean": "y", f"final_{study.measure}_std": "std"}
     rows = table[list(columns)].rename(columns=columns).dropna(subset="x")
     rows = rows.assign(low=rows["y"] - rows["std"], high=rows["y"] + rows["std"])
+    share = is_share(str(study.measure))
     spans = rows["x"].min() > 0 and rows["x"].max() / rows["x"].min() > 20
 
     def draw(look: Look) -> Chart:
@@ -53,10 +55,13 @@ def response_figure(study: Study, table: pd.DataFrame, axis: str) -> Figure:
             scale=scale,
             axis=alt.Axis(values=sorted(rows["x"]), labelExpr="'' + datum.value", grid=False),
         )
-        y_axis = alt.Axis(format=".0%", tickCount=6)
-        tooltip = [alt.Tooltip("x:Q", title=short(axis)), alt.Tooltip("y:Q", title="mean", format=".1%")]
+        y_axis = alt.Axis(format=".0%" if share else ",~f", tickCount=6)
+        tooltip = [
+            alt.Tooltip("x:Q", title=short(axis)),
+            alt.Tooltip("y:Q", title="mean", format=".1%" if share else ".4g"),
+        ]
         base = alt.Chart(ROWS).encode(x=x)
-        y = alt.Y("y:Q", title=f"final {MEASURES[str(study.measure)]}", axis=y_axis, scale=alt.Scale(zero=False))
+        y = alt.Y("y:Q", title=f"final {NAMES[str(study.measure)]}", axis=y_axis, scale=alt.Scale(zero=False))
         rule = base.transform_filter("isValid(datum.low)").mark_rule(stroke=look.accent)
         return alt.layer(
             rule.encode(y=y, y2="high:Q").transform_calculate(y="datum.low"),
@@ -67,7 +72,7 @@ def response_figure(study: Study, table: pd.DataFrame, axis: str) -> Figure:
     note = "Bars are one standard deviation over seeds." if rows["std"].notna().any() else ""
     return Figure(
         "settings",
-        f"Final {MEASURES[str(study.measure)]} by {short(axis)}",
+        f"Final {NAMES[str(study.measure)]} by {short(axis)}",
         lean(rows.to_dict("records")),
         draw,
         note,
@@ -78,16 +83,18 @@ def response_figure(study: Study, table: pd.DataFrame, axis: str) -> Figure:
 
 def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
     mean, std = f"final_{study.measure}_mean", f"final_{study.measure}_std"
-    best = table.sort_values(mean, ascending=False).drop_duplicates([x, y])
+    share, better = is_share(str(study.measure)), sign(str(study.measure))
+    best = table.sort_values(mean, ascending=better < 0).drop_duplicates([x, y])
     low, high = best[mean].min(), best[mean].max()
+    low, high = (low, high) if better > 0 else (high, low)
     rows = [
         {
             "x": written(row[x]) or "none",
             "y": written(row[y]) or "none",
             "mean": row[mean],
-            "share": (row[mean] - low) / (high - low) if high > low else 1.0,
-            "text": percent(row[mean]),
-            "value": f"{percent(row[mean], row[std])} %",
+            "share": (row[mean] - low) / (high - low) if high != low else 1.0,
+            "text": percent(row[mean]) if share else number(row[mean]),
+            "value": measure(str(study.measure), row[mean], row[std]),
             "label": row["label"],
         }
         for row in best.to_dict("records")
@@ -108,7 +115,7 @@ def heat_figure(study: Study, table: pd.DataFrame, x: str, y: str) -> Figure:
         text = base.mark_text(fontSize=look.font_size).encode(text="text:N", color=ink)
         return alt.layer(cells.encode(opacity=shade), text).properties(height=alt.Step(34))
 
-    title = f"Final {MEASURES[str(study.measure)]} (%) by {short(x)} and {short(y)}"
+    title = f"Final {NAMES[str(study.measure)]}{' (%)' if share else ''} by {short(x)} and {short(y)}"
     return Figure("settings", title, lean(rows), draw, note.strip(), wide=True, follows=False)
 
 

@@ -1,15 +1,17 @@
 """The comparison that the report is about: configurations, the settings that tell them apart, and their results."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from fedray.core.metrics import sign
 from fedray.report import wording
-from fedray.results.analysis import to_target_by
+from fedray.results.analysis import reported, to_target_by
 from fedray.results.clock import by_cpu, has_cpu_seconds, in_flight_together
 from fedray.results.comparison import COMPLETE, varied
 from fedray.results.frames import Results
-from fedray.sweep.summary import fitting_target
+from fedray.sweep.summary import fitting_target, is_share
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,11 +39,12 @@ class Study:
     """By key, best first: `label`, the axes, `runs` (their number), `good` (how many ended without diverging),
     `complete` (whether all did), and mean and std of the TOTALS of the good runs, or of all runs if none is good."""
     measure: str | None
-    """The column of `rounds` that configurations are compared by: the first accuracy that each of them has."""
+    """The column of `rounds` that configurations are compared by: what judges the runs, by default the first accuracy
+    that each of them has."""
     chosen_by: str | None
-    """The column that orders the configurations: the validation accuracy if each has one, otherwise `measure`."""
+    """The column that orders the configurations: on the validation split if each has one, otherwise `measure`."""
     target: float | None
-    """The accuracy, a fraction, to which rounds, seconds and bytes are counted."""
+    """The value of `measure`, of an accuracy a fraction, to which rounds, seconds and bytes are counted."""
     all_bands: bool = False
     """Whether curves have bands however many there are."""
     named: bool = False
@@ -50,6 +53,11 @@ class Study:
     """Whether runs were in flight together, so that their wall-clock times are of shared cores."""
     clock: Literal["time", "CPU time"] = "time"
     """What `seconds` of `results` is: CPU time of training where runs were in flight together and have it."""
+
+    @property
+    def in_percent(self) -> bool:
+        """Whether `measure` is a share, which is written in percent."""
+        return is_share(self.measure or "test_accuracy")
 
     @property
     def as_loaded(self) -> Results:
@@ -82,6 +90,13 @@ TOTALS = (
 )
 
 
+def totals_of(measures: Sequence[str]) -> tuple[str, ...]:
+    """TOTALS, and the columns of `runs` on the measures that may judge."""
+    more = [f"{at}_{name}" for name in measures for at in ("final", "best")]
+    more += [f"final_{name.replace('test', 'validation')}" for name in measures if name.startswith("test_")]
+    return tuple(dict.fromkeys((*TOTALS, *more)))
+
+
 def make_study(name: str, results: Results, target: float | None = None, all_bands: bool = False) -> Study:
     """Group the runs into configurations, best first. `target` is a fraction; None for one that suits the results."""
     shared = in_flight_together(results)
@@ -93,11 +108,15 @@ def make_study(name: str, results: Results, target: float | None = None, all_ban
     runs = results.runs.assign(
         series=numbered(results.runs, differing), bytes=results.runs["run"].map(bytes_of_runs(results))
     )
-    measure = common_measure(runs)
-    chosen_by = "validation_accuracy" if all_have(runs, "validation_accuracy", measure) else measure
-    table = summed_up(runs, axes)
+    judge = reported(results)
+    measures = tuple(dict.fromkeys((judge, *ACCURACIES)))
+    measure = common_measure(runs, measures)
+    held_out = f"validation_{judge.partition('_')[2]}"
+    chosen_by = held_out if judge != "client_loss" and all_have(runs, held_out, measure) else measure
+    table = summed_up(runs, axes, totals_of(measures))
     order = ["complete"] if chosen_by is None else ["complete", f"final_{chosen_by}_mean"]
-    table = table.sort_values(order, ascending=False, kind="stable", na_position="last")
+    ascending = [False] if chosen_by is None else [False, sign(chosen_by) < 0]
+    table = table.sort_values(order, ascending=ascending, kind="stable", na_position="last")
     keys = {number: f"s{rank:02d}" for rank, number in enumerate(table.index)}
     table = table.rename(index=keys)
     return Study(
@@ -108,7 +127,7 @@ def make_study(name: str, results: Results, target: float | None = None, all_ban
         configurations=table,
         measure=measure,
         chosen_by=chosen_by,
-        target=target or fitting_target(table[f"best_{measure}_mean"].max() if measure else None),
+        target=target or (fitting_target(best_of(table, measure), measure) if measure else None),
         all_bands=all_bands,
         shared=shared,
         clock="CPU time" if timed else "time",
@@ -139,9 +158,14 @@ def bytes_of_runs(results: Results) -> "pd.Series[float]":
     return (rounds["bytes_down"] + rounds["bytes_up"]).groupby(rounds["run"]).sum().astype(float)
 
 
-def common_measure(runs: "pd.DataFrame") -> str | None:
-    present = [name for name in ACCURACIES if runs[f"final_{name}"].notna().any()]
-    measured = runs[runs[[f"final_{name}" for name in ACCURACIES]].notna().any(axis="columns")]
+def best_of(table: "pd.DataFrame", measure: str) -> float:
+    column = table[f"best_{measure}_mean"]
+    return float(column.max() if sign(measure) > 0 else column.min())
+
+
+def common_measure(runs: "pd.DataFrame", measures: Sequence[str] = ACCURACIES) -> str | None:
+    present = [name for name in measures if runs[f"final_{name}"].notna().any()]
+    measured = runs[runs[[f"final_{name}" for name in measures]].notna().any(axis="columns")]
     return next((name for name in present if all_have(measured, name)), present[0] if present else None)
 
 
@@ -151,14 +175,14 @@ def all_have(runs: "pd.DataFrame", name: str, where: str | None = None) -> bool:
     return bool(len(known)) and bool(known[f"final_{name}"].notna().groupby(known["series"]).any().all())
 
 
-def summed_up(runs: "pd.DataFrame", axes: list[str]) -> "pd.DataFrame":
+def summed_up(runs: "pd.DataFrame", axes: list[str], names: Sequence[str] = TOTALS) -> "pd.DataFrame":
     """`Study.configurations`, by the numbers in `series`."""
     import pandas as pd
 
     rows = {}
     for number, group in runs.groupby("series"):
         good = group[group["status"].isin(COMPLETE)]
-        totals = (good if len(good) else group)[list(TOTALS)].astype(float)
+        totals = (good if len(good) else group)[list(names)].astype(float)
         settings = {name: group[name].iloc[0] for name in axes}
         rows[number] = {
             "label": wording.label(settings) or group["algorithm"].iloc[0],
@@ -166,8 +190,8 @@ def summed_up(runs: "pd.DataFrame", axes: list[str]) -> "pd.DataFrame":
             "runs": len(group),
             "good": len(good),
             "complete": len(good) == len(group),
-            **{f"{name}_mean": totals[name].mean() for name in TOTALS},
-            **{f"{name}_std": totals[name].std() for name in TOTALS},
+            **{f"{name}_mean": totals[name].mean() for name in names},
+            **{f"{name}_std": totals[name].std() for name in names},
         }
     return pd.DataFrame.from_dict(rows, orient="index")
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from fedray.sweep.summary import written
+from fedray.sweep.summary import is_share, written
 
 BARE = ("algorithm", "model", "partition", "dataset", "data_format", "weighting")
 """Settings whose value stands in a label without the setting's name."""
@@ -19,6 +19,29 @@ MEASURES = {
     "test_loss": "test loss",
     "train_loss": "train loss",
 }
+JUDGES = {
+    **{
+        f"{split}_{measure}": f"{split} {said}"
+        for split in ("test", "validation")
+        for measure, said in {
+            "f1": "F1",
+            "balanced_accuracy": "balanced accuracy",
+            "auc": "AUC",
+            "mae": "MAE",
+            "rmse": "RMSE",
+            "own_metric": "own metric",
+        }.items()
+    },
+    "validation_loss": "validation loss",
+    "client_loss": "clients' loss",
+}
+"""Measures that are shown where they judge the runs, or where somebody asked for them."""
+NAMES = MEASURES | JUDGES
+
+
+def titled(words: str) -> str:
+    """Words with a capital in front."""
+    return words[:1].upper() + words[1:]
 
 
 def short(name: str) -> str:
@@ -46,6 +69,12 @@ def is_missing(given: Any) -> bool:
 def percent(mean: float, std: float = math.nan) -> str:
     """A fraction and its spread in percent, without the sign: `97.9 ± 0.3`."""
     return "" if is_missing(mean) else f"{100 * mean:.1f}" + ("" if is_missing(std) else f" ± {100 * std:.1f}")
+
+
+def measure(name: str, mean: float, std: float = math.nan) -> str:
+    """A value of a measure: a share in percent, with the sign, any other as a number."""
+    said = percent(mean, std) if is_share(name) else number(mean, std)
+    return f"{said} %" if said and is_share(name) else said
 
 
 def number(mean: float, std: float = math.nan) -> str:

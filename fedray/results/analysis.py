@@ -2,7 +2,8 @@
 
 Every function takes the `Results` that `fedray.results.load` returns and changes nothing. Settings go by the column
 names of `results.runs`: `algorithm`, `lr`, `algorithm.mu`. A run whose row in `runs` could not be read is left out.
-Of a column whose name ends in `loss` less is better, of every other one more.
+Of a column whose name ends in `loss`, `mae` or `rmse` less is better, of every other one more. Without a `value` it is
+the measure that the runs are judged by, on the test set: `test_accuracy` by default.
 
 Spread is over runs, each of which counts as one sample: `std` divides by n - 1, an interval is Student's t for the
 mean. Both are NaN for a single run. To have seeds alone in them, group by all else that varies (`varied`).
@@ -15,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fedray.core.errors import BadInputError
-from fedray.results.schema import GROUPING, OWN
+from fedray.core.metrics import sign
+from fedray.results.schema import GROUPING, OWN, judging_column
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +33,7 @@ MOST_POINTS = 200
 def curves(
     results: "Results",
     by: str | Sequence[str] = (),
-    value: str = "test_accuracy",
+    value: str | None = None,
     over: str = "round",
     confidence: float = 0.95,
 ) -> "pd.DataFrame":
@@ -44,17 +46,19 @@ def curves(
     """
     names = settings_columns(results, by)
     check_choice("over", over, ("round", *COSTS, "cpu_seconds"))
+    value = value or reported(results)
     points = _points(results, value).merge(results.runs[["run", *(name for name in names if name != "run")]], on="run")
     if over != "round":
         points = _on_a_grid(points.dropna(subset=over), names, over)
     return spread(points, [*names, over], "value", confidence)
 
 
-def to_target(results: "Results", target: float, value: str = "test_accuracy") -> "pd.DataFrame":
+def to_target(results: "Results", target: float, value: str | None = None) -> "pd.DataFrame":
     """The rounds, seconds and bytes of each run until `value` first reached `target`, NaN where it never did.
 
     Columns: `run`, the grouping columns, and up to the end of that round `rounds`, `seconds` and `bytes` (both ways).
     """
+    value = value or reported(results)
     points = _points(results, value)
     ahead = sign(value) * (points["value"] - target) >= 0
     first = points[ahead].groupby("run", as_index=False).first().rename(columns={"round": "rounds"})
@@ -63,7 +67,7 @@ def to_target(results: "Results", target: float, value: str = "test_accuracy") -
 
 
 def to_target_by(
-    results: "Results", target: float, by: str | Sequence[str] = (), value: str = "test_accuracy"
+    results: "Results", target: float, by: str | Sequence[str] = (), value: str | None = None
 ) -> "pd.DataFrame":
     """`to_target` by group: the count of `runs`, the count that `reached` the target, and the mean and std of those.
 
@@ -94,9 +98,20 @@ def groups(frame: "pd.DataFrame", by: Sequence[str]) -> Any:
     return frame.groupby(list(by) or np.zeros(len(frame), dtype=int), dropna=False)
 
 
-def sign(value: str) -> int:
-    """The sign of better: -1 for a column of which less is better, otherwise 1."""
-    return -1 if value.endswith("loss") else 1
+def judged_measure(results: "Results") -> str:
+    """The measure that these runs are judged by (`evaluation.judged_by`): `accuracy` unless all have the same other."""
+    columns = {judging_column(judged_by) for judged_by in results.runs["judged_by"].dropna()}
+    measures = {column.partition("_")[2] for column in columns}
+    return measures.pop() if len(measures) == 1 else "accuracy"
+
+
+def reported(results: "Results") -> str:
+    """The column of `rounds` that is looked at unless another is named: the judged measure on the test set.
+
+    It is the clients' loss where that judges, for which there is no model to test.
+    """
+    of_clients = (results.runs["judged_by"].dropna() == "client_loss").all() and results.runs["judged_by"].notna().any()
+    return "client_loss" if of_clients else f"test_{judged_measure(results)}"
 
 
 def settings_columns(results: "Results", given: str | Sequence[str]) -> list[str]:

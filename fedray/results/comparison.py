@@ -1,6 +1,7 @@
 """Settings compared: the best configuration of each group, and two settings on the same seeds.
 
-As in analysis.py, settings go by the column names of `results.runs`, and of a column named `..._loss` less is better.
+As in analysis.py, settings go by the column names of `results.runs`, of a column named `..._loss`, `..._mae` or
+`..._rmse` less is better, and the default is the measure that the runs are judged by.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +11,17 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import numpy as np
 
 from fedray.core.errors import BadInputError
-from fedray.results.analysis import SPREAD, check_choice, check_value, groups, settings_columns, sign, spread
+from fedray.core.metrics import sign
+from fedray.results.analysis import (
+    SPREAD,
+    check_choice,
+    check_value,
+    groups,
+    judged_measure,
+    reported,
+    settings_columns,
+    spread,
+)
 from fedray.results.correction import holm
 from fedray.results.schema import FINAL_STATUSES, FOLDER, GROUPING, REPEATS, SCHEMAS
 
@@ -42,7 +53,7 @@ def best(
     results: "Results",
     per: str | Sequence[str] = (),
     choose: str | None = None,
-    report: str = "test_accuracy",
+    report: str | None = None,
     at: At = "final",
     confidence: float = 0.95,
 ) -> "pd.DataFrame":
@@ -50,7 +61,8 @@ def best(
 
     A configuration is a value for each of the `varied` settings that `per` leaves open. `choose` and `report` are
     columns of `rounds`, taken at the same round of a run: its "final" evaluated one, or the "best" by `choose`, never
-    by `report`. `choose` is by default validation_accuracy where all evaluated runs of the group have it. Otherwise it
+    by `report`. `choose` is by default validation_accuracy, or what
+    judges instead of accuracy there, where all evaluated runs of the group have it. Otherwise it
     is `report` itself, which makes the number too good; `chosen_by` tells. A configuration with a run that failed,
     diverged, was halved or has not ended is chosen only where no other is left; `complete` is then False.
 
@@ -59,7 +71,7 @@ def best(
     """
     import pandas as pd
 
-    fixed = settings_columns(results, per)
+    fixed, report = settings_columns(results, per), report or reported(results)
     check_choice("at", at, ("final", "best"))
     closed = _with_aliases(fixed)
     free = [name for name in _varied(results.runs) if name not in closed]
@@ -108,7 +120,7 @@ def compare(
     results: "Results",
     a: Mapping[str, Any],
     b: Mapping[str, Any],
-    value: str = "test_accuracy",
+    value: str | None = None,
     at: At = "final",
     confidence: float = 0.95,
 ) -> Comparison: ...
@@ -119,7 +131,7 @@ def compare(
     results: "Results",
     a: Mapping[str, Any],
     b: Sequence[Mapping[str, Any]],
-    value: str = "test_accuracy",
+    value: str | None = None,
     at: At = "final",
     confidence: float = 0.95,
 ) -> list[Comparison]: ...
@@ -129,7 +141,7 @@ def compare(
     results: "Results",
     a: Mapping[str, Any],
     b: Mapping[str, Any] | Sequence[Mapping[str, Any]],
-    value: str = "test_accuracy",
+    value: str | None = None,
     at: At = "final",
     confidence: float = 0.95,
 ) -> Comparison | list[Comparison]:
@@ -144,6 +156,7 @@ def compare(
     BadInputError where nothing fits, where a run has two partners, or where there is no pair.
     """
     check_choice("at", at, ("final", "best"))
+    value = value or reported(results)
     if isinstance(b, Mapping):
         return _compare(results, a, b, value, at, confidence)
     if not b:
@@ -238,12 +251,16 @@ def _at(results: "Results", choose: str, report: str, at: At) -> "pd.DataFrame":
 
 
 def _judge(results: "Results", runs: "pd.DataFrame", report: str) -> str:
-    """The column to choose by: validation_accuracy where all evaluated runs of these have it, otherwise `report`."""
+    """The column to choose by: validation_accuracy where all evaluated runs of these have it, otherwise `report`.
+
+    Of runs that are judged by another measure it is that one's on the validation split.
+    """
     check_value(report)
     rounds = results.rounds[results.rounds["run"].isin(runs["run"])]
     evaluated = rounds[rounds[report].notna()]
-    validated = evaluated["validation_accuracy"].notna().groupby(evaluated["run"]).any()
-    return "validation_accuracy" if len(validated) and validated.all() else report
+    judge = f"validation_{judged_measure(replace(results, runs=runs))}"
+    validated = evaluated[judge].notna().groupby(evaluated["run"]).any()
+    return judge if len(validated) and validated.all() else report
 
 
 def _configuration(measured: "pd.DataFrame", free: Sequence[str], better: int) -> "pd.DataFrame":

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from fedray.results.schema import Columns, judging_accuracy, to_rows
+from fedray.core.metrics import sign
+from fedray.results.schema import Columns, judging_column, to_rows
 
 COUNTS = ("round", "split", "label", "predicted", "count")
 
@@ -72,11 +73,12 @@ def unpack(packed: Columns) -> Columns:
 class BestAndFinal:
     """The counts of the best and of the last round, of all that it is shown in order. A table of all would be large.
 
-    The best round is the one that target and patience go by: by the validation split where there is one, otherwise by
-    the test set. Of equals it is the first.
+    The best round is by the measure that target and patience go by, which the column `judged_by` of `runs` says. Of
+    equals it is the first.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, judged_by: str | None = None) -> None:
+        self.judged_by = judged_by
         self.counts: dict[str, Columns] = {}
         self.highest = -math.inf
 
@@ -85,9 +87,9 @@ class BestAndFinal:
         if not line["confusion"]["counts"]:
             return
         (row,) = to_rows(line["rounds"])
-        accuracy = row[judging_accuracy([row])]
-        if accuracy is not None and accuracy > self.highest:
-            self.highest, self.counts["best"] = accuracy, line["confusion"]
+        judge = judging_column(self.judged_by, [row])
+        if row[judge] is not None and sign(judge) * row[judge] > self.highest:
+            self.highest, self.counts["best"] = sign(judge) * row[judge], line["confusion"]
         self.counts["final"] = line["confusion"]
 
     @property

@@ -147,12 +147,12 @@ def journal_tables(path: Path, journal: Journal, row: pa.Table | None) -> dict[s
     header, lines, _ = journal
     try:
         batches = {table: to_batch(table, join_lines(table, lines.values())) for table in BY_ROUND}
-        confusion = BestAndFinal()
+        known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
+        confusion = BestAndFinal(known.get("judged_by"))
         for line in lines.values():
             confusion.show(line)
         batches["confusion"] = to_batch("confusion", confusion.columns)
-        known = to_rows(header["runs"])[0] if row is None else row.select(list(OWN["runs"])).to_pylist()[0]
-        totals = summarise(to_rows(join_lines("rounds", lines.values())))
+        totals = summarise(to_rows(join_lines("rounds", lines.values())), known.get("judged_by"))
         batches["runs"] = to_batch("runs", to_columns("runs", [known | totals]))
         return {
             table: join_batches(table, [each], header["run"], header["grouping"]) for table, each in batches.items()

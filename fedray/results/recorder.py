@@ -73,7 +73,7 @@ class Recorder:
         self._before: dict[int, Columns] = {}  # the events of rounds that will be recorded again
         self._new: list[dict[str, Columns]] = []  # lines that are in the journal and not yet in the tables
         self._tables = {table: to_batch(table, ()) for table in BY_ROUND}
-        self._confusion = BestAndFinal()
+        self._confusion = BestAndFinal(self._row.get("judged_by"))
         self._flush_seconds = flush_seconds
         self._next_flush = self._next_sync = 0.0
         check_columns(self._partition_path, "partitions")
@@ -241,7 +241,7 @@ class Recorder:
         return self._folder / table / f"{self._run}.parquet"
 
     def _run_columns(self) -> Columns:
-        return to_columns("runs", [self._row | summarise(self.rounds)])
+        return to_columns("runs", [self._row | summarise(self.rounds, self._row.get("judged_by"))])
 
     def _keep(self, line: dict[str, Columns]) -> None:
         """Have a line that is in the journal be in the tables from their next writing on."""

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from fedray.core.metrics import METRICS, sign
+
 STRING, INT, LONG, FLOAT = pa.string(), pa.int32(), pa.int64(), pa.float64()
 TIME = pa.timestamp("ms", tz="UTC")
 
@@ -27,6 +29,9 @@ GROUPING: dict[str, pa.DataType] = {
     "weighting": STRING,
     "seed": LONG,
 }
+
+MEASURES = (*METRICS, "own_metric")
+"""The measures of a split besides loss and accuracy."""
 
 OWN: dict[str, dict[str, pa.DataType]] = {
     "runs": {
@@ -50,6 +55,10 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("blocks", "forms_version"), INT),
         **dict.fromkeys(("played_before", "own_code", "fedray_source"), STRING),
         "taken_from": STRING,
+        **dict.fromkeys((f"final_test_{measure}" for measure in MEASURES), FLOAT),
+        **dict.fromkeys((f"best_test_{measure}" for measure in ("loss", *MEASURES)), FLOAT),
+        **dict.fromkeys((f"final_validation_{measure}" for measure in ("loss", *MEASURES)), FLOAT),
+        **dict.fromkeys(("final_client_loss", "best_client_loss"), FLOAT),
     },
     "rounds": {
         "round": INT,
@@ -65,6 +74,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("seconds", "seconds_train", "seconds_transfer", "seconds_aggregate"), FLOAT),
         **dict.fromkeys(("seconds_idle", "seconds_evaluate", "seconds_record", "cpu_seconds"), FLOAT),
         "finished_at": TIME,
+        **dict.fromkeys((f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES), FLOAT),
     },
     "clients": {
         **dict.fromkeys(("round", "client"), INT),
@@ -214,38 +224,52 @@ def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mappin
     return pa.table(repeated + own.columns, schema=SCHEMAS[table])
 
 
-JUDGED_BY = ("round", "seconds", "test_accuracy", "test_loss", "validation_accuracy", "client_accuracy")
+JUDGED_BY = (
+    *("round", "seconds", "test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
+    *("client_accuracy", "client_loss"),
+    *(f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES),
+)
 """The columns of `rounds`, of any round, by which a run ends and its totals are made."""
 
 
-def judging_accuracy(rounds: Sequence[Mapping[str, Any]]) -> str:
-    """The accuracy that these rounds are judged by, read from the rounds; run/stopping.py has it from the settings."""
+def judging_column(judged_by: Any, rounds: Sequence[Mapping[str, Any]] = ()) -> str:
+    """The column of `rounds` that a run is judged by, from the column `judged_by` of `runs`.
+
+    Where that is null, as of older versions, it is the accuracy that the rounds have.
+    """
+    if isinstance(judged_by, str):
+        return f"{judged_by}_accuracy" if judged_by in ("test", "validation", "client") else judged_by
     measures = ("validation_accuracy", "test_accuracy", "client_accuracy")
     return next((name for name in measures if any(row[name] is not None for row in rounds)), "test_accuracy")
 
 
-def summarise(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+def summarise(rounds: list[dict[str, Any]], judged_by: str | None = None) -> dict[str, Any]:
     """The columns of `runs` that follow from the rounds: count, seconds, the last evaluation, the best round.
 
-    The best round is the first one with the highest accuracy that the run is judged by (run/stopping.py): on the
-    validation split where there is one, and the clients' where there is no global model to evaluate.
+    The best round is the first one with the best of the measure that the run is judged by (run/stopping.py), which
+    the column `judged_by` of `runs` says: on the validation split where there is one, and the clients' where there is
+    no global model to evaluate.
     """
-    evaluated = [row for row in rounds if row["test_accuracy"] is not None]
+    evaluated = [row for row in rounds if row["test_loss"] is not None or row["test_accuracy"] is not None]
     last = evaluated[-1] if evaluated else {}
-    judge = judging_accuracy(rounds)
+    judge = judging_column(judged_by, rounds)
     numbers = [row for row in rounds if row[judge] is not None and not math.isnan(row[judge])]
-    best = max(numbers, key=lambda row: row[judge], default={})
-    clients = [row["client_accuracy"] for row in rounds if row["client_accuracy"] is not None]
+    best = max(numbers, key=lambda row: sign(judge) * row[judge], default={})
+    of_clients: dict[str, list[float]] = {
+        name: [row[f"client_{name}"] for row in rounds if row[f"client_{name}"] is not None]
+        for name in ("accuracy", "loss")
+    }
+    finals = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
+    measures = [f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES]
     return {
         "rounds_done": len(rounds),
         "seconds": sum(row["seconds"] or 0.0 for row in rounds),
-        "final_test_accuracy": last.get("test_accuracy"),
-        "final_test_loss": last.get("test_loss"),
-        "best_test_accuracy": best.get("test_accuracy"),
         "best_round": best.get("round"),
-        "final_validation_accuracy": last.get("validation_accuracy"),
-        "final_client_accuracy": clients[-1] if clients else None,
-        "best_client_accuracy": max(clients, default=None),
+        **{f"final_{name}": last.get(name) for name in (*finals, *measures)},
+        **{f"best_test_{name}": best.get(f"test_{name}") for name in ("accuracy", "loss", *MEASURES)},
+        **{f"final_client_{name}": each[-1] if each else None for name, each in of_clients.items()},
+        "best_client_accuracy": max(of_clients["accuracy"], default=None),
+        "best_client_loss": min(of_clients["loss"], default=None),
     }
 
 

@@ -15,13 +15,13 @@ from fedray.core.errors import BadInputError
 from fedray.core.settings import nearest
 from fedray.results.comparison import varied
 from fedray.results.folder import settings_of
-from fedray.results.schema import SCHEMAS
+from fedray.results.schema import SCHEMAS, judging_column
 
 if TYPE_CHECKING:
     from fedray.results.frames import Results
 
 Row = Mapping[str, Any]
-"""A run as plain Python values: its columns of `runs`, its `accuracy`, and every setting by dotted name."""
+"""A run as plain Python values: its columns of `runs`, `accuracy`, `judged`, and every setting by dotted name."""
 
 CONDITION = re.compile(r"([A-Za-z][\w.]*)(<=|>=|!=|==|=|<|>)(.*)", re.DOTALL)
 INTEGERS = {field.name for field in SCHEMAS["runs"] if pa.types.is_integer(field.type)}
@@ -32,6 +32,7 @@ def rows_of(results: "Results") -> list[Row]:
     """The runs of some results, a row each. A value that is missing is None.
 
     `accuracy` is the last one: of the server's model, or of the clients' where none of the server's was measured.
+    `judged` is the last value of the measure that the run is judged by.
     """
     columns = [results.runs[name].tolist() for name in SCHEMAS["runs"].names]
     rows: list[Row] = []
@@ -41,7 +42,8 @@ def rows_of(results: "Results") -> list[Row]:
         if text is not None:
             row |= {name: value for name, value in settings_of(text).items() if name not in SCHEMAS["runs"].names}
         measured = (row["final_test_accuracy"], row["final_client_accuracy"])
-        rows.append(row | {"accuracy": next((value for value in measured if value is not None), None)})
+        accuracy = next((value for value in measured if value is not None), None)
+        rows.append(row | {"accuracy": accuracy, "judged": row[f"final_{judging_column(row['judged_by'])}"]})
     return rows
 
 

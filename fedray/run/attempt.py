@@ -15,10 +15,10 @@ from fedray.run.opening import log, timed
 from fedray.run.played import Played, followed, played_columns
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, save
-from fedray.run.round_rows import PARTS, client_columns, evaluated, event_rows, metric_rows
+from fedray.run.round_rows import PARTS, client_columns, evaluated, event_rows, metric_rows, own_metrics
 from fedray.run.run_columns import partition_columns
 from fedray.run.segments import Segment
-from fedray.run.stopping import best_round, describe_divergence, judged_by, outcome
+from fedray.run.stopping import best_round, describe_divergence, outcome
 from fedray.run.watch import Watch
 from fedray.server.population import Population
 from fedray.server.rounds import Round, play_rounds
@@ -42,7 +42,7 @@ class Attempt:
     ):
         self.job, self.clients, self.played, self.recorder = job, clients, played, recorder
         self.watch, self.interrupt, self.events = watch, interrupt, events
-        self.judged = judged_by(job.experiment)
+        self.judged = job.judged
         self.before: list[Played] = []  # what trained the rounds before, where that was something else
         self.squeezed: set[int] = set()
         self.state: Vectors = {}
@@ -145,11 +145,12 @@ class Attempt:
     def record(self, done: Round) -> None:
         """Evaluate a round where that is due, record it, and keep the model if it is the best so far."""
         e = self.job.experiment
-        row, tables = evaluated(done, e, self.clients)
+        row, tables = evaluated(done, e, self.clients, self.job.own_metric)
         row["seconds"] = time.perf_counter() - self.began
         row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
         self.began = time.perf_counter()
-        metrics = metric_rows(e.algorithm.metrics(done.state, done.mean, done.updates) if done.updates.reports else {})
+        found = e.algorithm.metrics(done.state, done.mean, done.updates) if done.updates.reports else {}
+        metrics = metric_rows({**found, **own_metrics(row, self.job.own_metric)})
         self.events += fewer_at_once(done.updates.reports, self.squeezed, self.watch)
         happened = event_rows([*self.events, *self.clients.events()])
         self.recorder.round(row, client_columns(done), metrics, **tables, events=happened)

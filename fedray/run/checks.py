@@ -9,6 +9,7 @@ from fedray.cluster.forks import ForkServer, called_by_name, packed
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
 from fedray.core.kinds import Kind
+from fedray.core.metrics import measurable
 from fedray.data.arrays import describe_inputs
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
@@ -25,6 +26,7 @@ def check_split(job: Job) -> None:
             f"skew.colour = {job.experiment.skew.colour} scales red, green and blue, but the images of "
             f"{dataset.name} are grey"
         )
+    check_measures(job)
     top_k, classes = job.experiment.evaluation.top_k, len(dataset.classes)
     if top_k and top_k >= classes:
         raise BadInputError(
@@ -100,6 +102,34 @@ def fault_of_loss(server: ForkServer | None, name: str, source: str, kind: Kind,
     except BadInputError as error:
         return str(error)
     return ""
+
+
+def check_measures(job: Job) -> None:
+    """Raise BadInputError for a measure that the data's targets do not have, or a metric of one's own that fails."""
+    evaluation, dataset = job.experiment.evaluation, job.dataset
+    targets = dataset.kind.targets
+    has = f"the targets of {dataset.name} are {TARGETS[targets]}, which have"
+    measures = ("loss", *(("accuracy",) if targets != "values" else ()), *measurable(targets))
+    for name in dict.fromkeys(evaluation.asked):
+        if name not in measures:
+            raise BadInputError(f"{has} no {name}; they have {', '.join(measures)}")
+    if evaluation.judge(targets) not in (*measures, "own_metric"):
+        raise BadInputError(
+            f"{has} no {evaluation.judge(targets)}; set evaluation.judged_by to {' or '.join(measures)}"
+        )
+    if evaluation.target_accuracy and not job.judged.endswith("_accuracy"):
+        raise BadInputError(
+            f"evaluation.target_accuracy is an accuracy, and on {dataset.name} a run is judged by its "
+            f"{evaluation.judge(targets)}; set evaluation.target, or evaluation.judged_by"
+        )
+    if evaluation.top_k and targets != "classes":
+        raise BadInputError(f"{has} no k best; evaluation.top_k = {evaluation.top_k} is for classes")
+    if job.own_metric:
+        for split in job.splits:
+            job.own_metric.attempt(dataset, split)
+
+
+TARGETS = {"classes": "classes", "labels": "any number of labels", "values": "real numbers"}
 
 
 def check_shards(job: Job) -> None:

@@ -12,6 +12,7 @@ from fedray.core.own_classes import address_of
 from fedray.core.settings import flatten
 from fedray.experiment.experiment import OWN_LOSS
 from fedray.results.files import read_row
+from fedray.run.own_metric import OWN_METRIC
 from fedray.run.prepared import Job
 from fedray.run.resume import identity, in_identity
 
@@ -34,6 +35,8 @@ def edited_since(job: Job) -> tuple[str, str] | None:
         named["model.name"] = job.experiment.model.name
     if job.experiment.loss.is_own:
         named[OWN_LOSS] = job.experiment.loss.name
+    if own := job.experiment.evaluation.own_metric:
+        named[OWN_METRIC] = own
     if not named:
         return None
     mine, now = as_text(identity(job)), {**job.own_code, "model.name": job.model_source}

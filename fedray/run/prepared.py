@@ -15,10 +15,11 @@ from fedray import data, results
 from fedray.algorithms.local_optimizer import PRELOADED
 from fedray.cluster.forks import ForkServer, called_by_name, fork_server
 from fedray.cluster.needs import will_fork
+from fedray.core import own_code
 from fedray.core.atomic import remove_stale
 from fedray.core.errors import BadInputError
 from fedray.core.own_classes import content, files_of
-from fedray.data.dataset import Dataset
+from fedray.data.dataset import Dataset, Split
 from fedray.data.own_tests import draw_own_tests, own_test_size
 from fedray.data.partitions import PARTITIONS, count_holders, label_counts
 from fedray.data.partitions import own as own_partitions
@@ -30,6 +31,8 @@ from fedray.results.recorder import check_writable, drop_journal
 from fedray.results.schema import PER_RUN
 from fedray.run import segments
 from fedray.run.extras import check_extras
+from fedray.run.own_metric import OWN_METRIC, OwnMetric
+from fedray.run.stopping import judged_by
 from fedray.training.spec import Recipe
 
 
@@ -63,10 +66,12 @@ class Job:
         self.fingerprint = data.fingerprint(experiment.data)
         self.model_source = experiment.model.fingerprint()
         self.own_code = {name: content(kind, setting_of(name)) for name, kind in experiment.own_classes.items()}
-        """The content of each class of the user's own, by its section of the settings, and that of an own loss."""
+        """The content of each class of the user's own, and of their loss and metric, by its section or setting."""
         self.loss_source = experiment.loss.fingerprint()
         if self.loss_source:
             self.own_code[OWN_LOSS] = self.loss_source
+        if own := experiment.evaluation.own_metric:
+            self.own_code[OWN_METRIC] = own_code.fingerprint(own, OWN_METRIC)
         self.algorithm_source = self.own_code.get("algorithm", "")
         self._answer: Callable[[], Any] | None = None
         self._find_place()
@@ -127,6 +132,21 @@ class Job:
     @cached_property
     def dataset(self) -> Dataset:
         return load_data(self.experiment.data, self.fingerprint)
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits that the server's model is evaluated on."""
+        return ("test", "validation") if self.experiment.data.validation_examples else ("test",)
+
+    @property
+    def judged(self) -> str:
+        """The column of `rounds` that the run is judged by, which the kind of the data has a say in."""
+        return judged_by(self.experiment, self.dataset.kind.targets)
+
+    @cached_property
+    def own_metric(self) -> OwnMetric | None:
+        address = self.experiment.evaluation.own_metric
+        return OwnMetric(address, self.own_code[OWN_METRIC]) if address else None
 
     @cached_property
     def shards(self) -> list[np.ndarray]:

@@ -10,32 +10,30 @@ from typing import Any
 
 import numpy as np
 
+from fedray.core.metrics import ALWAYS, METRICS
+from fedray.core.scores import Performance
 from fedray.core.updates import Event, Report, mean_loss
 from fedray.data.dataset import Split
-from fedray.experiment.experiment import Experiment
+from fedray.experiment.experiment import Evaluation, Experiment
 from fedray.results.confusion_counts import confusion_columns
 from fedray.results.schema import OWN
+from fedray.run.own_metric import OwnMetric
 from fedray.server.population import Population
 from fedray.server.rounds import Round
 from fedray.server.task import Task
 
+MEASURES = ("loss", "accuracy", "top_k_accuracy", *METRICS, "own_metric")
 EVALUATED = (
-    "test_loss",
-    "test_accuracy",
-    "test_top_k_accuracy",
-    "validation_loss",
-    "validation_accuracy",
-    "validation_top_k_accuracy",
-    "client_loss",
-    "client_accuracy",
-    "client_accuracy_p10",
-    "client_accuracy_std",
+    *(f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES),
+    *("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"),
 )
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 """The parts of `seconds`. Together with `seconds_record` they add up to it."""
 
 
-def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def evaluated(
+    done: Round, e: Experiment, clients: Population, own_metric: OwnMetric | None = None
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The round's row of `rounds` without its `seconds`, and the columns of `evaluations` and `confusion`.
 
     The server's model and the clients' models are evaluated in the rounds where they are due: the algorithm's
@@ -50,15 +48,19 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     tables: dict[str, dict[str, Any]] = {}
     if due(evaluation.every) and not e.algorithm.personalises:
         splits: tuple[Split, ...] = ("test", "validation") if e.data.validation_examples else ("test",)
-        found = {split: clients.evaluate(model, split, evaluation.top_k) for split in splits}
+        found = {split: clients.evaluate(model, split, evaluation.top_k, evaluation.needs_scores) for split in splits}
         for split, each in found.items():
-            row |= {f"{split}_{name}": getattr(each, name) for name in ("loss", "accuracy", "top_k_accuracy")}
-        tables["confusion"] = confusion_columns({split: each.confusion for split, each in found.items()})
+            row |= {f"{split}_{name}": value for name, value in measures_of(each, evaluation, own_metric).items()}
+        tables["confusion"] = confusion_columns(
+            {split: each.confusion for split, each in found.items() if each.confusion is not None}
+        )
     if due(evaluation.clients_every or 0):
         task = Task(e.algorithm, {**e.algorithm.broadcast(done.state, done.t), **model}, done.t, done.lr)
         counts, losses, accuracies = zip(*clients.evaluate_clients(task), strict=True)
-        row["client_loss"], row["client_accuracy"] = np.mean(losses), np.mean(accuracies)
-        row["client_accuracy_p10"], row["client_accuracy_std"] = np.quantile(accuracies, 0.1), np.std(accuracies)
+        row["client_loss"] = np.mean(losses)
+        if None not in accuracies:
+            row["client_accuracy"], row["client_accuracy_std"] = np.mean(accuracies), np.std(accuracies)
+            row["client_accuracy_p10"] = np.quantile(accuracies, 0.1)
         tables["evaluations"] = {
             "client": range(len(clients)),
             "test_examples": counts,
@@ -68,6 +70,21 @@ def evaluated(done: Round, e: Experiment, clients: Population) -> tuple[dict[str
     if tables:
         row["seconds_evaluate"] = time.perf_counter() - began
     return row, tables
+
+
+def measures_of(found: Performance, evaluation: Evaluation, own_metric: OwnMetric | None) -> dict[str, float | None]:
+    """The measures of a split by their names, null where they are not defined or were not asked for."""
+    row: dict[str, float | None] = {name: getattr(found, name) for name in ("loss", "accuracy", "top_k_accuracy")}
+    wanted = (*ALWAYS[found.kind], *evaluation.asked)
+    row |= {name: found.metric(name) if name in wanted else None for name in METRICS}
+    return row | {"own_metric": own_metric.of(found.scores, found.targets, found.loss) if own_metric else None}
+
+
+def own_metrics(row: Mapping[str, Any], own_metric: OwnMetric | None) -> dict[str, float]:
+    """The user's own metric in a round's row, by its function's name and the split."""
+    splits = ("test", "validation") if own_metric else ()
+    found = {split: row[f"{split}_own_metric"] for split in splits}
+    return {f"{split}_{own_metric.name}": value for split, value in found.items() if own_metric and value is not None}
 
 
 ABSENCES = {"dropout": "dropouts", "surplus": "surplus", "lost": "lost", "non_finite": "non_finite"}

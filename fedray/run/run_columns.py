@@ -11,7 +11,6 @@ from fedray.core.source import fedray_source
 from fedray.core.version import __version__
 from fedray.data.partitions import label_counts, partition_id
 from fedray.run.prepared import Job
-from fedray.run.stopping import judged_by
 
 
 def grouping_columns(job: Job) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def run_row(job: Job) -> dict[str, Any]:
     return {
         "settings": job.settings_json,
         "rounds_planned": job.experiment.rounds,
-        "judged_by": judged_by(job.experiment).removesuffix("_accuracy"),
+        "judged_by": job.judged.removesuffix("_accuracy"),
         "num_params": params.size,
         "num_buffers": buffers.size,
         "partition_id": partition_id(job.shards),

@@ -40,7 +40,6 @@ from fedray.run.played import check_ended
 from fedray.run.prepared import Job
 from fedray.run.resume import Past, read_past, source_change
 from fedray.run.session import KeptRay
-from fedray.run.stopping import judged_by
 from fedray.run.trackers import logged
 from fedray.run.watch import LoggedWatch, Watch
 
@@ -172,7 +171,7 @@ def load_ended(job: Job, watch: Watch) -> Results:
     """The tables of a run that has been played. A notice tells where its best model is missing."""
     output = job.experiment.output
     tables = results.load(output.name, output.root, job.run)
-    if output.save_best and not job.best_model.exists() and tables.rounds[judged_by(job.experiment)].notna().any():
+    if output.save_best and not job.best_model.exists() and tables.rounds[job.judged].notna().any():
         watch.notice("the model of its best round was not kept; --fresh runs it again")
     return tables
 

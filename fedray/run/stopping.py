@@ -4,15 +4,29 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from fedray.core.metrics import Targets, sign
 from fedray.experiment.experiment import Evaluation, Experiment
+from fedray.results.schema import judging_column
 from fedray.server.participation import Faults
 
 
-def judged_by(e: Experiment) -> str:
-    """The accuracy that target and patience go by: the validation split's, where there is one."""
+def judged_by(e: Experiment, targets: Targets = "classes") -> str:
+    """The column of `rounds` that target and patience go by: of the validation split, where there is one.
+
+    Where there is no global model it is the clients' accuracy, or their loss.
+    """
+    measure = e.evaluation.judge(targets)
     if e.algorithm.personalises:
-        return "client_accuracy"
-    return "validation_accuracy" if e.data.validation_examples else "test_accuracy"
+        return "client_loss" if targets == "values" or measure == "loss" else "client_accuracy"
+    return f"{'validation' if e.data.validation_examples else 'test'}_{measure}"
+
+
+def recorded_judge(recorded: Any, e: Experiment) -> str:
+    """The column of `rounds` that a recorded run was judged by: `recorded` is its `judged_by` in `runs`.
+
+    That is null in files of older versions, where the settings say it.
+    """
+    return judging_column(recorded) if isinstance(recorded, str) else judged_by(e)
 
 
 def outcome(
@@ -20,7 +34,7 @@ def outcome(
 ) -> str | None:
     """The final status after these rows of the rounds table, a function of them alone; None while the run goes on.
 
-    `judged` is the accuracy that target and patience go by.
+    `judged` is the column that target and patience go by.
     """
     if not rounds:
         return None
@@ -28,7 +42,8 @@ def outcome(
     if not_finite(last) or spoilt(last, faults):
         return "diverged"
     if best and last[judged] is not None:
-        if evaluation.target_accuracy and last[judged] >= evaluation.target_accuracy:
+        target = evaluation.target_accuracy or evaluation.target
+        if target is not None and sign(judged) * (last[judged] - target) >= 0:
             return "reached_target"
         if evaluation.patience and last["round"] - best >= evaluation.patience:
             return "no_improvement"
@@ -36,9 +51,13 @@ def outcome(
 
 
 def best_round(rounds: Sequence[Mapping[str, Any]], judged: str) -> int | None:
-    """The first of the rounds with the highest of this accuracy; None where no round was evaluated."""
-    scores: dict[int, float] = {row["round"]: row[judged] for row in rounds if row[judged] is not None}
+    """The first of the rounds with the best of this column; None where no round was evaluated."""
+    scores = {row["round"]: sign(judged) * row[judged] for row in rounds if is_number(row[judged])}
     return max(scores, key=lambda t: scores[t], default=None)
+
+
+def is_number(value: float | None) -> bool:
+    return value is not None and not math.isnan(value)
 
 
 def not_finite(row: Mapping[str, Any]) -> list[str]:

@@ -61,8 +61,13 @@ class Population(Protocol):
         """Close a handle as if it had never been. Calls that wait are cancelled, those that run end at their next step.
         What they held is freed."""
 
-    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
-        """The performance of the state's model on a whole split; with `top_k`, also its top-k accuracy."""
+    def evaluate(
+        self, state: Vectors, split: Split = "test", top_k: int | None = None, scores: bool = False
+    ) -> Performance:
+        """The performance of the state's model on a whole split; with `top_k`, also its top-k accuracy.
+
+        `scores` asks for the model's outputs as well, which come in any case where targets are no classes.
+        """
 
     def evaluate_clients(self, task: Task) -> list[Scores]:
         """The scores of each client's own model on the client's own test examples.

@@ -22,7 +22,7 @@ from typing import Any
 
 from fedray import results
 from fedray.cli import verbosity
-from fedray.cli.command_line import CommandLine, read_command_line, read_fraction, run_program
+from fedray.cli.command_line import CommandLine, read_command_line, read_target, run_program
 from fedray.cli.verbosity import read_verbosity, speak
 from fedray.core.errors import BadInputError, DamagedError
 from fedray.core.interrupt import Interrupt
@@ -39,7 +39,7 @@ from fedray.sweep.halving import read_rungs
 from fedray.sweep.longer import rounds_before
 from fedray.sweep.on_failure import OnFailure
 from fedray.sweep.play import Sweep, done, play_sweep
-from fedray.sweep.summary import summary
+from fedray.sweep.summary import is_share, summary
 from fedray.sweep.view import SweepView, view_of
 
 PROGRAM = "python -m fedray.sweep"
@@ -68,7 +68,8 @@ VALUES = {
     ),
     "target": (
         "ACCURACY",
-        "count rounds and seconds to this accuracy, a fraction (default: 90 % of the best, in whole percent)",
+        "count rounds and seconds to this accuracy, a fraction (default: 90 % of the best, in whole percent), or to "
+        "this value of what judges instead",
     ),
     **verbosity.VALUES,
 }
@@ -95,7 +96,7 @@ def sweep_all(argv: list[str], interrupt: Interrupt) -> int:
     line = read_command_line(argv, PROGRAM, DESCRIPTION, FLAGS, VALUES, LISTS)
     said = read_verbosity(line)
     composed = experiments(line)
-    target = read_fraction("target", line.values.get("target"))
+    target = read_target(line.values.get("target"), lambda: is_share(Job(composed[0][1], writes=False).judged))
     rungs = read_rungs(line.values["halve"], [e for _, e in composed]) if "halve" in line.values else []
     most = read_count("max-concurrent", line.values.get("max-concurrent"))
     if line.flags["dry-run"]:

@@ -12,8 +12,8 @@ from statistics import mean
 from typing import Any
 
 from fedray.core.errors import BadInputError
+from fedray.core.metrics import sign
 from fedray.experiment.experiment import Experiment
-from fedray.run.stopping import judged_by
 
 Round = Mapping[Any, Any]
 
@@ -22,7 +22,7 @@ def read_rungs(text: str, experiments: Sequence[Experiment]) -> list[int]:
     """The rounds of `--halve 10,30`, ascending.
 
     BadInputError if the text is no list of ascending rounds, if no run is longer than the last of them, or if some run
-    has no accuracy yet at the first.
+    was not evaluated yet at the first.
     """
     try:
         rungs = [int(word) for word in text.split(",")]
@@ -35,13 +35,19 @@ def read_rungs(text: str, experiments: Sequence[Experiment]) -> list[int]:
         raise BadInputError(f"--halve {text} stops nothing at round {rungs[-1]}: the longest run has {longest} rounds")
     if early := next((e for e in experiments if rungs[0] < looks_every(e)), None):
         raise BadInputError(
-            f"--halve {text} cannot judge at round {rungs[0]}: accuracy is measured every {looks_every(early)} rounds"
+            f"--halve {text} cannot judge at round {rungs[0]}: {measure(early)} is measured every "
+            f"{looks_every(early)} rounds"
         )
     return rungs
 
 
+def measure(experiment: Experiment) -> str:
+    """The measure that judges a run, as far as its settings say."""
+    return (experiment.evaluation.judged_by or "accuracy").replace("_", " ")
+
+
 def looks_every(experiment: Experiment) -> int:
-    """The rounds from one measurement of the accuracy that judges a run to the next."""
+    """The rounds from one measurement of the measure that judges a run to the next."""
     evaluation = experiment.resolved().evaluation
     return (evaluation.clients_every or 0) if experiment.algorithm.personalises else evaluation.every
 
@@ -51,11 +57,13 @@ def configuration(experiment: Experiment) -> str:
     return json.dumps({**experiment.settings(), "seed": None}, sort_keys=True)
 
 
-def score(experiment: Experiment, rounds: Sequence[Round], t: int) -> float:
-    """A run's accuracy at its last evaluation up to round t; -inf if it has none, or if that is NaN."""
-    name = judged_by(experiment)
-    scores = [row[name] for row in rounds if row["round"] <= t and row[name] is not None]
-    return scores[-1] if scores and not math.isnan(scores[-1]) else -math.inf
+def score(judged: str, rounds: Sequence[Round], t: int) -> float:
+    """The column `judged` at a run's last evaluation up to round t, times -1 where less is better.
+
+    It is -inf where there is none, or if that is NaN.
+    """
+    scores = [row[judged] for row in rounds if row["round"] <= t and row[judged] is not None]
+    return sign(judged) * scores[-1] if scores and not math.isnan(scores[-1]) else -math.inf
 
 
 def worse_half(scores: Mapping[str, Sequence[float]]) -> list[str]:

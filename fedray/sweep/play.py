@@ -23,6 +23,7 @@ from fedray.run.opening import open_past, reserved, shared_session
 from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
 from fedray.run.simulation import run
+from fedray.run.stopping import recorded_judge
 from fedray.sweep.halving import configuration, score, worse_half
 from fedray.sweep.longer import waves
 from fedray.sweep.on_failure import OnFailure
@@ -181,7 +182,8 @@ def record_failure(job: Job, why: str) -> None:
 def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     """Stop the worse half of the configurations at this rung and return their runs. They keep their recorded rounds."""
     folder = jobs[0].folder
-    rounds = results.load(folder.name, folder.parent).rounds
+    found = results.load(folder.name, folder.parent)
+    rounds, judges = found.rounds, dict(zip(found.runs["run"], found.runs["judged_by"], strict=True))
     by_run = {
         str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")
         for run, rows in rounds.groupby("run")
@@ -191,7 +193,8 @@ def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     for job in jobs:
         key, lost = configuration(job.experiment), job.status in (*results.FAILED_STATUSES, "diverged")
         members.setdefault(key, []).append(job)
-        scores.setdefault(key, []).append(-math.inf if lost else score(job.experiment, by_run.get(job.run, []), rung))
+        judged = recorded_judge(judges.get(job.run), job.experiment)
+        scores.setdefault(key, []).append(-math.inf if lost else score(judged, by_run.get(job.run, []), rung))
     losers = worse_half(scores)
     stopped = [job for key in losers for job in members[key]]
     for job in stopped:

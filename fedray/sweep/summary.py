@@ -10,7 +10,8 @@ import numpy as np
 from rich.table import Table
 from rich.text import Text
 
-from fedray.results.analysis import to_target_by
+from fedray.core.metrics import sign
+from fedray.results.analysis import reported, to_target_by
 from fedray.results.clock import by_cpu, has_cpu_seconds, in_flight_together
 from fedray.results.comparison import COMPLETE
 from fedray.results.frames import Results
@@ -29,11 +30,30 @@ ACCURACIES = {
 BEST = {"test_accuracy": "best_test_accuracy", "client_accuracy": "best_client_accuracy"}
 
 
+def measures_of(results: Results) -> tuple[dict[str, str], dict[str, str]]:
+    """The columns of `runs` that are shown, with their headings, and the best value of each measure that may judge.
+
+    The measure that judges the runs comes first; accuracies are shown in any case.
+    """
+    column = reported(results)
+    if column == "test_accuracy":
+        return ACCURACIES, BEST
+    said = column.partition("_")[2].replace("_", " ")
+    if column == "client_loss":
+        return {"final_client_loss": "clients' loss", **ACCURACIES}, {column: "best_client_loss", **BEST}
+    first = {
+        f"final_{column.replace('test', 'validation')}": f"validation {said}",
+        f"final_{column}": f"final {said}",
+        f"best_{column}": f"best {said}",
+    }
+    return first | ACCURACIES, {column: f"best_{column}", **BEST}
+
+
 def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: float | None = None) -> Table:
     """The table of these runs, grouped by `axes`, names of settings.
 
-    `target` is the accuracy, a fraction, to which rounds and seconds are counted; by default `fitting_target` chooses
-    it. Means are over the runs that ended and did not diverge. Of runs in flight
+    `target` is the accuracy, a fraction, or the value of what judges instead, to which rounds and seconds are counted;
+    by default `fitting_target` chooses it. Means are over the runs that ended and did not diverge. Of runs in flight
     together, seconds are the CPU time of training.
     """
     results = dataclasses.replace(results, runs=results.runs[results.runs["run"].isin(runs)])
@@ -44,17 +64,17 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
     rows = rows.assign(order=rows["run"].map({run: place for place, run in enumerate(runs)})).sort_values("order")
     done = rows["status"].isin(COMPLETE)
     names = [name for name in axes if name in rows]
-    shown = [name for name in ACCURACIES if rows.loc[done, name].notna().any()]
-    measure = next((name for name, best in BEST.items() if rows.loc[done, best].notna().any()), "test_accuracy")
+    headings, bests = measures_of(dataclasses.replace(results, runs=rows))
+    shown = [name for name in headings if rows.loc[done, name].notna().any()]
+    measure = next((name for name, best in bests.items() if rows.loc[done, best].notna().any()), "test_accuracy")
     if target is None:
-        target = fitting_target(
-            rows.loc[done].groupby(names or (lambda _: 0), dropna=False)[BEST[measure]].mean().max()
-        )
+        by_group = rows.loc[done].groupby(names or (lambda _: 0), dropna=False)[bests[measure]].mean()
+        target = fitting_target(sign(measure) * (sign(measure) * by_group).max(), measure)
     ways = ways_to(dataclasses.replace(results, runs=rows[done]), target, names, measure)
     table = Table(box=None, pad_edge=False)
-    to = [] if target is None else [f"{way} to {100 * target:g} %" for way in ("rounds", clock)]
+    to = [] if target is None else [f"{way} to {said_of(target, measure)}" for way in ("rounds", clock)]
     reasons = rows["status"].isin(FAILED_STATUSES).any()  # they wrap, so that no number has to
-    for heading in (*names, "runs", *(ACCURACIES[name] for name in shown), *to, "rounds", clock, ""):
+    for heading in (*names, "runs", *(headings[name] for name in shown), *to, "rounds", clock, ""):
         table.add_column(
             heading, justify="left" if heading in (*names, "") else "right", no_wrap=bool(heading and reasons)
         )
@@ -70,10 +90,30 @@ def summary(results: Results, runs: Sequence[str], axes: Sequence[str], target: 
     return table
 
 
-def fitting_target(best: float | None) -> float | None:
-    """A target: the highest whole percent that is at most 90 % of the best accuracy, as a fraction; None below 1 %."""
-    percent = 0 if best is None or math.isnan(best) else math.floor(90 * best)
-    return percent / 100 if percent else None
+def fitting_target(best: float | None, measure: str = "test_accuracy") -> float | None:
+    """A target: the highest whole percent that is at most 90 % of the best accuracy, as a fraction; None below 1 %.
+
+    Of other measures than shares it has two digits: at most 90 % of the best, or at least 110 % where less is better.
+    """
+    if best is None or not math.isfinite(best):
+        return None
+    if is_share(measure):
+        return math.floor(90 * best) / 100 or None
+    if best <= 0:
+        return None
+    goal = best * (0.9 if sign(measure) > 0 else 1.1)
+    step = 10.0 ** (math.floor(math.log10(goal)) - 1)
+    rounded = math.floor(goal / step) if sign(measure) > 0 else math.ceil(goal / step)
+    return float(f"{rounded * step:.2g}")
+
+
+def is_share(measure: str) -> bool:
+    """Whether a measure is a fraction that is written in percent."""
+    return measure.endswith(("accuracy", "_f1", "_auc"))
+
+
+def said_of(target: float, measure: str) -> str:
+    return f"{100 * target:g} %" if is_share(measure) else f"{target:g}"
 
 
 def ways_to(

@@ -21,10 +21,11 @@ from fedray import results
 from fedray.cli.console import ConsoleWatch, NoticeWatch, clock
 from fedray.cli.json_lines import JsonWatch
 from fedray.cli.verbosity import Verbosity
+from fedray.core.metrics import sign
 from fedray.core.settings import flatten
 from fedray.run.longer import NOT_KEPT
 from fedray.run.prepared import Job
-from fedray.run.stopping import judged_by
+from fedray.run.stopping import recorded_judge
 from fedray.run.watch import Watch
 from fedray.sweep.estimate import work
 from fedray.sweep.reasons import gist
@@ -200,8 +201,11 @@ class SweepWatch(ConsoleWatch, SweepView):
             said.append(f"accuracy {ended['final_test_accuracy']:.4f}, best {ended['best_test_accuracy']:.4f}")
         if not math.isnan(ended["final_client_accuracy"]):
             said.append(f"clients {ended['final_client_accuracy']:.4f}")
-        reached = ended[f"final_{judged_by(job.experiment)}"]
-        if not math.isnan(reached) and (not self.best or reached > self.best[0]):
+        judge = recorded_judge(ended["judged_by"], job.experiment)
+        reached = ended[f"final_{judge}"]
+        if not judge.endswith("_accuracy") and not math.isnan(reached):
+            said.insert(0, f"{judge.replace('_', ' ')} {reached:.4g}")
+        if not math.isnan(reached) and (not self.best or sign(judge) * (reached - self.best[0]) > 0):
             self.best = reached, self.labels[job.run]
         return ", ".join([*said, f"{ended['rounds_done']} rounds in {ended['seconds']:.1f} s"])
 
@@ -222,8 +226,9 @@ class SweepWatch(ConsoleWatch, SweepView):
             rows = Table.grid(padding=(0, 2))
             for job, row in self.running.values():
                 t, rounds = row.get("round", 0), job.experiment.rounds
-                accuracy = row.get(judged_by(job.experiment))
-                said = "" if accuracy is None else f"accuracy {accuracy:.4f}"
+                reached = row.get(job.judged)
+                measure = job.judged.partition("_")[2]
+                said = "" if reached is None else f"{measure.replace('_', ' ')} {reached:.4f}"
                 bar = ProgressBar(total=rounds, completed=t, width=24)
                 rows.add_row(self.labels[job.run], f"round {t}/{rounds}", bar, said)
             return Group(rows, Text(f"{self.total} runs: {counts}{best}   {self.outlook()}"))

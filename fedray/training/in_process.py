@@ -83,11 +83,13 @@ class InProcessPopulation:
     def discard(self, handle: Handle) -> None:
         self.memory.discard(handle)
 
-    def evaluate(self, state: Vectors, split: Split = "test", top_k: int | None = None) -> Performance:
+    def evaluate(
+        self, state: Vectors, split: Split = "test", top_k: int | None = None, scores: bool = False
+    ) -> Performance:
         if split not in self.splits:
             self.splits[split] = place(*self.dataset.examples(split), self.trainer.network.device)
-        measured = evaluate(self.trainer, state, *self.splits[split], top_k)
-        return performance([measured], self.dataset.examples(split)[1], self.trainer.recipe.classes)
+        measured, recipe = evaluate(self.trainer, state, *self.splits[split], top_k, scores), self.trainer.recipe
+        return performance([measured], self.dataset.examples(split)[1], recipe.classes, recipe.kind.targets)
 
     def evaluate_clients(self, task: Task) -> list[Scores]:
         everyone = range(len(self))

@@ -502,10 +502,10 @@ def test_what_there_is_not_is_answered_with_the_nearest(tmp_path: Path) -> None:
         (lambda: curves(found, value="finished_at"), "no column of numbers in rounds 'finished_at'"),
         (lambda: curves(found, over="time"), "over = 'time' is not one of round, seconds, bytes"),
         (lambda: curves(found, confidence=95), "confidence = 95 must be between 0 and 1"),
-        (lambda: to_target(found, 0.5, "test_acc"), "'test_accuracy'"),
+        (lambda: to_target(found, 0.5, "test_acuracy"), "'test_accuracy'"),
         (lambda: to_target_by(found, 0.5, ["algorithm", "modle"]), "no setting 'modle'; the nearest is 'model'"),
         (lambda: best(found, "algoritm"), "'algorithm'"),
-        (lambda: best(found, choose="validation_acc"), "'validation_accuracy'"),
+        (lambda: best(found, choose="validation_acuracy"), "'validation_accuracy'"),
         (lambda: best(found, at="last"), "at = 'last' is not one of final, best"),
         (lambda: compare(found, {}, {}, at="last"), "at = 'last' is not one of final, best"),
     ):

@@ -6,6 +6,7 @@ import pytest
 
 from fedray.core.errors import BadInputError
 from fedray.experiment.composition import compose
+from fedray.run.stopping import judged_by
 from fedray.sweep.halving import configuration, read_rungs, score, worse_half
 
 
@@ -32,13 +33,19 @@ def test_a_run_is_judged_by_its_last_evaluation_up_to_the_round_on_the_validatio
         validation_accuracy=[0.5, None, 0.6, 0.7],
         client_accuracy=[0.8, None, 0.9, 1.0],
     )
-    plain, held_out = compose({}), compose({"data": {"validation_examples": 10}})
-    personal = compose({"algorithm": {"name": "fedper"}})
+    experiments = (
+        compose({}),
+        compose({"data": {"validation_examples": 10}}),
+        compose({"algorithm": {"name": "fedper"}}),
+    )
+    plain, held_out, personal = map(judged_by, experiments)
     assert [score(plain, rounds, t) for t in (1, 2, 3, 9)] == [0.1, 0.1, 0.3, 0.4]
     assert score(held_out, rounds, 3) == 0.6
     assert score(personal, rounds, 3) == 0.9
     assert score(plain, rounds[1:2], 3) == -math.inf
     assert score(plain, rows(round=[1], test_accuracy=[math.nan]), 3) == -math.inf
+    errors = rows(round=[1, 2], test_rmse=[0.5, 0.25])
+    assert [score("test_rmse", errors, t) for t in (1, 2)] == [-0.5, -0.25]  # the lower is the better half
 
 
 def test_a_configuration_is_all_but_the_seed():
