@@ -76,6 +76,14 @@ class Capabilities(Hooks):
         return self.has_own("local_gradient")
 
     @property
+    def one_lr(self) -> str:
+        """The reason why all parameters must have one learning rate, as a clause about the algorithm; empty if not.
+
+        The `lr` of every hook is the round's, without the factors of model.lr_scale.
+        """
+        return ""
+
+    @property
     def unfusable(self) -> str:
         """The reason why the fused engine cannot train this algorithm, as a clause about it; empty if it can."""
         if not self.fusable:

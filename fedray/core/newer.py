@@ -23,7 +23,16 @@ class Newer:
     """The names in its section (`fedprox`) that have the setting; empty where all have it."""
 
 
-NEWER: dict[str, Newer] = {"aggregator.name": Newer("mean"), "output.client_output": Newer(False)}
+NEWER: dict[str, Newer] = {
+    "aggregator.name": Newer("mean"),
+    "output.client_output": Newer(False),
+    "model.init": Newer(""),
+    "model.trainable": Newer(""),
+    "model.lr_scale": Newer(""),
+    "model.lora_rank": Newer(0),
+    "model.lora_alpha": Newer(None),
+    "model.lora_layers": Newer("*"),
+}
 """By dotted name."""
 
 

@@ -8,6 +8,7 @@ from fedray.algorithms.local_optimizer import LocalOptimizer
 from fedray.cluster.forks import ForkServer, called_by_name, packed
 from fedray.core.algorithm import Algorithm
 from fedray.core.errors import BadInputError
+from fedray.models.rates import factors_by_name
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
 
@@ -53,6 +54,7 @@ def check_layers(job: Job) -> None:
             f"{named} with model.name = {job.experiment.model.name} keeps all that is trained at the clients, so "
             "that nothing would be shared; that is algorithm.name = local"
         )
+    factors_by_name(job.experiment.model.lr_scale, [name for name in found.places if name in trained])
     if (own := trained & kept) and own <= set(found.idle):
         raise BadInputError(f"{named} keeps {', '.join(sorted(own))} at the clients, which the model does not use")
     if job.experiment.engine == "fused" and (why := found.unfit_to_fuse):
