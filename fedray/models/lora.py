@@ -79,7 +79,7 @@ def adapt(module: nn.Module, model: Model, trained: Collection[str]) -> set[str]
                 f"model.lora_layers = {model.lora_layers!r} names {name}, a convolution in {layer.groups} groups, and "
                 "those have no adapter; name the others"
             )
-        add_adapter(layer, layer, model.lora_rank, model.lora_scale)
+        add_adapter(layer, model.lora_rank, model.lora_scale)
     skip_fast_path(module)
     return {f"{name}.{leaf}" for name in layers for leaf in (A, B)}
 

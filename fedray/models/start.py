@@ -44,7 +44,8 @@ class Fit:
 
     def said(self, path: str) -> str:
         """A sentence on what was taken."""
-        parts = [f"model.init = {path}: the model starts with {listed(self.taken, 'tensors')} of that file"]
+        every = len(self.taken) + len(self.fresh)
+        parts = [f"model.init = {path}: {len(self.taken)} of the model's {every} tensors start from that file"]
         if self.other:
             parts.append(f"{listed(self.other, 'tensors')}, of another shape there, start fresh")
         if self.missing:
