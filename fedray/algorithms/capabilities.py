@@ -15,7 +15,8 @@ class Capabilities(Hooks):
     """What the rest of fedray asks of an algorithm before it calls a hook."""
 
     needs_sgd: ClassVar[bool] = False
-    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps."""
+    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps, nor do
+    parameters with rates of their own."""
     shares_nothing: ClassVar[bool] = False
     """Whether all that is trained may stay at the clients."""
     fusable: ClassVar[bool] = True
@@ -74,14 +75,6 @@ class Capabilities(Hooks):
     def has_own_gradient(self) -> bool:
         """Whether the algorithm makes the gradient of a step itself, of one or several of its batch's."""
         return self.has_own("local_gradient")
-
-    @property
-    def one_lr(self) -> str:
-        """The reason why all parameters must have one learning rate, as a clause about the algorithm; empty if not.
-
-        The `lr` of every hook is the round's, without the factors of model.lr_scale.
-        """
-        return ""
 
     @property
     def unfusable(self) -> str:

@@ -34,10 +34,6 @@ class FedNova(FedAvg):
     mu: float = setting(0.0, "Strength of the proximal term of the clients; 0 for none.", ge=0, le=1e6)
     weighting: Literal["num_examples", "uniform"] = mean_weighting()
 
-    @property
-    def one_lr(self) -> str:
-        return f"counts effective steps by lr mu with mu = {self.mu:g}; mu = 0 does not" if self.mu else ""
-
     def correct(self, grad: Tensor, params: Tensor, message: Tensors, memory: Tensors, lr: float) -> Tensor:
         return grad + self.mu * (params - message["params"]) if self.mu else grad
 

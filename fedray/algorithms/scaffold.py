@@ -54,10 +54,6 @@ class Scaffold(FedAvg):
         return grad - memory["c_i"] + message["c"]
 
     @property
-    def one_lr(self) -> str:
-        return "divides by the one lr of its steps in option II; option I does not" if self.option == "II" else ""
-
-    @property
     def unfusable(self) -> str:
         if self.option == "I":
             return "whose option I needs one client at a time"

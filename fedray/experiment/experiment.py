@@ -155,10 +155,10 @@ class Experiment:
                 f"{self.model.freezes} would leave {self.model.name} random features for good; it is for "
                 "model.pretrained = true, for model.init, and for a function of your own that loads weights"
             )
-        if self.model.lr_scale and (why := self.algorithm.one_lr):
+        if self.model.lr_scale and self.algorithm.needs_sgd:
             raise BadInputError(
                 f"model.lr_scale gives parameters learning rates of their own, and algorithm.name = "
-                f"{self.chosen_name('algorithm')} {why}"
+                f"{self.chosen_name('algorithm')} counts steps of one length, lr"
             )
         if self.algorithm.compares and self.model.features_are_fixed:
             raise BadInputError(
