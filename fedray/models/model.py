@@ -2,6 +2,7 @@
 takes seconds and a driver with its clients in other processes does without it. build.py has the networks themselves."""
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from fedray.core import own_code
@@ -251,10 +252,13 @@ class Model(Transferring):
 
     def resolved(self) -> "Model":
         """The same settings with "auto" replaced. The value depends on the model alone, because it changes the bits."""
-        order = self.is_known and KNOWN[self.name].channels_last if self.channels_last is None else self.channels_last
-        if (order, self.init_in_full) == (self.channels_last, self.init):
+        if self.channels_last is not None:
             return self
-        return replace(self, channels_last=order, init=self.init_in_full)
+        return replace(self, channels_last=self.is_known and KNOWN[self.name].channels_last)
+
+    def located(self) -> "Model":
+        """The same settings with the path of model.init from the root, since processes have folders of their own."""
+        return replace(self, init=str(Path(self.init).expanduser().absolute())) if self.init else self
 
     @property
     def preloaded(self) -> tuple[str, ...]:

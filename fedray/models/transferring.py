@@ -1,6 +1,5 @@
 """What follows from the settings of a model that was trained before: model.init, trainable, lr_scale and lora_*."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fedray.core.errors import BadInputError
@@ -72,11 +71,6 @@ class Transferring:
     def lora_scale(self) -> float:
         """alpha / r."""
         return 1.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
-
-    @property
-    def init_in_full(self) -> str:
-        """The path of model.init from the root, since processes have working folders of their own."""
-        return str(Path(self.init).expanduser().absolute()) if self.init else ""
 
     @property
     def init_fingerprint(self) -> str:
