@@ -47,7 +47,7 @@ class Fit:
         every = len(self.taken) + len(self.fresh)
         parts = [f"model.init = {path}: {len(self.taken)} of the model's {every} tensors start from that file"]
         if self.other:
-            parts.append(f"{listed(self.other, 'tensors')}, of another shape there, start fresh")
+            parts.append(f"{listed(self.other, 'tensors')}, of another shape or type there, start fresh")
         if self.missing:
             parts.append(f"{listed(self.missing, 'tensors')}, which it lacks, start fresh")
         if self.unused:

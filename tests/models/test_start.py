@@ -45,7 +45,7 @@ def test_the_others_start_fresh_and_it_is_said_which(tmp_path, base):
     assert all(torch.equal(module[name], (fresh if name in names else base)[name]) for name in module)
     assert blueprint(Model(name="lenet5", init=path), SHAPE, 12, 0).start == (
         f"model.init = {path}: 6 of the model's 10 tensors start from that file; 9.bias, 11.weight, 11.bias, of another "
-        "shape there, start fresh; 7.bias, which it lacks, start fresh; elsewhere of it are none of the model's"
+        "shape or type there, start fresh; 7.bias, which it lacks, start fresh; elsewhere of it are none of the model's"
     )
 
 
