@@ -109,7 +109,8 @@ class Model(Transferring):
     freeze: Literal["none", "backbone"] = setting(
         "none",
         "Layers that are not trained, not changed and not sent: backbone is all layers before the last Linear layer, "
-        "or before its projection head; it is for pretrained weights, or weights that your own function loads.",
+        "or before its projection head; it is for pretrained weights, those of init, or some that your own function "
+        "loads.",
     )
     norm: Literal["own", "group"] = setting(
         "own", "Normalisation layers: the network's own, or group, which is GroupNorm in place of every BatchNorm."
