@@ -15,7 +15,8 @@ class Capabilities(Hooks):
     """What the rest of fedray asks of an algorithm before it calls a hook."""
 
     needs_sgd: ClassVar[bool] = False
-    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps."""
+    """Whether the algorithm's equations count SGD steps of length lr. Other optimizers make no such steps, nor do
+    parameters with rates of their own."""
     shares_nothing: ClassVar[bool] = False
     """Whether all that is trained may stay at the clients."""
     fusable: ClassVar[bool] = True

@@ -123,7 +123,7 @@ class LocalTraining:
         return LocalOptimizer(self.optimizer, self.optimizer_options, self.momentum, self.weight_decay)
 
     def make_optimizer(self, parameters: Sequence[Tensor], lr: float) -> torch.optim.Optimizer | None:
-        """A new optimizer of a client's parameters for one round; None for the engine's own SGD."""
+        """A new optimizer of a client's parameters, or of groups of them, for one round; None for the engine's SGD."""
         wanted = self.local_optimizer
         return local_optimizer.make(wanted, parameters, lr) if wanted else None
 

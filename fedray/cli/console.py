@@ -157,8 +157,8 @@ def describe_network(job: Job) -> str:
     e = job.experiment
     side = e.model.side(job.recipe.shape)
     resized = f", images resized to {side} x {side}" if side else ""
-    frozen = " (the backbone is frozen)" if e.model.freeze == "backbone" else ""
-    size = f"{job.vectors[0].size:,} parameters{frozen}{resized}"
+    frozen = "the backbone is" if e.model.freeze == "backbone" else "all others are" if e.model.freezes else ""
+    size = f"{job.vectors[0].size:,} parameters{f' ({frozen} frozen)' if frozen else ''}{resized}"
     return f"{e.model.name}, {size}, trained by {e.algorithm.name}"
 
 

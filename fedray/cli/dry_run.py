@@ -37,6 +37,8 @@ def plan_of(job: Job, fresh: bool) -> Lines:
     yield "data", describe_data(job)
     yield "clients", describe_shards(job)
     yield "model", describe_network(job)
+    if job.blueprint.start:
+        yield "note", job.blueprint.start
     yield from resources(job)
     parts = parts_of(job, fresh)
     yield "disk", describe_disk(parts)

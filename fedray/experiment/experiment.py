@@ -102,10 +102,15 @@ class Experiment:
             )
         if self.algorithm.personalises:
             self.evaluation.check_for_clients(self.chosen_name("algorithm"), self.output.save_best)
-        if self.model.freeze == "backbone" and self.model.is_known and not self.model.pretrained:
+        if self.model.freezes and self.model.is_known and not (self.model.pretrained or self.model.init):
             raise BadInputError(
-                f"model.freeze = backbone would leave {self.model.name} random features for good; it is for "
-                "model.pretrained = true, and for a function of your own that loads weights"
+                f"{self.model.freezes} would leave {self.model.name} random features for good; it is for "
+                "model.pretrained = true, for model.init, and for a function of your own that loads weights"
+            )
+        if self.model.lr_scale and self.algorithm.needs_sgd:
+            raise BadInputError(
+                f"model.lr_scale gives parameters learning rates of their own, and algorithm.name = "
+                f"{self.chosen_name('algorithm')} counts steps of one length, lr"
             )
         if self.algorithm.compares and self.model.features_are_fixed:
             raise BadInputError(
@@ -163,6 +168,8 @@ class Experiment:
         """The reason that the fused engine cannot play this, to follow its name in a sentence; empty where it can."""
         if self.algorithm.unfusable:
             return f"cannot train {self.chosen_name('algorithm')}, {self.algorithm.unfusable}"
+        if self.model.lr_scale and (optimizer := self.algorithm.local_optimizer):
+            return f"gives {optimizer.said} one learning rate, not those of model.lr_scale"
         return ""
 
     def settings(self) -> dict[str, Any]:
@@ -209,6 +216,8 @@ class Experiment:
         tree = {name: value for name, value in self.stored_settings().items() if name not in ("cluster", "output")}
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
+        if self.model.init:
+            tree["model"]["init"] = ""  # its content is in the fingerprint
         for name, content in (own_code or {}).items():
             part, _, key = name.partition(".")  # of a function the setting that names it, of a class its section
             what = f"{key}_fingerprint" if key else "fingerprint"

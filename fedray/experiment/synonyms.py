@@ -61,7 +61,13 @@ WORDS = {
     "model.precision": "dtype, amp, mixed_precision, use_amp",
     "loss.name": "criterion, loss_fn, loss_func, loss_function, objective, task",
     "loss.delta": "huber_delta, smooth_l1_beta",
-    "loss.class_weights": "class_weight, weights, pos_weight, class_balanced",
+    "loss.class_weights": "class_weight, pos_weight, class_balanced",
+    "model.init": "init_from, init_weights, pretrained_path, weights, load_model, ckpt",
+    "model.trainable": "unfreeze, trainable_layers, finetune_layers, modules_to_save",
+    "model.lr_scale": "layer_lr, lr_multipliers, param_groups, discriminative_lr, lr_mult",
+    "model.lora_rank": "r, lora_r, rank, lora, peft, adapter, adapters",
+    "model.lora_alpha": "lora_alpha",
+    "model.lora_layers": "target_modules, lora_target_modules",
     "algorithm.name": "algo, alg, strategy, strategy_name, method, method.name, algorithm_name, federated_optimizer, "
     "fed_alg, aggregation, server.strategy",
     "algorithm.lr": "eta, eta_l, learning_rate, client_lr, local_lr, client_learning_rate, local_learning_rate, "

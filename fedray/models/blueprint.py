@@ -35,6 +35,8 @@ class Blueprint:
     """The parameters of a user's network that its output does not depend on."""
     unstackable: str = ""
     """The reason why many clients' copies of a user's network cannot be one program; empty if they can."""
+    start: str = ""
+    """A sentence on what of model.init's file the model starts with; empty without one."""
     draws: bool = False
     """Whether a forward pass in training draws from torch's own generator. nn.Dropout does not: its masks have
     addresses."""

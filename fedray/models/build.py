@@ -18,11 +18,12 @@ from fedray.core.settings import nearest
 from fedray.models import imagenet
 from fedray.models.dropout import use_keyed_dropout
 from fedray.models.flat import FlatModel
-from fedray.models.model import Model, Shape
+from fedray.models.model import AND, Model, Shape
 from fedray.models.parts import add_projection, freeze_backbone, last_linear, take_images, use_group_norm
 from fedray.models.resnets import resnet20, resnet56
 from fedray.models.sequences import cnn1d, lstm, transformer
 from fedray.models.small import cnn, lenet5, logistic, mcmahan_cnn, mlp, vgg11
+from fedray.models.trainable import prepare
 
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
@@ -56,16 +57,19 @@ def build(
     `shape` is that of one input of this kind. BadInputError where the network does not take it, or where `fingerprint`
     is given and differs from Model.fingerprint, that of the user's file or the weights.
     """
+    source, _, start = fingerprint.partition(AND)
     with ONE_AT_A_TIME, torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_seed(seed, "model"))
-        module = make(model, shape, classes, fingerprint, kind)
+        module = make(model, shape, classes, source, kind)
         if model.norm == "group":
             use_group_norm(module, model.groups)
-        head = last_linear(module) if model.freeze == "backbone" else ""
+        head = last_linear(module) if model.freeze == "backbone" or (model.pretrained and model.freezes) else ""
         if model.projection:
             add_projection(module, model.projection)
-    if head:
-        freeze_backbone(module, head)
+        if model.freeze == "backbone":
+            freeze_backbone(module, head)
+        if model.transfers:
+            prepare(module, model, head, start)
     use_keyed_dropout(module)
     take_images(module, model, shape)
     return module

@@ -5,11 +5,13 @@ import torch
 from fedray.core import own_code
 from fedray.core.errors import BadInputError
 from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
+from fedray.models import start, weights
 from fedray.models.activations import measure_activations
 from fedray.models.blueprint import Blueprint, Torch
 from fedray.models.build import build, names_of
 from fedray.models.flat import FlatModel
 from fedray.models.model import Model, Shape
+from fedray.models.parts import last_linear
 from fedray.models.trial import Trial, check_fresh, try_out
 
 
@@ -58,16 +60,33 @@ def described(model: Model, shape: Shape, classes: int, seed: int, fingerprint: 
         norms=norms,
         kept_bytes=kept,
         widest_bytes=widest,
-        featureless=trial.featureless,
+        featureless=trial.featureless or fixed_features(flat, model),
         idle=trial.idle,
         unstackable=trial.unstackable,
         draws=draws,
+        start=said_of_start(flat, model),
         torch=Torch(
             version=str(torch.__version__),
             cpu_capability=torch.backends.cpu.get_cpu_capability(),
             bfloat16=computes_in_bfloat16(),
         ),
     )
+
+
+def fixed_features(flat: FlatModel, model: Model) -> str:
+    """The reason why nothing before the last Linear layer of a known network is trained; empty if something is."""
+    if not (model.is_known and model.trains_a_part):
+        return ""
+    last = last_linear(flat.module)
+    trained = any(not name.startswith(f"{last}.") for name in flat.layout.names)
+    return "" if trained else f"nothing before that layer, {last}, is trained"
+
+
+def said_of_start(flat: FlatModel, model: Model) -> str:
+    """A sentence on what of the file of model.init the model starts with; empty without one."""
+    if not model.init:
+        return ""
+    return start.fit(start.read(weights.given(model.init)), flat.module, model.init).said(model.init)
 
 
 def computes_in_bfloat16() -> bool:

@@ -1,8 +1,8 @@
 """The section `model` of the settings, and facts about the networks by name. No torch is imported here, because it
 takes seconds and a driver with its clients in other processes does without it. build.py has the networks themselves."""
 
-import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 from fedray.core import own_code
@@ -10,6 +10,7 @@ from fedray.core.errors import BadInputError
 from fedray.core.kinds import Kind
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.models import weights
+from fedray.models.transferring import Transferring
 
 Shape = tuple[int, ...]
 """The shape of one input; (channels, height, width) of an image."""
@@ -97,6 +98,8 @@ WRITTEN_OUT = ("logistic", "mlp")
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 """The normalisation of images for weights that were trained on ImageNet, from torchvision's documentation of them."""
+AND = "+"
+"""Between the fingerprints of the two files that a model may come from."""
 GROUPS = 2  # the default of model.groups
 
 
@@ -110,7 +113,7 @@ def names_help() -> str:
 
 
 @section
-class Model:
+class Model(Transferring):
     """The network that the clients train, and changes to it."""
 
     name: str = setting(
@@ -128,7 +131,8 @@ class Model:
     freeze: Literal["none", "backbone"] = setting(
         "none",
         "Layers that are not trained, not changed and not sent: backbone is all layers before the last Linear layer, "
-        "or before its projection head; it is for pretrained weights, or weights that your own function loads.",
+        "or before its projection head; it is for pretrained weights, those of init, or some that your own function "
+        "loads.",
     )
     norm: Literal["own", "group"] = setting(
         "own", "Normalisation layers: the network's own, or group, which is GroupNorm in place of every BatchNorm."
@@ -172,8 +176,40 @@ class Model:
     projection: int = setting(
         0, "Width of a projection head before the last layer, as in MOON's models (256); 0: no head.", ge=0
     )
+    init: str = setting(
+        "",
+        "File with the tensors that the model starts from, where their names and shapes fit; the others start fresh: "
+        "a model that a run saved, or any state dict, as .safetensors or of torch.save (.pt, .pth, .bin), which is "
+        "read without running code. A run is known by the file's content.",
+    )
+    trainable: str = setting(
+        "",
+        "Parameters that are trained, by name, all others being frozen: patterns separated by commas, for example "
+        "'layer4.*,fc.*'; empty: all, or, with lora_rank, the adapters alone.",
+    )
+    lr_scale: str = setting(
+        "",
+        "Factors on algorithm.lr for parameters by name, the last pattern that fits one counting: "
+        "'conv1.*=0.1,fc.*=2'; what has the factor 0 does not move, but is still sent.",
+    )
+    lora_rank: int = setting(
+        0,
+        "Rank r of low-rank adapters (LoRA) of Linear and Conv2d layers, which are trained and sent instead of the "
+        "layers; 0: no adapters.",
+        ge=0,
+        le=4096,
+    )
+    lora_alpha: Auto[float] = setting(
+        None, "Alpha of the adapters, which are scaled by alpha / r; auto: r, which is no scaling.", gt=0, le=1e6
+    )
+    lora_layers: str = setting(
+        "*",
+        "Layers that have adapters, by name: patterns separated by commas; those whose weight model.trainable trains "
+        "have none.",
+    )
 
     def __post_init__(self) -> None:
+        self.check_transfer()
         if self.name not in KNOWN and not own_code.is_address(self.name):
             raise BadInputError(
                 f"model.name = {self.name!r} is neither one of {', '.join(KNOWN)} nor "
@@ -227,7 +263,8 @@ class Model:
     @property
     def is_written_out(self) -> bool:
         """Whether the network is a stack of Linear and ReLU that computes in float32."""
-        return self.name in WRITTEN_OUT and not (self.projection or self.resize) and self.precision != "bfloat16"
+        changed = self.projection or self.resize or self.trains_a_part or self.freeze == "backbone"
+        return self.name in WRITTEN_OUT and not changed and self.precision != "bfloat16"
 
     @property
     def features_are_fixed(self) -> str:
@@ -253,7 +290,11 @@ class Model:
         """The same settings with "auto" replaced. The value depends on the model alone, because it changes the bits."""
         if self.channels_last is not None:
             return self
-        return dataclasses.replace(self, channels_last=self.is_known and KNOWN[self.name].channels_last)
+        return replace(self, channels_last=self.is_known and KNOWN[self.name].channels_last)
+
+    def located(self) -> "Model":
+        """The same settings with the path of model.init from the root, since processes have folders of their own."""
+        return replace(self, init=str(Path(self.init).expanduser().absolute())) if self.init else self
 
     @property
     def preloaded(self) -> tuple[str, ...]:
@@ -268,16 +309,21 @@ class Model:
     @property
     def is_read_whole(self) -> bool:
         """Whether building the network takes the memory of all its pretrained weights. Mapped files take none."""
+        if self.init:
+            return True
         return self.pretrained and not weights.is_mappable(weights.locate(self.name, KNOWN[self.name].weights))
 
     def fingerprint(self) -> str:
-        """A digest of the file that the model comes from: the user's module or the pretrained weights; empty if none.
+        """A digest of the files that the model comes from: the user's module or the pretrained weights, and after a
+        plus the file of model.init; empty if none.
 
         BadInputError where there is no such file. Weights that are not on this machine are fetched.
         """
+        start = f"{AND}{self.init_fingerprint}" if self.init else ""
         if not self.is_known:
-            return own_code.fingerprint(self.name, "model.name")
-        return weights.fingerprint(weights.locate(self.name, KNOWN[self.name].weights)) if self.pretrained else ""
+            return own_code.fingerprint(self.name, "model.name") + start
+        source = weights.fingerprint(weights.locate(self.name, KNOWN[self.name].weights)) if self.pretrained else ""
+        return source + start
 
 
 def imagenet_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

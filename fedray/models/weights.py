@@ -17,9 +17,12 @@ from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from fedray.core.errors import BadInputError
+from fedray.core.settings import nearest
 
 ORIGIN = "https://download.pytorch.org/models"
 LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the first bytes of torch.save's files before they were zip
+MODEL_FILES = (".safetensors", ".pt", ".pth", ".bin")
+"""The endings of files that model.init may name: safetensors, and torch.save's."""
 SECONDS = 30.0  # the longest wait for a byte from the server
 
 
@@ -98,6 +101,18 @@ def holds_weights(path: Path) -> bool:
 def is_mappable(path: Path) -> bool:
     """Whether torch can map the file into memory in place of reading it. Files of torch 1.6 and later can be mapped."""
     return zipfile.is_zipfile(path)
+
+
+def given(path: str) -> Path:
+    """The file that model.init names; BadInputError where this machine has none."""
+    file = Path(path).expanduser()
+    if file.is_file():
+        return file
+    beside = sorted(each.name for each in file.parent.glob("*") if each.suffix in MODEL_FILES)
+    why = "it is no file" if file.exists() else "there is no such file on this machine"
+    raise BadInputError(
+        f"model.init = {path}: {why}, and each that builds the model needs it{nearest(file.name, beside)}"
+    )
 
 
 def fingerprint(path: Path) -> str:

@@ -21,7 +21,7 @@ from fedray.experiment.composition import compose, override
 from fedray.experiment.experiment import Experiment
 from fedray.report.header import EXPERIMENT, Header, read_header
 from fedray.report.wording import count
-from fedray.run.resume import in_identity
+from fedray.run.resume import identifying
 from fedray.sweep.grid import points
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def read_settings(path: Path) -> FileSettings:
 
 def identity(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that say what a run is, by dotted name, of nested ones."""
-    return {name: value for name, value in flatten(tree) if in_identity(name)}
+    return identifying(tree)
 
 
 def without(settings: Mapping[str, Any], names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from fedray.results.correction import holm
     from fedray.results.folder import check_version, load, status
     from fedray.results.frames import DamagedResultsWarning, NewerResultsWarning, RepeatedRunsWarning, Results
+    from fedray.results.merged import merged_model
     from fedray.results.schema import FAILED_STATUSES, FINAL_STATUSES, SCHEMAS
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "curves",
     "holm",
     "load",
+    "merged_model",
     "per_class",
     "status",
     "to_target",
@@ -54,6 +56,7 @@ __getattr__, __dir__ = lazy(
         "curves": "fedray.results.analysis:curves",
         "holm": "fedray.results.correction:holm",
         "load": "fedray.results.folder:load",
+        "merged_model": "fedray.results.merged:merged_model",
         "per_class": "fedray.results.by_class:per_class",
         "status": "fedray.results.folder:status",
         "to_target": "fedray.results.analysis:to_target",

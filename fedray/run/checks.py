@@ -11,6 +11,7 @@ from fedray.core.errors import BadInputError
 from fedray.core.kinds import Kind
 from fedray.core.metrics import measurable
 from fedray.data.arrays import describe_inputs
+from fedray.models.rates import factors_by_name
 from fedray.run.prepared import Job
 from fedray.training.spec import Recipe
 
@@ -153,6 +154,7 @@ def check_layers(job: Job) -> None:
             f"{named} with model.name = {job.experiment.model.name} keeps all that is trained at the clients, so "
             "that nothing would be shared; that is algorithm.name = local"
         )
+    factors_by_name(job.experiment.model.lr_scale, [name for name in found.places if name in trained])
     if (own := trained & kept) and own <= set(found.idle):
         raise BadInputError(f"{named} keeps {', '.join(sorted(own))} at the clients, which the model does not use")
     if job.experiment.engine == "fused" and (why := found.unfit_to_fuse):

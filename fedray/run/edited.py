@@ -1,4 +1,4 @@
-"""The earlier run of the same settings and data whose code was edited since."""
+"""The earlier run of the same settings and data whose code, or whose file of weights, was edited since."""
 
 import json
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 from fedray.core.errors import BadInputError
 from fedray.core.newer import with_neutral
 from fedray.core.own_classes import address_of
-from fedray.core.settings import flatten
 from fedray.experiment.experiment import OWN_LOSS
+from fedray.models.model import AND
 from fedray.results.files import read_row
 from fedray.run.own_metric import OWN_METRIC
 from fedray.run.prepared import Job
-from fedray.run.resume import identity, in_identity
+from fedray.run.resume import identifying, identity
 
 
 class Known(NamedTuple):
@@ -37,9 +37,11 @@ def edited_since(job: Job) -> tuple[str, str] | None:
         named[OWN_LOSS] = job.experiment.loss.name
     if own := job.experiment.evaluation.own_metric:
         named[OWN_METRIC] = own
+    if job.experiment.model.init:
+        named["model.init"] = job.experiment.model.init
     if not named:
         return None
-    mine, now = as_text(identity(job)), {**job.own_code, "model.name": job.model_source}
+    mine, now = as_text(identity(job)), {**job.own_code, **sources_of_model(job.model_source)}
     found: list[tuple[str, str, dict[str, str]]] = []
     for path in job.folder.glob(f"runs/{job.run.rpartition('-')[0]}-*.parquet"):
         if path.stem != job.run and (known := known_run(path)) and known.identity == mine:
@@ -55,12 +57,18 @@ def edited_since(job: Job) -> tuple[str, str] | None:
 def read_known(path: Path) -> Known:
     """What a run was by its row, of which this never changes."""
     (row,) = read_row(path).to_pylist()
-    settings = {name: value for name, value in flatten(json.loads(row["settings"] or "{}")) if in_identity(name)}
+    settings = identifying(json.loads(row["settings"] or "{}"))
     sources = json.loads(row["own_code"] or "{}")
     if row["algorithm_source_fingerprint"]:
         sources["algorithm"] = row["algorithm_source_fingerprint"]
-    sources["model.name"] = row["model_source_fingerprint"] or ""
+    sources |= sources_of_model(row["model_source_fingerprint"] or "")
     return Known(as_text({"settings": settings, "data": row["data_fingerprint"]}), sources, str(row["started_at"]))
+
+
+def sources_of_model(fingerprint: str) -> dict[str, str]:
+    """The sources that a Model.fingerprint is of, by the settings that name them."""
+    source, _, start = fingerprint.partition(AND)
+    return {"model.name": source, "model.init": start}
 
 
 def known_run(path: Path) -> Known | None:

@@ -50,6 +50,12 @@ def warn_of_arithmetic(job: Job, played: Played, watch: Watch) -> None:
         )
 
 
+def tell_of_start(job: Job, watch: Watch) -> None:
+    """A notice of what of model.init's file the model starts with."""
+    if job.blueprint.start:
+        watch.notice(job.blueprint.start)
+
+
 def warn_of_gpus(job: Job, clients: Population, device: str, watch: Watch) -> None:
     """Notices where GPUs are reserved or asked for, and clients train on the CPU all the same."""
     if device != "cpu":

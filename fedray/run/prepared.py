@@ -214,7 +214,7 @@ class Job:
         channels = d.train_images.shape[1]
         mean, std = imagenet_statistics(channels) if e.model.pretrained else (d.mean, d.std)
         return Recipe(
-            model=e.model,
+            model=e.model.located(),
             shape=d.train_images.shape[1:],
             classes=len(d.classes),
             kind=d.kind,

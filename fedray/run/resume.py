@@ -123,8 +123,14 @@ def source_change(then: Any) -> list[str]:
 
 def identity(job: Job) -> dict[str, Any]:
     """The settings, by dotted name, and the data that a checkpoint and the run that continues it must share."""
-    settings = dict(flatten(job.experiment.stored_settings()))
-    return {"settings": {n: value for n, value in settings.items() if in_identity(n)}, "data": job.fingerprint}
+    return {"settings": identifying(job.experiment.stored_settings()), "data": job.fingerprint}
+
+
+def identifying(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that say what a run is, by dotted name, of nested ones. A file of weights is known by its content,
+    which a run's id has, and not by its place."""
+    found = {name: value for name, value in flatten(tree) if in_identity(name)}
+    return {name: "a file" if name == "model.init" and value else value for name, value in found.items()}
 
 
 def in_identity(name: str) -> bool:

@@ -32,6 +32,7 @@ from fedray.run.opening import (
     open_past,
     population,
     shared_session,
+    tell_of_start,
     timed,
     warn_of_arithmetic,
     warn_of_gpus,
@@ -129,6 +130,7 @@ def play(
                 if fresh and (old := move_aside(job.folder, job.run)):
                     watch.notice(f"what there was of run {job.run} is in {old}/ now")
                 watch.begin(job, where)
+                tell_of_start(job, watch)
                 warn_of_arithmetic(job, played, watch)
                 warn_of_gpus(job, clients, played.device, watch)
             if past:

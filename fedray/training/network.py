@@ -12,10 +12,18 @@ from fedray.data.augment import normaliser
 from fedray.models.build import build
 from fedray.models.dropout import dropout_layers
 from fedray.models.flat import FlatModel, Tensors
+from fedray.models.model import Model
+from fedray.models.rates import factors, factors_by_name
 from fedray.training.device import has_own_memory
 from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 from fedray.training.taps import Trimmed
+
+
+def factors_of(model: Model, flat: FlatModel) -> torch.Tensor | None:
+    """The factors on the learning rate, float32 [P] on the model's device; None where all are 1."""
+    found = factors(model.lr_scale, flat.layout.names, [parameter.numel() for parameter in flat.trainable])
+    return None if found is None else torch.from_numpy(found).to(flat.params.device)
 
 
 class Network:
@@ -29,6 +37,7 @@ class Network:
         self.normalise = normaliser(recipe.kind, len(recipe.shape), recipe.mean, recipe.std)
         self.flat = self.build()
         self.dropouts = list(dropout_layers(self.flat.module).values())
+        self.factors = factors_of(recipe.model, self.flat)
         self.rivals: dict[str, FlatModel] = {}
         self.captured: Any = None
         """On a GPU, the CapturedSteps of this network."""
@@ -38,6 +47,19 @@ class Network:
         """The recipe's model at its initial parameters."""
         r = self.recipe
         return FlatModel(build(r.model, r.shape, r.classes, r.seed, r.fingerprint, r.kind), self.device)
+
+    def groups(self, lr: float) -> Any:
+        """The parameters for an optimizer of torch.optim, in groups where model.lr_scale gives them rates.
+
+        Those with the factor 0 are in none, since not every optimizer rests at a rate of 0.
+        """
+        if self.factors is None:
+            return self.flat.trainable
+        groups: dict[float, list[torch.Tensor]] = {}
+        of_each = factors_by_name(self.recipe.model.lr_scale, self.flat.layout.names)
+        for parameter, factor in zip(self.flat.trainable, of_each.values(), strict=True):
+            groups.setdefault(factor, []).append(parameter)
+        return [{"params": each, "lr": lr * factor} for factor, each in groups.items() if factor]
 
     @cached_property
     def initial(self) -> Tensors:

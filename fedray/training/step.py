@@ -33,9 +33,9 @@ class Step:
         self.network, self.algorithm, self.correct = network, algorithm, correct
         self.message, self.memory, self.lr, self.losses = message, memory, lr, losses
         self.velocity: torch.Tensor | None = None
-        self.optimizer = None if isinstance(lr, torch.Tensor) else algorithm.make_optimizer(network.flat.trainable, lr)
+        self.optimizer = None if isinstance(lr, torch.Tensor) else algorithm.make_optimizer(network.groups(lr), lr)
         # A step along the unchanged gradient needs no flat copy of it, which takes a twentieth of the CNN's time.
-        changes = correct, self.optimizer, algorithm.has_own_gradient
+        changes = correct, self.optimizer, algorithm.has_own_gradient, network.factors is not None
         self.plainly = not any((*changes, algorithm.clip_norm, algorithm.weight_decay, algorithm.momentum))
         self.references = references
         self.mean = network.objective.mean(algorithm)
@@ -95,7 +95,8 @@ class Step:
             else:
                 self.velocity.mul_(algorithm.momentum).add_(direction)
             direction = self.velocity
-        flat.move(direction, self.lr)
+        factors = self.network.factors
+        flat.move(direction if factors is None else direction * factors, self.lr)
 
 
 class BatchGradient:

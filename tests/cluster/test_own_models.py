@@ -3,6 +3,9 @@
 import subprocess
 import sys
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from fedray.results import load
 
 MINE = """
@@ -17,7 +20,9 @@ SMALL = ("--data.dataset", "synthetic", "--data.train_examples", "60", "--data.t
 
 
 def test_actors_and_the_process_with_torch_find_a_users_function_and_give_its_bits(tmp_path):
-    """In a Ray run, whose driver imports neither torch nor the user's module, and in one process."""
+    """In a Ray run, whose driver imports neither torch nor the user's module, and in one process. The weights that it
+    starts from are found, too, in a folder that is the driver's own."""
+    save_file({"0.weight": np.full((4, 3, 3, 3), 0.1, np.float32)}, tmp_path / "base.safetensors")
     (tmp_path / "mine.py").write_text(MINE)
     code = (
         "import sys\n"
@@ -29,6 +34,7 @@ def test_actors_and_the_process_with_torch_find_a_users_function_and_give_its_bi
     found = []
     for backend in ("ray", "in-process"):
         words = [*SMALL, "--clients", "3", "--cohort", "2", "--model.name", "mine:net", "--algorithm.norms", "local"]
+        words += ["--model.init", "base.safetensors", "--model.lora_rank", "2", "--model.trainable", "[14].*"]
         words += ["--cluster.backend", backend, "--output.root", str(tmp_path / backend), "--output.name", "mine"]
         done = subprocess.run(
             [sys.executable, "go.py", *words], cwd=tmp_path, capture_output=True, text=True, timeout=150

@@ -134,6 +134,12 @@ EFFECTS: dict[str, Change | Shown] = {
     "model.stem": change("own", "cifar", "runs.num_params", **{**RESNET, "model__name": "resnet18"}),
     "model.resize": change(0, 40, **RESNET),
     "model.aux_weight": change(0, 0.3, "runs.num_params", **{**RESNET, "model__name": "googlenet"}),
+    "model.init": shown("test_a_run_is_known_by_the_files_content_and_not_by_its_place"),
+    "model.trainable": shown("test_both_engines_train_a_part_alike"),
+    "model.lr_scale": change("1.bias=0", "1.bias=2"),
+    "model.lora_rank": shown("test_adapters_alone_are_trained_and_sent_and_the_rest_never_changes"),
+    "model.lora_alpha": shown("test_the_first_step_of_an_adapter_by_hand"),
+    "model.lora_layers": shown("test_what_patterns_name_is_trained_and_no_more"),
     "algorithm.name = fedsgd": change("fedavg", "fedsgd", "clients.steps", algorithm__batch_size=ABSENT, data__train_examples=120),
     "algorithm.name = fedavgm": change("fedavg", "fedavgm"),
     "loss.name": shown("test_the_fused_engine_trains_as_the_plain_one"),
@@ -236,7 +242,10 @@ EFFECTS: dict[str, Change | Shown] = {
     "output.wandb": change("", "fedray", "files", needs="wandb"),
 }  # fmt: skip
 
-BAD_TEXTS = {"output.name": "a/b", "output.wandb": "a/b", "cluster.address": "nowhere at all"}
+BAD_TEXTS = {
+    "model.init": "weights.npz", "model.trainable": "a,,b", "model.lr_scale": "fc.*", "model.lora_layers": "fc",
+    "output.name": "a/b", "output.wandb": "a/b", "cluster.address": "nowhere at all",
+}  # fmt: skip
 """Of settings that are text, some that is wrong; any other is a text like any."""
 
 

@@ -197,16 +197,16 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         **dict.fromkeys(("model.pretrained", "model.norm", "model.stem"), "resnet18"),
         "model.aux_weight": "googlenet",
         "chunk_size": "logistic",
-        "model.freeze": "mine:net",
+        **dict.fromkeys(("model.freeze", "model.trainable", "model.lora_rank"), "mine:net"),
     }
     others = {
-        "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
+        "model.trainable": "fc.*", "model.lr_scale": "fc.*=2", "model.freeze": "backbone", "model.norm": "group", "model.stem": "cifar",
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
         "blocks": 2, "engine": "plain", "sampling": "size", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("data.root", "data.cutout", "model.groups", *OF_PARQUET) or name.startswith(
+        if name in ("data.root", "data.cutout", "model.groups", *OF_TRANSFER, *OF_PARQUET) or name.startswith(
             ("algorithm.", "aggregator.", "partition.")
         ):
             continue
@@ -220,6 +220,18 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     cut += [compose({"blocks": 1, "model": {**grouped, "groups": groups}}).run_id("f") for groups in (2, 4)]
     assert len({base.run_id("f"), *cut}) == 5
     assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
+
+
+OF_TRANSFER = {"model.init": "a.pt", "model.lora_alpha": 2, "model.lora_layers": "fc"}
+
+
+def test_settings_of_adapters_are_in_the_run_id_and_a_file_is_by_its_content():
+    adapted = {"name": "mine:net", "lora_rank": 2}
+    others = [{name.partition(".")[2]: value} for name, value in OF_TRANSFER.items()]
+    runs = [compose({"model": {**adapted, **given}}) for given in [{}, *others]]
+    assert len({each.run_id("f") for each in runs}) == 4
+    moved = compose({"model": {**adapted, "init": "elsewhere/b.pt"}})
+    assert moved.run_id("f", "+content") == runs[1].run_id("f", "+content") != moved.run_id("f", "+other")
 
 
 OF_PARQUET = {

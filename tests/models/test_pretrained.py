@@ -140,6 +140,22 @@ def test_without_freezing_all_of_it_trains(made, monkeypatch):
     assert (found.params != other.params).mean() == pytest.approx(5130 / 11_181_642)
 
 
+def test_adapters_of_pretrained_weights_need_the_last_layer_trained(made, monkeypatch):
+    """It starts fresh. r (in k k + out) numbers for each of the 20 convolutions, and the last layer's."""
+    with serve(made[0]) as url:
+        monkeypatch.setenv("FEDRAY_WEIGHTS_URL", url)
+        adapted = {"name": "resnet18", "pretrained": True, "lora_rank": 1}
+        with pytest.raises(BadInputError, match=r"fc.weight, fc.bias would stay random .* pretrained weights lack"):
+            blueprint(Model(**adapted), CIFAR, 10, 0)
+        found = blueprint(Model(**adapted, trainable="fc.*"), CIFAR, 10, 0)
+    shapes = {name: shape for name, (_, shape) in found.places.items()}
+    layers = [name for name, tensor in made[1]["resnet18"].items() if tensor.dim() == 4]
+    assert len(layers) == 20
+    wanted = sum(made[1]["resnet18"][name][0].numel() + len(made[1]["resnet18"][name]) for name in layers)
+    assert found.params.size == wanted + 5130 and found.buffers.size == 0
+    assert shapes["layer2.0.downsample.0.lora_A"] == (1, 64, 1, 1)
+
+
 @pytest.mark.parametrize("weight", [0.0, 0.3])
 def test_auxiliary_classifiers_start_fresh(made, monkeypatch, weight):
     with serve(made[0]) as url:

@@ -79,6 +79,8 @@ MODELS = {
     "bfloat16": ("lenet5", {"precision": "bfloat16"}),
     "auxiliary classifiers": ("googlenet", {"aux_weight": 0.3, "rounds": 1, "shards": [np.arange(0, 12)]}),
     "frozen layers": ("resnet18", {"freeze": "backbone", "rounds": 2, "shards": FEW}),
+    "adapters": ("lenet5", {"lora_rank": 2, "trainable": "11.*"}),
+    "rates by name": ("lenet5", {"lr_scale": "0.*=0.5,3.weight=0,11.*=3"}),
     "crop-flip": ("lenet5", {"augment": "crop-flip"}),
     "cutout": ("lenet5", {"augment": "crop-flip-cutout", "rounds": 2}),
 }
@@ -113,6 +115,14 @@ def test_settings_of_the_local_training_are_kept(tapes, case):
     several = case == "several epochs"  # with dropout, whose keys go on from epoch to epoch
     algorithm = FedAvg(**{"lr": 0.05, "batch_size": 4, **TRAINING[case]})
     assert_same("cnn" if several else "lenet5", algorithm, rounds=1 if several else 3)
+    assert tapes
+
+
+@pytest.mark.parametrize("settings", [{"momentum": 0.9, "weight_decay": 0.01, "clip_norm": 2.0}, {"optimizer": "adam"}])
+def test_rates_by_name_are_in_the_graph_and_beside_it(tapes, settings):
+    """An optimizer of torch's takes its step after the graph."""
+    algorithm = FedAvg(lr=0.01, batch_size=4, lr_schedule="exponential", lr_decay=0.7, **settings)
+    assert_same("lenet5", algorithm, lr_scale="0.*=0.5,3.weight=0,11.*=3")
     assert tapes
 
 

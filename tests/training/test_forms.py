@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fedray.models import dropout
+from fedray.models.lora import add_adapter
 from fedray.models.model import Model
 from fedray.training.fused import convolutions
 from fedray.training.fused.convolutions import TABLE, Convolution, convolve, forms_of, memory_format
@@ -379,3 +380,17 @@ def test_dropout_in_few_launches_has_the_same_bits(monkeypatch, shape, dtype, or
     usual = outcome()
     monkeypatch.setattr(dropout, "IN_FEW_LAUNCHES", {"cpu"})
     assert outcome() == usual
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("settings", [{"padding": 1}, {"stride": 2, "padding": 1, "dilation": 2}])
+def test_an_adapted_convolution_is_of_one_kernel_and_of_each_clients_adapter(order, settings):
+    """The kernel is frozen, so that all clients have it."""
+    layer = nn.Conv2d(4, 6, 3, **settings).double().requires_grad_(False)
+    add_adapter(layer, 2, 0.5)
+
+    def call(x, low, high):
+        return torch.func.functional_call(layer, {"lora_A": low, "lora_B": high}, (x,))
+
+    adapters = numbers(3, 2, 4, 3, 3, seed=1), numbers(3, 6, 2, 1, 1, seed=2)
+    compare(In(ORDERS[order]), call, images(ORDERS[order]), *adapters, clients_at=1)

@@ -35,6 +35,7 @@ from fedray.training.fused.dense import Dense
 from fedray.training.fused.replayed import Program, Replayed
 from fedray.training.fused.room import Blocks, Room, Rows, blocks_size
 from fedray.training.fused.stacked import Stacked
+from fedray.training.network import factors_of
 from fedray.training.objective import Objective
 from fedray.training.spec import Recipe
 from fedray.training.transfer import Done, Examples, Received, to_device, to_host
@@ -74,6 +75,7 @@ class Together:
         )
         self.program: Program | Replayed = Replayed(program) if self.on_gpu else program
         self.dropouts = dropout_layers(flat.module)
+        self.factors = factors_of(recipe.model, flat)
         self.params_bytes = flat.params.nbytes
         self.room: tuple[torch.Tensor, torch.Tensor | None] | None = None
         """On a GPU: memory for params, and for their gradients where they were wanted flat."""
@@ -289,13 +291,14 @@ class Together:
                 direction = velocity = direction.clone()
             elif algorithm.momentum and velocity is not None:
                 direction = velocity[:active].mul_(algorithm.momentum).add_(direction)
-            now.add_(direction, alpha=-lr)
+            now.add_(direction if self.factors is None else direction * self.factors, alpha=-lr)
         moved.insert(0, self.statistics.moved(0, before))
         return room.end(count), torch.cat(moved), losses, places_computed
 
     def goes_plainly(self, algorithm: Algorithm) -> bool:
         """Whether steps go along the unchanged gradients, so that a GPU need not gather them into flat vectors."""
         changes = algorithm.corrects or algorithm.clip_norm or algorithm.weight_decay or algorithm.momentum
+        changes = changes or self.factors is not None
         return self.on_gpu and not (changes or algorithm.local_optimizer or self.written_out)
 
     def take_room(self, places: int, start: torch.Tensor, apart: bool) -> Room:
