@@ -13,12 +13,12 @@ from typing import Literal
 import numpy as np
 
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.core.randomness import generator
 from fedray.core.settings import Auto, nearest, section, setting
 from fedray.data import function, hf, parquet, parquet_folder, synthetic
 from fedray.data.dataset import BINS, Dataset, Split, measure, measure_values
 from fedray.data.hf_choice import PREFIX, Wanted
-from fedray.data.kinds import Kind
 from fedray.data.published import CIFAR10, PUBLISHED
 
 __all__ = ["Data", "Dataset", "Split", "fingerprint", "hold_out", "load", "resolve"]

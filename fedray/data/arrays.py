@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.data.dataset import Dataset
 from fedray.data.given import SPLITS, Given, real
-from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.data.targets import read_targets
 
 Inputs = Literal["images", "values", "tokens"]

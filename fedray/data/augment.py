@@ -7,7 +7,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fedray.data.kinds import Kind
+from fedray.core.kinds import Kind
 from fedray.models.flat import Array, tensor_of
 
 PAD = 4

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from fedray.data.kinds import CLASSIFIED_IMAGES, Kind
+from fedray.core.kinds import CLASSIFIED_IMAGES, Kind
 from fedray.data.strata import Strata, strata
 
 Split = Literal["test", "validation"]

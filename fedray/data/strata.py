@@ -10,7 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from fedray.data.kinds import Kind
+from fedray.core.kinds import Kind
 
 NONE = "none"
 """The name of the stratum of the examples without a label."""

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image as Pillow
 
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.data import Data, fingerprint, load
 from fedray.data.hf import _open
-from fedray.data.kinds import Kind
 
 datasets = pytest.importorskip("datasets", reason="needs datasets, an extra of fedray's")
 RNG = np.random.default_rng(8)

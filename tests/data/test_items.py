@@ -12,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.data import Data, items, load
-from fedray.data.kinds import Kind
 
 RNG = np.random.default_rng(4)
 PIXELS = RNG.integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from fedray.core.errors import BadInputError
+from fedray.core.kinds import Kind
 from fedray.data import Data, fingerprint, load
 from fedray.data.dataset import measure_values
-from fedray.data.kinds import Kind
 from fedray.data.strata import Strata, by_quantile, by_rarest
 
 RNG = np.random.default_rng(5)

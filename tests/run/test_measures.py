@@ -10,8 +10,8 @@ from small_runs import assert_same_tables, small
 from unlearning import Unlearning
 
 from fedray.core.errors import BadInputError, ClientError
+from fedray.core.kinds import Kind
 from fedray.core.metrics import auc_of, f1_of
-from fedray.data.kinds import Kind
 from fedray.results import load
 from fedray.results.schema import judging_column
 from fedray.run import run
