@@ -23,7 +23,7 @@ from fedray.experiment.experiment import Experiment
 from fedray.results.recorder import keep_file
 from fedray.run.longer import rounds_taken
 from fedray.run.prepared import Job
-from fedray.run.simulation import run
+from fedray.run.simulation import play_run
 from fedray.run.watch import Watch, Watches
 from fedray.sweep.estimate import known_runs, time_of_one
 
@@ -92,10 +92,10 @@ def main(argv: list[str], interrupt: Interrupt | None = None) -> int:
             watch.notice(f"only the base settings of {file} run; python -m fedray.sweep {file} runs its {names}")
         try:
             both = Watches([KeepFile(line.file), watch])
-            found = run(experiment, both, fresh=line.flags["fresh"], interrupt=interrupt)
+            _, status = play_run(experiment, both, fresh=line.flags["fresh"], interrupt=interrupt)
         finally:
             watch.close()
-        if interrupt.asked and found.runs["status"][0] == "interrupted":
+        if interrupt.asked and status == "interrupted":
             raise KeyboardInterrupt
         return 0
 

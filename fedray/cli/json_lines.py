@@ -63,7 +63,7 @@ class JsonWatch(Watch):
     def end(self, job: Job, status: str, repeated: bool) -> None:
         self.playing.pop(job.run, None)
         output = job.experiment.output
-        (row,) = results.load(output.name, output.root, job.run).runs.astype(object).to_dict("records")
+        (row,) = results.load(output.name, output.root, job.run, tables=()).runs.astype(object).to_dict("records")
         known = {name: value_of("runs", name, row[name]) for name in OWN["runs"] if name != "settings"}
         paths = {"folder": str(job.folder), "model_file": str(job.model) if job.model.exists() else None}
         self.write("end", job.run, {"repeated": repeated, **known, **paths})

@@ -65,13 +65,27 @@ def run(
     Raises BadInputError before anything is on disk, ClientError when the clients' code fails, StorageError when the
     results cannot be written any more.
     """
+    watch = watch or LoggedWatch()
     if interrupt is None and in_kernel():
-        with interrupted_by_the_kernel(watch.notice if watch else print) as interrupt:
-            found = run(experiment, watch, session, until, fresh, interrupt)
-        if interrupt.asked and found.runs["status"][0] == "interrupted":
+        with interrupted_by_the_kernel(watch.notice) as interrupt:
+            job, status = play_run(experiment, watch, session, until, fresh, interrupt)
+        if interrupt.asked and status == "interrupted":
             raise KeyboardInterrupt
-        return found
-    watch, interrupt = watch or LoggedWatch(), interrupt or Interrupt()
+    else:
+        job, _ = play_run(experiment, watch, session, until, fresh, interrupt)
+    return results.load(job.experiment.output.name, job.experiment.output.root, job.run)
+
+
+def play_run(
+    experiment: Experiment,
+    watch: Watch,
+    session: "Session | KeptRay | None" = None,
+    until: int | None = None,
+    fresh: bool = False,
+    interrupt: Interrupt | None = None,
+) -> tuple[Job, str]:
+    """What `run` does, without reading the tables: the prepared run, and its status afterwards."""
+    interrupt = interrupt or Interrupt()
     with progress_to(watch.notice):
         job = Job(experiment)
     output = job.experiment.output
@@ -105,7 +119,8 @@ def run(
                 watch.from_round_1(job, why)
             status = play(job, connection, past, recorder, watch, interrupt, fresh, until, before)
         watch.end(job, status, repeated=False)
-    return load_ended(job, watch)
+    tell_of_best(job, watch)
+    return job, status
 
 
 def play(
@@ -154,8 +169,8 @@ def play(
     raise AssertionError("the last attempt returns or raises")
 
 
-def repeat(job: Job, watch: Watch) -> Results:
-    """Show a run that came to its end before, and tidy up after it."""
+def repeat(job: Job, watch: Watch) -> tuple[Job, str]:
+    """Show a run that came to its end before, tidy up after it, and return it with its status."""
     output = job.experiment.output
     job.tidy()
     (row,) = read_row(job.folder / "runs" / f"{job.run}.parquet").to_pylist()
@@ -166,16 +181,18 @@ def repeat(job: Job, watch: Watch) -> Results:
         watch.notice("its model was not kept; --fresh runs it again")
     if output.keep_checkpoint and row["status"] == "finished" and not job.checkpoint.exists():
         watch.notice("its checkpoint was not kept; --fresh runs it again")
-    return load_ended(job, watch)
+    tell_of_best(job, watch)
+    return job, str(row["status"])
 
 
-def load_ended(job: Job, watch: Watch) -> Results:
-    """The tables of a run that has been played. A notice tells where its best model is missing."""
+def tell_of_best(job: Job, watch: Watch) -> None:
+    """Tell where the model of the best round of a run that has been played is missing."""
     output = job.experiment.output
-    tables = results.load(output.name, output.root, job.run)
-    if output.save_best and not job.best_model.exists() and tables.rounds[job.judged].notna().any():
+    if not output.save_best or job.best_model.exists():
+        return
+    rounds = results.load(output.name, output.root, job.run, tables=("rounds",)).rounds
+    if rounds[job.judged].notna().any():
         watch.notice("the model of its best round was not kept; --fresh runs it again")
-    return tables
 
 
 def status_before(job: Job) -> str | None:

@@ -36,7 +36,7 @@ def known_runs(root: str | Path, name: str) -> list[Known]:
     """The runs in the folder `root`/`name` that have played a round; an empty list if there is no such folder."""
     if not (Path(root) / name).is_dir():
         return []
-    runs = results.load(name, root).runs
+    runs = results.load(name, root, tables=()).runs
     rows = zip(*(runs[column].tolist() for column in ("run", "settings", "rounds_done", "seconds")), strict=True)
     return [
         Known(run, with_neutral(dict(flatten(json.loads(settings)))), int(rounds), float(seconds))

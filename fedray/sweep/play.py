@@ -22,7 +22,7 @@ from fedray.run.needs import needs_of
 from fedray.run.opening import open_past, reserved, shared_session
 from fedray.run.prepared import Job
 from fedray.run.run_columns import grouping_columns, run_row
-from fedray.run.simulation import run
+from fedray.run.simulation import play_run
 from fedray.run.stopping import recorded_judge
 from fedray.sweep.halving import configuration, score, worse_half
 from fedray.sweep.longer import waves
@@ -130,7 +130,7 @@ def play_together(
 def recorded(sweep: Sweep) -> dict[str, int]:
     """The last recorded round of each run."""
     folder = sweep.jobs[0].folder
-    rounds = results.load(folder.name, folder.parent).rounds
+    rounds = results.load(folder.name, folder.parent, tables=("rounds",)).rounds
     return {str(run): int(t) for run, t in rounds.groupby("run")["round"].max().items()}
 
 
@@ -153,7 +153,7 @@ def play(
     if interrupt.asked:
         return
     try:
-        run(job.asked, watch, session, until, interrupt=interrupt)
+        play_run(job.asked, watch, session, until, interrupt=interrupt)
     except BusyError as error:
         watch.fail(job, str(error), "left to another process")
     except StorageError:
@@ -182,7 +182,7 @@ def record_failure(job: Job, why: str) -> None:
 def halve(rung: int, jobs: Sequence[Job], watch: SweepView) -> set[str]:
     """Stop the worse half of the configurations at this rung and return their runs. They keep their recorded rounds."""
     folder = jobs[0].folder
-    found = results.load(folder.name, folder.parent)
+    found = results.load(folder.name, folder.parent, tables=("rounds",))
     rounds, judges = found.rounds, dict(zip(found.runs["run"], found.runs["judged_by"], strict=True))
     by_run = {
         str(run): rows.astype(object).where(rows.notna(), None).to_dict("records")

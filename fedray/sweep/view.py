@@ -193,7 +193,7 @@ class SweepWatch(ConsoleWatch, SweepView):
     def sum_up(self, job: Job) -> str:
         """The result of an ended run in words; the best of all is kept for the live view."""
         output = job.experiment.output
-        ended = results.load(output.name, output.root, job.run).runs.iloc[0]
+        ended = results.load(output.name, output.root, job.run, tables=()).runs.iloc[0]
         if ended["status"] == "diverged":
             return str(ended["error"])
         said = []

@@ -355,8 +355,8 @@ def test_a_failure_of_the_data_of_a_run_is_recorded_too(file, monkeypatch):
     def missing():
         raise MemoryError("no room for the data")
 
-    original = playing.run
-    monkeypatch.setattr(playing, "run", run_)
+    original = playing.play_run
+    monkeypatch.setattr(playing, "play_run", run_)
     path = file("[grid]\nseed = [0, 1]\n")
     assert sweep(path) == 1
     runs = load(path).runs.set_index("seed")
