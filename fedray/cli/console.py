@@ -153,13 +153,16 @@ def describe_data(job: Job) -> str:
 
 
 def describe_network(job: Job) -> str:
-    """The model, its size, and the algorithm that trains it."""
+    """The model, its size, the algorithm that trains it, and the loss, unless that is the plain cross-entropy."""
     e = job.experiment
     side = e.model.side(job.recipe.shape)
     resized = f", images resized to {side} x {side}" if side else ""
     frozen = "the backbone is" if e.model.freeze == "backbone" else "all others are" if e.model.freezes else ""
     size = f"{job.vectors[0].size:,} parameters{f' ({frozen} frozen)' if frozen else ''}{resized}"
-    return f"{e.model.name}, {size}, trained by {e.algorithm.name}"
+    loss = e.loss.chosen(job.dataset.kind)
+    weights = " with class weights" if e.loss.is_weighted else ""
+    to = f" to minimise {loss}{weights}" if weights or loss != "cross_entropy" else ""
+    return f"{e.model.name}, {size}, trained by {e.algorithm.name}{to}"
 
 
 def describe_format(name: str, stored_as: str) -> str:

@@ -204,9 +204,10 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "data.root": None, "data.dataset": "synthetic", "data.augment": "crop-flip", "model.name": "cnn", "model.precision": "bfloat16", "model.channels_last": True,
         "blocks": 2, "engine": "plain", "sampling": "size", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
+        "data.sampling": "balanced", "loss.name": "huber", "loss.class_weights": "balanced",
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("data.root", "data.cutout", "model.groups", *OF_TRANSFER, *OF_PARQUET) or name.startswith(
+        if name in ("data.root", "data.cutout", "model.groups", "loss.delta", *OF_TRANSFER, *OF_PARQUET) or name.startswith(
             ("algorithm.", "aggregator.", "partition.")
         ):
             continue
@@ -218,7 +219,8 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
     cut = [compose({"blocks": 1, "data": {"augment": "cutout", "cutout": side}}).run_id("f") for side in (8, 16)]
     grouped = {"name": "resnet18", "norm": "group"}
     cut += [compose({"blocks": 1, "model": {**grouped, "groups": groups}}).run_id("f") for groups in (2, 4)]
-    assert len({base.run_id("f"), *cut}) == 5
+    cut += [compose({"blocks": 1, "loss": {"name": "huber", "delta": delta}}).run_id("f") for delta in (1, 2)]
+    assert len({base.run_id("f"), *cut}) == 7
     assert base.run_id("f") != base.run_id("f", "the file of a function, or weights")
 
 

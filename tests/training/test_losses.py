@@ -12,10 +12,11 @@ from small_data import make_recipe, make_values
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.fedprox import FedProx
 from fedray.algorithms.moon import Moon
+from fedray.cli.console import describe_network
 from fedray.core.errors import BadInputError
 from fedray.core.kinds import Kind
 from fedray.experiment.composition import compose
-from fedray.models.loss import NAMES, SUITED, Loss
+from fedray.models.loss import NAMES, OTHER_NAMES, SUITED, Loss
 from fedray.run import run
 from fedray.run.checks import check_loss, fault_of_own_loss
 from fedray.run.prepared import Job
@@ -344,6 +345,15 @@ def test_a_run_knows_ones_own_loss_by_its_content(tmp_path, monkeypatch):
         Job(experiment)
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({}, "by fedavg"), ({"class_weights": "balanced"}, "by fedavg to minimise cross_entropy with class weights")],
+)
+def test_the_console_says_which_loss_unless_it_is_the_plain_one(settings, said):
+    job = Job(compose({**SETTINGS, "loss": settings, "output": {"name": "x"}}), writes=False)
+    assert describe_network(job).endswith(said)
+
+
 def test_what_does_not_fail_until_it_is_tried_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -364,6 +374,7 @@ def test_what_does_not_fail_until_it_is_tried_is_refused_before_anything_is_writ
 
 def test_the_table_has_every_loss_once_and_auto_is_its_first():
     assert sorted(NAMES) == sorted({"cross_entropy", "bce", "mse", "huber"})
+    assert set(OTHER_NAMES.values()) == set(NAMES)
     for targets, names in SUITED.items():
         assert Loss().chosen(Kind(inputs="values", targets=targets)) == names[0]
 
