@@ -27,6 +27,7 @@ NEWER: dict[str, Newer] = {
     "aggregator.name": Newer("mean"),
     "output.client_output": Newer(False),
     **{f"evaluation.{name}": Newer(None) for name in ("metrics", "own_metric", "judged_by", "target")},
+    **{f"evaluation.{name}": Newer(0.0) for name in ("client_holdout", "unseen_clients")},
 }
 """By dotted name."""
 

@@ -41,6 +41,8 @@ class Recipe:
     address, and the fingerprint of its module, which no other file is to stand for."""
     kind: Kind = CLASSIFIED_IMAGES
     """What the inputs and the targets are."""
+    tested_on_own: bool = False
+    """Whether clients are evaluated on training examples of their own that are held out, and not on the test set."""
     chunk_size: int | None = None
     """The most clients that are trained as one program. None: as many as suit the device."""
 
