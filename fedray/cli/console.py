@@ -69,7 +69,7 @@ class ConsoleWatch(NoticeWatch):
         unused = f"; {job.unused:,} {job.dataset.unit} are in no shard" if job.unused else ""
         drawn = ", drawn by size" if e.sampling == "size" else ""
         shards = f"{e.clients}, {e.partition.name} shards of {spread} {job.dataset.unit}{unused}"
-        self.say("clients", f"{shards}; {e.cohort} take part in a round{drawn}")
+        self.say("clients", f"{shards}; {e.cohort} take part in a round{drawn}{describe_splits(job)}")
 
     def begin(self, job: Job, where: str) -> None:
         self.say_model(job)
@@ -100,6 +100,8 @@ class ConsoleWatch(NoticeWatch):
             line += f"  clients {row['client_accuracy']:.4f}"
         elif row["client_loss"] is not None:
             line += f"  clients' loss {row['client_loss']:.4f}"
+        if row["unseen_accuracy"] is not None:
+            line += f"  unseen {row['unseen_accuracy']:.4f}"
         left = f"  ETA {clock(pace * (rounds - t))}"
         if self.progress:
             self.progress.update(self.task, completed=t, description=line + left)
@@ -150,6 +152,14 @@ def describe_data(job: Job) -> str:
     counts = f"{len(d.train_labels):,} training{held_out} and {len(d.test_labels):,} test {d.unit}"
     hint = "; `make data` downloads CIFAR-10" if d.name == "synthetic" else ""
     return f"{describe_format(d.name, d.format)}, {counts}{f' ({d.note})' if d.note else ''}{hint}"
+
+
+def describe_splits(job: Job) -> str:
+    """The examples and the clients that are kept out of training, as the end of a sentence."""
+    e = job.experiment
+    held = sum(map(len, job.own_split[1])) if e.evaluation.client_holdout else 0
+    said = f"; {held:,} {job.dataset.unit} are held out at their clients" if held else ""
+    return said + (f"; {e.unseen:,} client{'s' * (e.unseen != 1)} never train" if e.unseen else "")
 
 
 def describe_network(job: Job) -> str:
@@ -208,11 +218,11 @@ def accuracy_and_judge(job: Job, row: Mapping[str, Any]) -> str:
 def describe_clients(row: Mapping[Any, float], unit: str = "images") -> str:
     """The clients' accuracy on test examples of their own, or their loss, from a row of the rounds table."""
     if math.isnan(row["client_accuracy"]):
-        return f"loss {row['client_loss']:.4f} on test {unit} of their own"
-    return (
-        f"{row['client_accuracy']:.4f} on test {unit} of their own "
-        f"(10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f})"
-    )
+        unseen = "" if math.isnan(row["unseen_loss"]) else f"; {row['unseen_loss']:.4f} of those that never train"
+        return f"loss {row['client_loss']:.4f} on test {unit} of their own{unseen}"
+    unseen = "" if math.isnan(row["unseen_accuracy"]) else f"; {row['unseen_accuracy']:.4f} of those that never train"
+    spread = f"10th percentile {row['client_accuracy_p10']:.4f}, standard deviation {row['client_accuracy_std']:.4f}"
+    return f"{row['client_accuracy']:.4f} on test {unit} of their own ({spread}){unseen}"
 
 
 def describe_time(sums: Mapping[Any, float]) -> str:

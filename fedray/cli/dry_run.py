@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fedray.cli.console import describe_data, describe_network
+from fedray.cli.console import describe_data, describe_network, describe_splits
 from fedray.cluster.capacity import capacity_here
 from fedray.cluster.gpus import mib
 from fedray.cluster.needs import process_bytes, vectors_of
@@ -74,7 +74,7 @@ def describe_shards(job: Job) -> str:
     spread = f"{sizes.min():,} to {sizes.max():,} {unit}, {np.median(sizes):,.0f} the median"
     even = f"{sizes.min():,} {unit}"
     shards = f"{e.clients:,}, {e.partition.name} shards of {even if sizes.min() == sizes.max() else spread}{unused}"
-    return f"{shards}; {e.cohort:,} take part in each of {e.rounds:,} rounds"
+    return f"{shards}; {e.cohort:,} take part in each of {e.rounds:,} rounds{describe_splits(job)}"
 
 
 def resources(job: Job) -> Lines:

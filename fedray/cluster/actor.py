@@ -87,7 +87,10 @@ class Enrolment:
         load_all(recipe.own_classes)
         self.trainer, self.data = Trainer(recipe, device), data
         self.shards = Shards(recipe, device, data.train_images, data.train_labels, shards)
-        self.tests = Shards(recipe, device, data.test_images, data.test_labels, own_tests, TEST)
+        tested_on = data.train_images, data.train_labels
+        if not recipe.tested_on_own:
+            tested_on = data.test_images, data.test_labels
+        self.tests = Shards(recipe, device, *tested_on, own_tests, TEST)
         self.shards.keep()
         self.splits: dict[str, Examples] = {}
         self.last_orders: tuple[bytes, Task] | None = None

@@ -29,6 +29,7 @@ NEWER: dict[str, Newer] = {
     "data.target_bins": Newer(10),
     "data.sampling": Newer("shuffle"),
     **{f"evaluation.{name}": Newer(None) for name in ("metrics", "own_metric", "judged_by", "target")},
+    **{f"evaluation.{name}": Newer(0.0) for name in ("client_holdout", "unseen_clients")},
     "loss.name": Newer("auto"),
     "loss.delta": Newer(1.0),
     "loss.class_weights": Newer("none"),

@@ -13,6 +13,7 @@ import numpy as np
 PURPOSES = (
     *("cohort", "partition", "model", "shuffle", "augment", "dropout", "synthetic", "client-test", "fine-tune"),
     *("validation", "search", "silence", "arrival", "skew", "local-work", "cutout", "sampling"),
+    *("client-holdout", "unseen"),
 )
 MAX_SEED = 2**63 - 1
 

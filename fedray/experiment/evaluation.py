@@ -69,13 +69,34 @@ class Evaluation:
         ge=1,
     )
 
+    client_holdout: float = setting(
+        0.0,
+        "The share of each client's own training examples that is held out of training, drawn at random, at least one, "
+        "and on which the client is evaluated instead of test images.",
+        ge=0,
+        lt=1,
+    )
+    unseen_clients: float = setting(
+        0.0,
+        "Clients, drawn at random, that are never asked to train and are evaluated with the others: a number of them, "
+        "or below 1 a share of the population.",
+        ge=0,
+    )
+
     def resolved(self, own_models: bool) -> "Evaluation":
         """The same with `clients_every` decided; `own_models`: clients have models of their own."""
         if self.clients_every is not None:
             return self
-        return dataclasses.replace(self, clients_every=self.every if own_models else 0)
+        looks = own_models or self.client_holdout or self.unseen_clients
+        return dataclasses.replace(self, clients_every=self.every if looks else 0)
+
+    def unseen_of(self, clients: int) -> int:
+        """The number of N clients that are never trained: of a share the nearest whole number, but at least one."""
+        share = self.unseen_clients
+        return int(share) if share == 0 or share >= 1 else max(1, round(share * clients))
 
     def __post_init__(self) -> None:
+        self._check_splits()
         for name in self.asked:
             if name not in METRICS:
                 raise BadInputError(
@@ -97,6 +118,23 @@ class Evaluation:
             raise BadInputError(
                 f"evaluation.target_accuracy is an accuracy, and this run is judged by {self.judged_by}; set "
                 "evaluation.target"
+            )
+
+    def _check_splits(self) -> None:
+        if self.unseen_clients > 1 and self.unseen_clients != int(self.unseen_clients):
+            raise BadInputError(
+                f"evaluation.unseen_clients = {self.unseen_clients} is neither a whole number of clients nor a share "
+                "below 1"
+            )
+        if self.clients_every == 0 and (self.client_holdout or self.unseen_clients):
+            name = "client_holdout" if self.client_holdout else "unseen_clients"
+            raise BadInputError(
+                f"evaluation.{name} is for the evaluation of clients, which evaluation.clients_every = 0 leaves out"
+            )
+        if self.client_holdout and self.client_examples:
+            raise BadInputError(
+                f"evaluation.client_examples = {self.client_examples} counts test images, and with "
+                "evaluation.client_holdout clients are evaluated on examples of their own"
             )
 
     def check_for_clients(self, algorithm: str, save_best: bool) -> None:

@@ -96,6 +96,16 @@ class Experiment:
                 f"cohort = {self.cohort} and faults.over_selection = {self.faults.over_selection} ask more clients "
                 f"than the population has, clients = {self.clients}"
             )
+        if self.cohort + self.faults.over_selection > self.clients - self.unseen:
+            raise BadInputError(
+                f"evaluation.unseen_clients leaves {max(0, self.clients - self.unseen)} of {self.clients} clients to "
+                f"train, fewer than a round asks, {self.cohort + self.faults.over_selection}"
+            )
+        if self.unseen and self.algorithm.has_own_models and self.algorithm.remembers:
+            raise BadInputError(
+                f"evaluation.unseen_clients = {self.evaluation.unseen_clients} cannot go with "
+                f"{self.chosen_name('algorithm')}: a client that never trained has no model of its own there"
+            )
         if self.faults.min_survivors > self.cohort:
             raise BadInputError(
                 f"faults.min_survivors = {self.faults.min_survivors} is more than a cohort has, cohort = {self.cohort}"
@@ -153,6 +163,11 @@ class Experiment:
             engine=engine,
             evaluation=self.evaluation.resolved(self.algorithm.has_own_models),
         )
+
+    @property
+    def unseen(self) -> int:
+        """The number of clients that are never trained."""
+        return self.evaluation.unseen_of(self.clients)
 
     @property
     def chosen_engine(self) -> Literal["plain", "fused"]:

@@ -97,7 +97,11 @@ WORDS = {
     "partition.min_size": "min_partition_size, least_samples, min_samples",
     "evaluation.every": "eval_every, test_every, eval_interval, test_interval, eval_gap, eg, evaluation_frequency, "
     "eval_freq, frequency_of_the_test, evaluate_every",
-    "evaluation.target_accuracy": "target, goal_accuracy, stop_accuracy",
+    "evaluation.target_accuracy": "goal_accuracy, stop_accuracy",
+    "evaluation.metrics": "metric, eval_metrics, evaluation_metrics",
+    "evaluation.judged_by": "monitor, metric_for_best_model, best_metric, selection_metric",
+    "evaluation.client_holdout": "test_ratio, test_fraction, local_test_ratio, client_test_ratio",
+    "evaluation.unseen_clients": "num_new_clients, nnc, new_clients, held_out_clients",
     "evaluation.patience": "early_stopping, early_stop",
     "faults.dropout": "drop_rate, dropout_rate, client_drop_rate, cdr, straggler_ratio, stragglers",
     "cluster.backend": "engine_backend, simulation_backend",

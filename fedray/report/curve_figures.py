@@ -62,7 +62,7 @@ def curve_sections(study: Study) -> list[Section]:
 
 def measures_of(study: Study) -> list[str]:
     """The measures with a figure: accuracies and losses, those that judge, and those that somebody asked for."""
-    asked = [name for name in JUDGES if name.endswith(("_auc", "_mae", "_rmse", "_own_metric"))]
+    asked = [name for name in JUDGES if name.endswith(("_auc", "_mae", "_rmse", "_own_metric", "unseen_accuracy"))]
     return list(dict.fromkeys((*MEASURES, *asked, *filter(None, (study.measure, study.chosen_by)))))
 
 

@@ -34,6 +34,7 @@ JUDGES = {
     },
     "validation_loss": "validation loss",
     "client_loss": "clients' loss",
+    "unseen_accuracy": "unseen clients' accuracy",
 }
 """Measures that are shown where they judge the runs, or where somebody asked for them."""
 NAMES = MEASURES | JUDGES

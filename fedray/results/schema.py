@@ -58,7 +58,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys((f"final_test_{measure}" for measure in MEASURES), FLOAT),
         **dict.fromkeys((f"best_test_{measure}" for measure in ("loss", *MEASURES)), FLOAT),
         **dict.fromkeys((f"final_validation_{measure}" for measure in ("loss", *MEASURES)), FLOAT),
-        **dict.fromkeys(("final_client_loss", "best_client_loss"), FLOAT),
+        **dict.fromkeys(("final_client_loss", "best_client_loss", "final_unseen_loss", "final_unseen_accuracy"), FLOAT),
     },
     "rounds": {
         "round": INT,
@@ -75,6 +75,7 @@ OWN: dict[str, dict[str, pa.DataType]] = {
         **dict.fromkeys(("seconds_idle", "seconds_evaluate", "seconds_record", "cpu_seconds"), FLOAT),
         "finished_at": TIME,
         **dict.fromkeys((f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES), FLOAT),
+        **dict.fromkeys(("unseen_loss", "unseen_accuracy"), FLOAT),
     },
     "clients": {
         **dict.fromkeys(("round", "client"), INT),
@@ -226,7 +227,7 @@ def join_batches(table: str, batches: list[pa.Table], run: str, grouping: Mappin
 
 JUDGED_BY = (
     *("round", "seconds", "test_accuracy", "test_loss", "validation_accuracy", "validation_loss"),
-    *("client_accuracy", "client_loss"),
+    *("client_accuracy", "client_loss", "unseen_accuracy", "unseen_loss"),
     *(f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES),
 )
 """The columns of `rounds`, of any round, by which a run ends and its totals are made."""
@@ -255,9 +256,9 @@ def summarise(rounds: list[dict[str, Any]], judged_by: str | None = None) -> dic
     judge = judging_column(judged_by, rounds)
     numbers = [row for row in rounds if row[judge] is not None and not math.isnan(row[judge])]
     best = max(numbers, key=lambda row: sign(judge) * row[judge], default={})
+    names = ("client_accuracy", "client_loss", "unseen_accuracy", "unseen_loss")
     of_clients: dict[str, list[float]] = {
-        name: [row[f"client_{name}"] for row in rounds if row[f"client_{name}"] is not None]
-        for name in ("accuracy", "loss")
+        name: [row[name] for row in rounds if row[name] is not None] for name in names
     }
     finals = ("test_accuracy", "test_loss", "validation_accuracy", "validation_loss")
     measures = [f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES]
@@ -267,9 +268,9 @@ def summarise(rounds: list[dict[str, Any]], judged_by: str | None = None) -> dic
         "best_round": best.get("round"),
         **{f"final_{name}": last.get(name) for name in (*finals, *measures)},
         **{f"best_test_{name}": best.get(f"test_{name}") for name in ("accuracy", "loss", *MEASURES)},
-        **{f"final_client_{name}": each[-1] if each else None for name, each in of_clients.items()},
-        "best_client_accuracy": max(of_clients["accuracy"], default=None),
-        "best_client_loss": min(of_clients["loss"], default=None),
+        **{f"final_{name}": each[-1] if each else None for name, each in of_clients.items()},
+        "best_client_accuracy": max(of_clients["client_accuracy"], default=None),
+        "best_client_loss": min(of_clients["client_loss"], default=None),
     }
 
 

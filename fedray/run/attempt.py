@@ -114,7 +114,7 @@ class Attempt:
         left = range(self.t + 1, min(e.rounds, until or e.rounds) + 1) if status is None and not interrupt.asked else ()
         interrupt.rounds[run] = self.t + 1
         names = ("rounds", "cohort", "seed", "faults", "sampling", "aggregator")
-        settings: dict[str, Any] = {name: getattr(e, name) for name in names}
+        settings: dict[str, Any] = {name: getattr(e, name) for name in names} | {"unseen": self.job.unseen.tolist()}
         self.began = time.perf_counter()
         for done in play_rounds(e.algorithm, self.clients, self.state, ts=left, **settings):
             self.record(done)
@@ -145,7 +145,7 @@ class Attempt:
     def record(self, done: Round) -> None:
         """Evaluate a round where that is due, record it, and keep the model if it is the best so far."""
         e = self.job.experiment
-        row, tables = evaluated(done, e, self.clients, self.job.own_metric)
+        row, tables = evaluated(done, e, self.clients, self.job.own_metric, self.job.unseen.tolist())
         row["seconds"] = time.perf_counter() - self.began
         row["seconds_record"] = row["seconds"] - sum(row[part] or 0.0 for part in PARTS)
         self.began = time.perf_counter()

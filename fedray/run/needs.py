@@ -71,7 +71,8 @@ def memory_bytes(job: Job) -> int:
 
 def remembering(e: Experiment, rounds: int) -> int:
     """The number of clients that remember something after so many rounds: all that were ever drawn, as expected."""
-    return math.ceil(round(e.clients * (1 - (1 - e.cohort / e.clients) ** rounds), 6))
+    seen = e.clients - e.unseen
+    return math.ceil(round(seen * (1 - (1 - e.cohort / seen) ** rounds), 6))
 
 
 def check_memory_here(job: Job, played: Played) -> None:

@@ -23,6 +23,7 @@ from fedray.data.dataset import Dataset, Split
 from fedray.data.own_tests import draw_own_tests, own_test_size
 from fedray.data.partitions import PARTITIONS, count_holders, label_counts
 from fedray.data.partitions import own as own_partitions
+from fedray.data.splits import draw_unseen, hold_out
 from fedray.experiment.experiment import CHOSEN, OWN_LOSS, Experiment
 from fedray.models.blueprint import Blueprint
 from fedray.models.model import imagenet_statistics
@@ -150,6 +151,24 @@ class Job:
 
     @cached_property
     def shards(self) -> list[np.ndarray]:
+        """The rows of the training set that each client trains on."""
+        share = self.experiment.evaluation.client_holdout
+        return self.own_split[0] if share else self.dealt
+
+    @cached_property
+    def own_split(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """The rows that each client trains on, and those that are held out at it."""
+        return hold_out(self.dealt, self.experiment.evaluation.client_holdout, self.experiment.seed)
+
+    @cached_property
+    def unseen(self) -> np.ndarray:
+        """The clients that are never trained, sorted."""
+        e = self.experiment
+        return draw_unseen(e.clients, e.unseen, e.seed)
+
+    @cached_property
+    def dealt(self) -> list[np.ndarray]:
+        """The rows of the training set that each client has."""
         e = self.experiment
         of_each = self.dataset.strata.train
         if getattr(e.partition, "by_user", False):
@@ -171,14 +190,19 @@ class Job:
     @cached_property
     def unused(self) -> int:
         """The number of training examples in no shard."""
-        return int((count_holders(self.shards, len(self.dataset.train_labels)) == 0).sum())
+        return int((count_holders(self.dealt, len(self.dataset.train_labels)) == 0).sum())
 
     @cached_property
     def own_tests(self) -> list[np.ndarray] | None:
-        """The rows of the test set on which each client is evaluated; None where clients never are."""
+        """The rows on which each client is evaluated; None where clients never are.
+
+        They are rows of the test set or, with evaluation.client_holdout, of the training set.
+        """
         e, found = self.experiment, self.dataset.strata
         if not e.evaluation.clients_every:
             return None
+        if e.evaluation.client_holdout:
+            return self.own_split[1]
         counts = label_counts(self.shards, found.train, len(found.names))
         size = e.evaluation.client_examples or own_test_size(len(found.test), e.clients)
         return draw_own_tests(counts, found.test, size, e.seed)
@@ -218,6 +242,7 @@ class Job:
             shape=d.train_images.shape[1:],
             classes=len(d.classes),
             kind=d.kind,
+            tested_on_own=e.evaluation.client_holdout > 0,
             mean=mean,
             std=std,
             augment=e.data.augment,

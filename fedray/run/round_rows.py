@@ -26,13 +26,18 @@ MEASURES = ("loss", "accuracy", "top_k_accuracy", *METRICS, "own_metric")
 EVALUATED = (
     *(f"{split}_{measure}" for split in ("test", "validation") for measure in MEASURES),
     *("client_loss", "client_accuracy", "client_accuracy_p10", "client_accuracy_std"),
+    *("unseen_loss", "unseen_accuracy"),
 )
 PARTS = ("seconds_train", "seconds_transfer", "seconds_aggregate", "seconds_idle", "seconds_evaluate")
 """The parts of `seconds`. Together with `seconds_record` they add up to it."""
 
 
 def evaluated(
-    done: Round, e: Experiment, clients: Population, own_metric: OwnMetric | None = None
+    done: Round,
+    e: Experiment,
+    clients: Population,
+    own_metric: OwnMetric | None = None,
+    unseen: Sequence[int] = (),
 ) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The round's row of `rounds` without its `seconds`, and the columns of `evaluations` and `confusion`.
 
@@ -57,10 +62,7 @@ def evaluated(
     if due(evaluation.clients_every or 0):
         task = Task(e.algorithm, {**e.algorithm.broadcast(done.state, done.t), **model}, done.t, done.lr)
         counts, losses, accuracies = zip(*clients.evaluate_clients(task), strict=True)
-        row["client_loss"] = np.mean(losses)
-        if None not in accuracies:
-            row["client_accuracy"], row["client_accuracy_std"] = np.mean(accuracies), np.std(accuracies)
-            row["client_accuracy_p10"] = np.quantile(accuracies, 0.1)
+        row |= client_means(losses, accuracies, np.isin(np.arange(len(clients)), np.asarray(unseen, np.int64)))
         tables["evaluations"] = {
             "client": range(len(clients)),
             "test_examples": counts,
@@ -78,6 +80,23 @@ def measures_of(found: Performance, evaluation: Evaluation, own_metric: OwnMetri
     wanted = (*ALWAYS[found.kind], *evaluation.asked)
     row |= {name: found.metric(name) if name in wanted else None for name in METRICS}
     return row | {"own_metric": own_metric.of(found.scores, found.targets, found.loss) if own_metric else None}
+
+
+def client_means(
+    losses: Sequence[float], accuracies: Sequence[float | None], unseen: np.ndarray
+) -> dict[str, float | None]:
+    """The columns of `rounds` on the clients' own models: of those that may train, and of the `unseen` ones [N]."""
+    row: dict[str, float | None] = {"client_loss": np.mean(np.array(losses)[~unseen])}
+    if unseen.any():
+        row["unseen_loss"] = np.mean(np.array(losses)[unseen])
+    if None not in accuracies:
+        found = np.array(accuracies, float)
+        trained = found[~unseen]
+        row["client_accuracy"], row["client_accuracy_std"] = np.mean(trained), np.std(trained)
+        row["client_accuracy_p10"] = np.quantile(trained, 0.1)
+        if unseen.any():
+            row["unseen_accuracy"] = np.mean(found[unseen])
+    return row
 
 
 def own_metrics(row: Mapping[str, Any], own_metric: OwnMetric | None) -> dict[str, float]:

@@ -62,7 +62,7 @@ def is_number(value: float | None) -> bool:
 
 def not_finite(row: Mapping[str, Any]) -> list[str]:
     """The columns of a round's row whose value is not finite. Any of them means that the run diverged."""
-    watched = ("train_loss", "update_norm", "test_loss", "validation_loss", "client_loss")
+    watched = ("train_loss", "update_norm", "test_loss", "validation_loss", "client_loss", "unseen_loss")
     return [name for name in watched if row.get(name) is not None and not math.isfinite(row[name])]
 
 

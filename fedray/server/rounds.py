@@ -72,17 +72,21 @@ def play_rounds(
     sampling: str = "uniform",
     aggregator: Aggregator | None = None,
     chain: tuple[Transform, ...] = (),
+    unseen: Sequence[int] = (),
 ) -> Iterator[Round]:
     """Yield the rounds `ts`, consecutive numbers of 1..rounds, starting from `state`. A resumed run has a part of them.
 
+    `unseen` are clients that are never asked: cohorts are drawn of the others, and shares are of the others' examples.
     A round without any update leaves the state as it was. TooFewSurvivorsError where a round has fewer updates than
     faults.min_survivors, as in `take_enough`.
     """
     faults, sizes, aggregator = faults or Faults(), population.sizes, aggregator or Mean()
-    likely = sizes if sampling == "size" else None
-    all_weights = math.fsum(algorithm.weight(n) for n in sizes.tolist())
+    seen = np.setdiff1d(np.arange(len(population)), np.asarray(unseen, np.int64))
+    likely = sizes[seen] if sampling == "size" else None
+    all_weights = math.fsum(algorithm.weight(n) for n in sizes[seen].tolist())
     for t in ts:
-        asked = sample_cohort(seed, t, len(population), cohort + faults.over_selection, likely)
+        places = sample_cohort(seed, t, len(seen), cohort + faults.over_selection, likely)
+        asked = [int(seen[place]) for place in places]
         members, reasons = answering(faults, seed, t, asked, cohort)
         message, lr = algorithm.broadcast(state, t), algorithm.learning_rate(t, rounds)
         task = Task(algorithm, message, t, lr, chain, aggregator, drop=faults.lost == "drop")

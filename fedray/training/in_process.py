@@ -37,13 +37,16 @@ class InProcessPopulation:
         own_tests: list[np.ndarray] | None = None,
         device: str = "cpu",
     ):
-        """`own_tests` are the rows of the test set on which each client is evaluated."""
+        """`own_tests` are the rows on which each client is evaluated, of the test set unless recipe.tested_on_own."""
         settle_in()
         self.dataset, self.blocks = dataset, blocks
         self.sizes = np.array([len(rows) for rows in shards])
         self.trainer = Trainer(recipe, device)
         self.shards = Shards(recipe, device, dataset.train_images, dataset.train_labels, shards)
-        self.tests = Shards(recipe, device, dataset.test_images, dataset.test_labels, own_tests or [], TEST)
+        tested_on = dataset.train_images, dataset.train_labels
+        if not recipe.tested_on_own:
+            tested_on = dataset.test_images, dataset.test_labels
+        self.tests = Shards(recipe, device, *tested_on, own_tests or [], TEST)
         self.splits: dict[Split, Examples] = {}
         self.memory: Memories[Vectors] = Memories()
         self.place: dict[str, Any] = {"actor": "in-process", "node": socket.gethostname(), "pid": os.getpid()}

@@ -50,6 +50,8 @@ class Recipe:
     """The fingerprint of the user's own loss, as Loss.fingerprint gives it."""
     sampling: Literal["shuffle", "balanced"] = "shuffle"
     """How an epoch is drawn, as the setting data.sampling says it."""
+    tested_on_own: bool = False
+    """Whether clients are evaluated on training examples of their own that are held out, and not on the test set."""
     chunk_size: int | None = None
     """The most clients that are trained as one program. None: as many as suit the device."""
 

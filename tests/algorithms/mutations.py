@@ -28,6 +28,7 @@ RUN, JOB, EXP, HERE, OWN = (
     "data/own_tests.py",
 )
 ROWS, ENDING, OPENING = "run/round_rows.py", "run/stopping.py", "run/opening.py"
+EVALUATION = "experiment/evaluation.py"
 ATTEMPT, CHECKS = "run/attempt.py", "run/checks.py"
 STEPS, ADAM, AUGMENT = "algorithms/local_training.py", "algorithms/local_optimizer.py", "data/augment.py"
 POP, ACTOR = "cluster/population.py", "cluster/actor.py"
@@ -335,18 +336,18 @@ EVALUATION = [
     (ATTEMPT, "judged = job.judged",
      'judged = "client_accuracy"',
      "the clients' accuracy goes first"),
-    (ENDING, ', "validation_loss", "client_loss")', ', "validation_loss")', "a client's loss may be infinite"),
+    (ENDING, ', "validation_loss", "client_loss"', ', "validation_loss"', "a client's loss may be infinite"),
     (OPENING, "recipe, played.blocks, job.own_tests", "recipe, played.blocks, job.own_tests and job.own_tests[::-1]",
      "another client's test images"),
     (ROWS, "done.t, done.lr)\n", "done.t, e.algorithm.lr)\n", "the lr of round 1 in the evaluation"),
     (ATTEMPT, "            clients.remember(client, memory)\n", "", "memories are lost in a resume"),
-    (EXP, "clients_every=self.every if own_models else 0",
+    (EVALUATION, "clients_every=self.every if looks else 0",
      "clients_every=self.every",
      "auto evaluates everyone always"),
-    (EXP, "clients_every=self.every if own_models else 0",
+    (EVALUATION, "clients_every=self.every if looks else 0",
      "clients_every=1 if own_models else 0",
      "auto is every round"),
-    (EXP, "if self.clients_every is not None:", "if self.clients_every:", "0 is auto"),
+    (EVALUATION, "if self.clients_every is not None:", "if self.clients_every:", "0 is auto"),
     (ABLE, 'return self.personalises or self.has_own("own_model")',
      "return self.personalises",
      "auto overlooks ditto and finetune"),

@@ -1,5 +1,6 @@
 """Clients are evaluated to the same bits in process and on Ray: packed, an actor for each client, whatever dies."""
 
+import dataclasses
 import os
 import signal
 import time
@@ -134,3 +135,21 @@ def test_an_error_in_an_evaluation_names_client_and_round_and_leaves_the_actors_
     again = on_ray(session, MODELS["mlp"], clients_per_actor)
     assert evaluated(again, ALGORITHMS["ditto"], MODELS["mlp"]) == evaluated_here("ditto", "mlp")
     again.close()
+
+
+@pytest.mark.parametrize("clients_per_actor", [3, 1], ids=["packed", "an actor per client"])
+def test_examples_of_their_own_and_scores_come_from_actors_as_from_one_process(session, clients_per_actor):
+    recipe = dataclasses.replace(MODELS["logistic"], tested_on_own=True)
+    here = InProcessPopulation(DATASET, SHARDS, recipe, 2, OWN_TESTS)
+    there = on_ray(session, recipe, clients_per_actor)
+    scores = evaluated(here, ALGORITHMS["fedavg"], recipe)
+    assert scores != evaluated_here("fedavg", "logistic")
+    assert evaluated(there, ALGORITHMS["fedavg"], recipe) == scores
+    params, buffers = initial_vectors(build(recipe.model, recipe.shape, recipe.classes, recipe.seed))
+    for split in ("test", "validation"):
+        one, other = (
+            each.evaluate({"params": params, "buffers": buffers}, split, scores=True) for each in (here, there)
+        )
+        assert one.scores.shape == (len(DATASET.examples(split)[1]), recipe.classes)
+        assert one.scores.tobytes() == other.scores.tobytes()
+    there.close()

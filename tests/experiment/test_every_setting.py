@@ -211,6 +211,8 @@ EFFECTS: dict[str, Change | Shown] = {
     "evaluation.own_metric": shown("test_a_metric_of_ones_own_is_in_both_tables_and_judges"),
     "evaluation.judged_by": change("accuracy", "loss", "runs.judged_by"),
     "evaluation.target": change("none", 1e-9, "runs.status"),
+    "evaluation.client_holdout": change(0.2, 0.5, "evaluations.test_examples"),
+    "evaluation.unseen_clients": change(0, 1, "rounds.unseen_loss"),
     "evaluation.top_k": change("none", 3, "rounds.test_top_k_accuracy"),
     "faults.dropout": change(0, 1, "rounds.dropouts"),
     "faults.over_selection": change(0, 1, "rounds.surplus"),

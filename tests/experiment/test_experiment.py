@@ -207,9 +207,14 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "data.sampling": "balanced", "loss.name": "huber", "loss.class_weights": "balanced",
     }  # fmt: skip
     for name, (_, field) in options().items():
-        if name in ("data.root", "data.cutout", "model.groups", "loss.delta", *OF_TRANSFER, *OF_PARQUET) or name.startswith(
-            ("algorithm.", "aggregator.", "partition.")
-        ):
+        if name in (
+            "data.root",
+            "data.cutout",
+            "model.groups",
+            "loss.delta",
+            *OF_TRANSFER,
+            *OF_PARQUET,
+        ) or name.startswith(("algorithm.", "aggregator.", "partition.")):
             continue
         model = networks.get(name, "lenet5")
         changed = base_with(name, others[name] if name in others else another(field), model)
