@@ -16,7 +16,7 @@ from fedray.cli.short_help import show
 from fedray.core.atomic import replacing
 from fedray.core.errors import BadInputError
 from fedray.data.heterogeneity import Heterogeneity, count_sizes, measure
-from fedray.data.partitions import label_counts, partition_id
+from fedray.data.partitions import label_counts
 from fedray.experiment.composition import compose, set_default_name
 from fedray.experiment.experiment import Experiment
 from fedray.run.checks import check_split
@@ -80,7 +80,7 @@ def fit_cohort(tree: dict[str, Any]) -> None:
 def say(watch: ConsoleWatch, job: Job, counts: np.ndarray) -> None:
     """Print a partition; `counts` [N, classes] are how many examples of each label each client holds."""
     watch.say_setting(job)
-    watch.say("partition", partition_id(job.shards))
+    watch.say("partition", job.partition_id)
     groups = job.dataset.strata
     found = measure(job.shards, groups.train, counts.shape[1])
     for label, text in describe(found, counts.sum(1), BY_TARGETS[job.dataset.kind.targets]):

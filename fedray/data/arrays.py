@@ -66,8 +66,8 @@ def describe_inputs(shape: tuple[int, ...], kind: Kind) -> str:
     size = " x ".join(map(str, shape))
     if kind.inputs == "tokens":
         padded = "" if kind.padding is None else f", padded with {kind.padding}"
-        return f"{size} tokens of {kind.vocabulary:,}{padded}"
-    return size if kind.inputs == "images" else f"{size} values"
+        return f"{size} token{'' if size == '1' else 's'} of {kind.vocabulary:,}{padded}"
+    return size if kind.inputs == "images" else f"{size} value{'' if size == '1' else 's'}"
 
 
 def describe_targets(count: int, kind: Kind) -> str:

@@ -57,22 +57,22 @@ class Evaluation:
     )
     clients_every: Auto[int] = setting(
         None,
-        "Evaluate every client on test images of its own, with its label distribution, after every so many rounds and "
+        "Evaluate every client on test examples of its own, with its label distribution, after every so many rounds and "
         "the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
         unit="rounds",
         ge=0,
     )
     client_examples: Auto[int] = setting(
         None,
-        "Test images of a client; auto: as many as the test set has for each client, and 10 to 1000.",
-        unit="images",
+        "Test examples of a client; auto: as many as the test set has for each client, and 10 to 1000.",
+        unit="examples",
         ge=1,
     )
 
     client_holdout: float = setting(
         0.0,
         "The share of each client's own training examples that is held out of training, drawn at random, at least one, "
-        "and on which the client is evaluated instead of test images.",
+        "and on which the client is evaluated instead of test examples.",
         ge=0,
         lt=1,
     )

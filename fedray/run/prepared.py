@@ -21,7 +21,7 @@ from fedray.core.errors import BadInputError
 from fedray.core.own_classes import content, files_of
 from fedray.data.dataset import Dataset, Split
 from fedray.data.own_tests import draw_own_tests, own_test_size
-from fedray.data.partitions import PARTITIONS, count_holders, label_counts
+from fedray.data.partitions import PARTITIONS, count_holders, label_counts, partition_id
 from fedray.data.partitions import own as own_partitions
 from fedray.data.splits import draw_unseen, hold_out
 from fedray.experiment.experiment import CHOSEN, OWN_LOSS, Experiment
@@ -182,6 +182,11 @@ class Job:
         if named in PARTITIONS:
             return e.partition.split(of_each, e.clients, e.seed)
         return own_partitions.split(e.partition, named, of_each, e.clients, e.seed)
+
+    @property
+    def partition_id(self) -> str:
+        """The name of the partition in the tables, which count bins or labels where targets are no classes."""
+        return partition_id(self.shards, None if self.dataset.kind.targets == "classes" else self.dataset.strata)
 
     def read_data(self) -> tuple[Dataset, list[np.ndarray]]:
         """The data set and the shards, read and dealt out by the first call; BadInputError where they are at fault."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from fedray.core.source import fedray_source
 from fedray.core.version import __version__
-from fedray.data.partitions import label_counts, partition_id
+from fedray.data.partitions import label_counts
 from fedray.run.prepared import Job
 
 
@@ -45,7 +45,7 @@ def run_row(job: Job) -> dict[str, Any]:
         "judged_by": job.judged.removesuffix("_accuracy"),
         "num_params": params.size,
         "num_buffers": buffers.size,
-        "partition_id": partition_id(job.shards),
+        "partition_id": job.partition_id,
         "data_fingerprint": job.fingerprint,
         "model_source_fingerprint": job.model_source or None,
         "algorithm_source_fingerprint": job.algorithm_source or None,

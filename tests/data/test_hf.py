@@ -199,7 +199,7 @@ def test_what_datasets_saved_itself_is_read_and_a_split_of_another_name_is_the_t
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "root" / "saved")
     found = load(Data(dataset="hf:saved", root=str(tmp_path / "root")))
     assert np.array_equal(found.train_images[:, 0], NUMBERS[29:9:-1, 0].astype(np.float32))
-    assert found.note == "1 values, 3 classes, test examples from validation"
+    assert found.note == "1 value, 3 classes, test examples from validation"
 
 
 @pytest.mark.parametrize("kind", ["table", "pictures"])

@@ -1,6 +1,7 @@
 """Every block of Python on a page runs, and every one of TOML is read."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(models / f"{run}.safetensors", models / "RUN.safetensors")
     (own,) = [code for code in README.blocks("python") if "class FedCM" in code]
     (folder / "fedcm.py").write_text(own)
+    for code in page("bring-your-own").blocks("python"):
+        if named := re.match(r"# (\w+\.py)\n", code):
+            (folder / named[1]).write_text(code)
     return folder
 
 
@@ -90,13 +94,13 @@ def test_every_block_of_python_runs(page: Page, folder: Path, monkeypatch: pytes
         assert known["rounds"]["round"].tolist() == [1, 2, 3, 4, 5]
 
 
-def follow(needs: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def follow(needs: str, folder: Path, monkeypatch: pytest.MonkeyPatch, where: str = "recipes") -> dict[str, Any]:
     """What a recipe leaves defined; skipped where a library that it needs is missing."""
     for library in needs.split():
-        pytest.importorskip(library, reason=f"{library} is not installed, which docs/recipes.md needs")
+        pytest.importorskip(library, reason=f"{library} is not installed, which docs/{where}.md needs")
     monkeypatch.chdir(folder)
     known: dict[str, Any] = {}
-    exec(compile(page("recipes").recipes[needs], f"docs/recipes.md, {needs}", "exec"), known)
+    exec(compile(page(where).recipes[needs], f"docs/{where}.md, {needs}", "exec"), known)
     return known
 
 
@@ -115,6 +119,14 @@ def test_optuna_studies_runs(folder: Path, monkeypatch: pytest.MonkeyPatch) -> N
     tried = {trial.params["lr"]: trial.value for trial in study.trials}
     assert runs.to_dict() == tried and len(tried) == 4
     assert study.best_value == max(tried.values())
+
+
+@foreign
+def test_a_folder_of_hugging_faces_is_trained_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = follow("datasets", folder, monkeypatch, "bring-your-own")["found"]
+    assert found.runs["status"].tolist() == ["finished"]
+    assert found.partitions["count"].sum() == 200  # as many as SMALL has of any data set
+    assert set(found.partitions["label_name"]) == {"left", "right"}
 
 
 @pytest.mark.slow

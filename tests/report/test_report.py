@@ -285,7 +285,7 @@ def test_of_one_configuration_it_is_said_what_is_taken_for_what(results: Path) -
     counts = sum(confusion(load("rates", results.parent), run).to_numpy() for run in runs["run"][~others])
     rows = rows_of(study_of(results), "classes")
     assert len(rows) == 100
-    assert [int(row["value"].split(" images")[0]) for row in rows] == list(np.ravel(counts))
+    assert [int(row["value"].split(" examples")[0]) for row in rows] == list(np.ravel(counts))
     assert [row["share"] for row in rows] == pytest.approx(
         np.ravel(counts / counts.sum(axis=1, keepdims=True)), rel=1e-4
     )

@@ -230,6 +230,8 @@ def test_partitions_and_tables_go_by_bins_of_real_targets(own, bins, partition):
     assert len(set(columns["label"])) == bins
     assert columns["label_name"][0].startswith("below ")
     assert columns["label_name"][bins - 1].startswith("from ")
+    other = Job(experiment("real", partition=partition, data__target_bins=4), writes=False)
+    assert job.partition_id != other.partition_id  # the table has other rows, also where the shards are the same
     if partition["name"] == "shards":  # pieces of the sorted bins: clients hardly overlap
         ranges = sorted((targets[rows].min(), targets[rows].max()) for rows in job.shards)
         width = np.quantile(targets, 1) - np.quantile(targets, 0)

@@ -16,6 +16,7 @@ from fedray.data.partitions.natural import Natural
 from fedray.data.partitions.quantity import QuantitySkew
 from fedray.data.partitions.sampled import Sampled
 from fedray.data.partitions.scheme import Partition, Shards
+from fedray.data.strata import Strata
 
 PARTITIONS: dict[str, type[Partition]] = {
     scheme.name: scheme
@@ -23,9 +24,11 @@ PARTITIONS: dict[str, type[Partition]] = {
 }
 
 
-def partition_id(rows: Shards) -> str:
-    """A hash of all shards in the order of the clients: 16 hex digits."""
+def partition_id(rows: Shards, strata: Strata | None = None) -> str:
+    """A hash of all shards in the order of the clients, and of the strata where they are given: 16 hex digits."""
     digest = hashlib.blake2b(digest_size=8)
+    if strata:
+        digest.update(repr(strata.names).encode() + strata.train.astype("<i8").tobytes())
     for shard in rows:
         digest.update(len(shard).to_bytes(8, "little"))
         digest.update(np.ascontiguousarray(shard, dtype="<i8").tobytes())
