@@ -260,11 +260,11 @@ class Experiment:
         tree["data"] = {**tree["data"], "root": "", "fingerprint": data_fingerprint}
         tree["model"] = {**tree["model"], "fingerprint": model_fingerprint}
         for name, content in (own_code or {}).items():
-            if name == OWN_LOSS:
-                tree["loss"] = {**tree["loss"], "fingerprint": content}
-                continue
-            what = "fingerprint" if name in CHOSEN else address_of(type(getattr(self, name)))  # the others have no name
-            tree[name] = {**tree.get(name, {}), what: content}
+            part, _, key = name.partition(".")  # of a function the setting that names it, of a class its section
+            what = f"{key}_fingerprint" if key else "fingerprint"
+            if not key and name not in CHOSEN:
+                what = address_of(type(getattr(self, name)))  # the others have no name
+            tree[part] = {**tree.get(part, {}), what: content}
         digest = blake2b(json.dumps(tree, sort_keys=True).encode(), digest_size=5).hexdigest()
         named = self.chosen_name("algorithm").replace(":", ".")
         return re.sub(r"[^A-Za-z0-9_.-]", "", f"{named}-seed{self.seed}-{digest}")
