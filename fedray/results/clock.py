@@ -17,7 +17,7 @@ def in_flight_together(results: "Results") -> bool:
     rounds = results.rounds[results.rounds["run"].isin(results.runs["run"])].dropna(subset=["finished_at", "seconds"])
     ends = rounds["finished_at"] + pd.to_timedelta(rounds["seconds_evaluate"].astype(float).fillna(0.0), unit="s")
     begins = ends - pd.to_timedelta(rounds["seconds"], unit="s")
-    spans = pd.DataFrame({"begins": begins, "ends": ends, "seconds": rounds["seconds"]})
+    spans = pd.DataFrame({"begins": begins, "ends": ends, "round": rounds["round"], "seconds": rounds["seconds"]})
     spans = spans.drop_duplicates().sort_values("begins")  # a longer run has the rounds of the one that it took over
     latest = spans["ends"].cummax().shift()  # a run's own rounds follow one another
     return bool((spans["begins"] < latest - pd.Timedelta(seconds=TOLERANCE)).any())

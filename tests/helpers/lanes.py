@@ -38,7 +38,7 @@ SHARING = tuple(
         "breakpoints",
         "evaluate_clients",
         "handles",
-        "longer",
+        "longer_on_ray",
         "lost_actors",
         "own_ray",
         "population",
