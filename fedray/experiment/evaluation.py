@@ -57,8 +57,8 @@ class Evaluation:
     )
     clients_every: Auto[int] = setting(
         None,
-        "Evaluate every client on test examples of its own, with its label distribution, after every so many rounds and "
-        "the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, otherwise never.",
+        "Evaluate every client on test examples of its own, with its label distribution, after every so many rounds "
+        "and the last planned one; 0 is never; auto: as `every` says for algorithms with personal models, else never.",
         unit="rounds",
         ge=0,
     )
