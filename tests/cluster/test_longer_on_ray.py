@@ -1,7 +1,8 @@
 """On Ray a run goes on from a shorter one as in one process: what clients remember comes from their segments."""
 
+import pandas as pd
 import pytest
-from small_runs import assert_same_tables, small
+from small_runs import comparable, small
 
 from fedray.run import run
 
@@ -13,6 +14,7 @@ def test_on_ray_a_longer_run_has_the_bits_of_one_that_was_never_stopped(tmp_path
     on_ray = run(small(tmp_path / "a", cluster__backend="ray", **scaffold), session=session)
     here = run(small(tmp_path / "b", **scaffold))
     assert on_ray.runs["taken_from"].notna().all()
-    for tables in (on_ray, here):
-        tables.runs = tables.runs.drop(columns="taken_from")
-    assert_same_tables(on_ray, here)
+    assert on_ray.runs["model_fingerprint"].tolist() == here.runs["model_fingerprint"].tolist()
+    one, other = comparable(on_ray), comparable(here)
+    for name in ("rounds", "clients", "confusion", "metrics"):
+        pd.testing.assert_frame_equal(one[name], other[name], obj=name)
