@@ -200,8 +200,8 @@ def test_a_killed_actor_costs_a_retry_and_no_bit(session, dataset, moment, clien
             retries.append(updates.retries)
             return updates
 
-        def evaluate(self, state, split="test", top_k=None):
-            return population.evaluate(state, split, top_k)
+        def evaluate(self, state, split="test", top_k=None, scores=False):
+            return population.evaluate(state, split, top_k, scores)
 
     slow = Slow(lr=0.05, batch_size=8)
     undisturbed = play(InProcessPopulation(dataset, SHARDS, recipe, 2), slow, recipe)

@@ -523,7 +523,11 @@ def test_the_examples_of_the_page_give_what_they_say(tmp_path: Path, monkeypatch
     (tmp_path / "name").rename(tmp_path / "results" / "lr")
     shutil.copytree(tmp_path / "results" / "lr", tmp_path / "results" / "quickstart")
     page = (Path(__file__).parents[2] / "docs" / "results.md").read_text()
-    blocks = [code for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "load_file" not in code]
+    blocks = [
+        code
+        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+        if not re.search("load_file|simulate", code)
+    ]
     monkeypatch.chdir(tmp_path)
     known: dict[str, Any] = {}
     for block in blocks:

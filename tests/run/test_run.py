@@ -382,11 +382,11 @@ def test_an_interrupt_between_training_and_recording_does_not_apply_memory_twice
 
     evaluations = []
 
-    def evaluate(self, state, split="test", top_k=None):
+    def evaluate(self, state, split="test", top_k=None, scores=False):
         evaluations.append(state)
         if len(evaluations) == 4:
             raise KeyboardInterrupt
-        return original(self, state, split, top_k)
+        return original(self, state, split, top_k, scores)
 
     original = InProcessPopulation.evaluate
     monkeypatch.setattr(InProcessPopulation, "evaluate", evaluate)
