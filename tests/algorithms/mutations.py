@@ -311,14 +311,14 @@ PERSONAL = [
 ]  # fmt: skip
 
 EVALUATION = [
-    (ROWS, "np.quantile(accuracies, 0.1)", "np.quantile(accuracies, 0.9)", "the 90th percentile"),
-    (ROWS, "np.quantile(accuracies, 0.1)", "np.min(accuracies)", "the least"),
-    (ROWS, "np.std(accuracies)", "np.std(accuracies, ddof=1)", "standard deviation over n - 1"),
-    (ROWS, "np.std(accuracies)", "np.std(losses)", "the losses' deviation"),
-    (ROWS, "np.mean(losses), np.mean(accuracies)",
-     "np.average(losses, weights=counts), np.average(accuracies, weights=counts)",
+    (ROWS, "np.quantile(trained, 0.1)", "np.quantile(trained, 0.9)", "the 90th percentile"),
+    (ROWS, "np.quantile(trained, 0.1)", "np.min(trained)", "the least"),
+    (ROWS, "np.std(trained)", "np.std(trained, ddof=1)", "standard deviation over n - 1"),
+    (ROWS, "np.std(trained)", "np.std(losses)", "the losses' deviation"),
+    (ROWS, "client_means(losses, accuracies, np.isin(np.arange(len(clients)), np.asarray(unseen, np.int64)))",
+     "client_means(np.repeat(losses, counts), list(np.repeat(accuracies, counts)), np.zeros(sum(counts), bool))",
      "clients count by their test images"),
-    (ROWS, "np.mean(losses), np.mean(accuracies)", "np.mean(losses), np.median(accuracies)", "the median"),
+    (ROWS, "np.mean(trained), np.std(trained)", "np.median(trained), np.std(trained)", "the median"),
     (ROWS, "e.algorithm.broadcast(done.state, done.t)",
      "e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
      "done.state.items()}, done.t)",
@@ -458,7 +458,7 @@ LOCAL_TRAINING = [
      "direction = algorithm.clip(self.correct(direction, flat.params, self.message, self.memory, self.lr))",
      "clipped after it was corrected, too"),
     (CLIENT, "self.algorithm.clip(flat.gradient(loss)), alpha", "flat.gradient(loss), alpha", "option I: no clipping"),
-    (STEP, "make_optimizer(network.flat.trainable, lr)", "make_optimizer(network.flat.trainable, algorithm.lr)",
+    (STEP, "make_optimizer(network.groups(lr), lr)", "make_optimizer(network.groups(lr), algorithm.lr)",
      "lr of round 1"),
     (CLIENT, "steps = epochs * per_epoch if epochs else drawn", "steps = drawn", "fine-tuning's epochs are drawn"),
     ("models/flat.py", "self.grads.copy_(direction)  #", "pass  #", "torch's optimizer sees the gradient before `correct`"),
@@ -697,7 +697,7 @@ FOUND_BY: list[tuple[list[str], list[tuple[str, str, str, str]]]] = [
     (["training/test_outgoing.py"], CHAIN),
     (["cluster/test_handles.py"], HANDLES),
     (["algorithms/test_local_gradient.py"], PASSES),
-    (["training/test_losses.py", "training/test_sampling.py"], WITH_LOSSES),
+    (["training/test_losses.py", "training/test_balanced.py"], WITH_LOSSES),
 ]
 ROOT = Path(__file__).parents[2]
 

@@ -205,6 +205,8 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
         "blocks": 2, "engine": "plain", "sampling": "size", "evaluation.target_accuracy": 0.5, "faults.over_selection": 2, "faults.min_survivors": 2,
         "faults.lost": "drop", "faults.non_finite": "reject", "cluster.backend": "in-process", "cluster.address": "auto", "cluster.forked": False,
         "data.sampling": "balanced", "loss.name": "huber", "loss.class_weights": "balanced",
+        "evaluation.metrics": "auc", "evaluation.own_metric": "mine:metric", "evaluation.judged_by": "loss", "evaluation.target": 0.5,
+        "evaluation.client_holdout": 0.1, "evaluation.unseen_clients": 1,
     }  # fmt: skip
     for name, (_, field) in options().items():
         if name in (
@@ -212,6 +214,7 @@ def test_everything_but_cluster_and_output_is_in_the_run_id():
             "data.cutout",
             "model.groups",
             "loss.delta",
+            "data.input_columns",
             *OF_TRANSFER,
             *OF_PARQUET,
         ) or name.startswith(("algorithm.", "aggregator.", "partition.")):

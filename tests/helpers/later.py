@@ -15,7 +15,7 @@ EDITS = [
     "algorithm.warm_up": Newer(0, only=("fedprox",)),
     "cluster.zone": Newer(None),
     '''),
-    (EXPERIMENT, '''    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
+    ("experiment/evaluation.py", '''    every: int = setting(1, "Evaluate after every so many rounds, and after the last.", unit="rounds", ge=1)
 ''', '''    bins: int = setting(10, "Bins of the calibration.", ge=1)
 '''),
     (EXPERIMENT, "    skew: Skew = Skew()\n", "    protocol: Protocol = Protocol()\n"),

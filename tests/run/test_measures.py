@@ -224,6 +224,10 @@ def test_what_the_servers_model_alone_has_is_refused_where_there_is_none(changes
         small("x", algorithm__name="fedper", **{f"evaluation__{name}": value for name, value in changes.items()})
 
 
+def one_hot(labels):
+    return np.eye(10, dtype=np.float32)[labels]
+
+
 @pytest.mark.parametrize(
     ("targets", "changes", "said"),
     [
@@ -239,7 +243,11 @@ def test_what_the_servers_model_alone_has_is_refused_where_there_is_none(changes
 )
 def test_other_kinds_of_targets_are_refused_what_they_have_not(tmp_path, targets, changes, said):
     job = Job(small(tmp_path, **{f"evaluation__{name}": value for name, value in changes.items()}))
-    job.dataset = dataclasses.replace(job.dataset, kind=Kind(targets=targets))
+    found = job.dataset
+    made = {split: one_hot(getattr(found, f"{split}_labels")) for split in ("train", "test")}
+    job.dataset = dataclasses.replace(
+        found, kind=Kind(targets=targets), train_labels=made["train"], test_labels=made["test"]
+    )
     with pytest.raises(BadInputError, match=said):
         check_split(job)
 

@@ -79,7 +79,7 @@ def test_values_far_from_zero_lose_nothing_to_normalisation():
 
 
 def test_token_ids_reach_the_model_as_they_are():
-    network = Network(make_recipe(text(), "logistic"))
+    network = Network(make_recipe(text(), "lstm"))
     ids = torch.from_numpy(text().train_images)
     for found in (network.inputs(ids), FORMS["cpu"](network.recipe, network.flat.module).inputs(ids[None])[0]):
         assert found.dtype == torch.int64
@@ -258,7 +258,7 @@ def test_several_labels_are_dealt_out_by_the_rarest_one(own):
         ({"skew": {"rotation": 5.0}}, "skew.rotation = 5.0 changes uint8 images"),
         ({"model__resize": 32}, "model.resize = 32 is for inputs of channels, height and width, and those of own:table are 4 values"),
         ({"model__channels_last": True}, "model.channels_last = true is for inputs of channels, height and width"),
-        ({"model__name": "resnet18", "model__pretrained": True}, "model.pretrained = true normalises intensities in 0..1 as its"),
+        ({"model__name": "resnet18", "model__pretrained": True}, "model.name = resnet18 takes images, and the inputs are vectors"),
     ],
 )  # fmt: skip
 def test_settings_of_images_are_refused_by_name(own, monkeypatch, settings, sentence):
