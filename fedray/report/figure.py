@@ -44,9 +44,12 @@ class Figure:
     """Whether the values of its curves are fractions that are written in percent."""
 
     def specification(self, look: Look) -> dict[str, Any]:
-        """The whole Vega-Lite specification for this look, rows included."""
+        """The whole Vega-Lite specification for this look, rows included.
+
+        Altair does not validate it, which takes a third of a report's time; vl_convert refuses what it cannot compile.
+        """
         sizes = {"width": look.width, "autosize": {"type": "fit-x", "contains": "padding"}}
-        specification: dict[str, Any] = self.draw(look).to_dict()
+        specification: dict[str, Any] = self.draw(look).to_dict(validate=False)
         if "vconcat" in specification:  # each part has its own width
             sizes = {}
         return specification | sizes | {"config": look.config(), "datasets": {"rows": self.rows}}

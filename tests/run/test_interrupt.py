@@ -83,7 +83,7 @@ def test_the_first_signal_finishes_the_round_and_saves(tmp_path, number):
 def test_a_second_signal_stops_at_once_and_any_more_disturb_nothing(tmp_path):
     """In the middle of a round that would take minutes; what was reported stays, with a checkpoint of it."""
     settings = [*IN_PROCESS, "--output.root", tmp_path]
-    with start(*settings, "--rounds", "3000", "--clients", "2", "--cohort", "1", "--algorithm.epochs", "30") as process:
+    with start(*settings, "--rounds", "3000", "--clients", "2", "--cohort", "1", "--algorithm.epochs", "10") as process:
         wait_for(process, "round +1/")
         process.send_signal(signal.SIGTERM)
         wait_for(process, "note .*finishing")
