@@ -8,6 +8,7 @@ import pytest
 from small_data import make_algorithm, make_dataset, make_recipe
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import fedray
 from fedray.algorithms.fedavg import FedAvg
 from fedray.algorithms.scaffold import Scaffold
 from fedray.models.build import build, initial_vectors
@@ -16,6 +17,7 @@ from fedray.training.block import train_block
 from fedray.training.shards import Shards
 from fedray.training.trainer import Trainer
 
+PACKAGE = Path(fedray.__file__).parent
 READS = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal", "aten::masked_select", "aten::item"}
 """Operations whose result the host reads, or whose shape depends on values."""
 
@@ -39,7 +41,7 @@ class Watch(TorchDispatchMode):
 def asked_by():
     """The innermost line of fedray in the stack."""
     frame = sys._getframe()
-    while frame and "/fedray/" not in frame.f_code.co_filename:
+    while frame and not Path(frame.f_code.co_filename).is_relative_to(PACKAGE):
         frame = frame.f_back
     return f"{Path(frame.f_code.co_filename).name}:{frame.f_lineno}" if frame else "nobody"
 
