@@ -319,9 +319,8 @@ EVALUATION = [
      "client_means(np.repeat(losses, counts), list(np.repeat(accuracies, counts)), np.zeros(sum(counts), bool))",
      "clients count by their test images"),
     (ROWS, "np.mean(trained), np.std(trained)", "np.median(trained), np.std(trained)", "the median"),
-    (ROWS, "e.algorithm.broadcast(done.state, done.t)",
-     "e.algorithm.broadcast({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in "
-     "done.state.items()}, done.t)",
+    (ROWS, "e.algorithm.global_model(done.state)",
+     "e.algorithm.global_model({n: v - np.float32(0.5) * done.mean.get(n, 0) for n, v in done.state.items()})",
      "the state before the round, half of it"),
     (ROWS, "if due(evaluation.every) and not e.algorithm.personalises:",
      "if due(evaluation.every):",

@@ -258,6 +258,18 @@ def test_a_discarded_handle_frees_all_that_it_held_within_a_second(session, data
     assert times[-1][0] < 1 and times[-1][1] < 2, times
 
 
+def test_calls_of_a_discarded_handle_that_wait_are_never_made(session, dataset):
+    population = on_ray(session, dataset, make_recipe(dataset, "mlp"), clients_per_actor=4)
+    task = Task(Slow(lr=0.05, batch_size=1), message_of(population), 1, 0.05)
+    handles = [population.submit(task, [client]) for client in range(4)]
+    waiting = [ticket.errand for ticket in population.dispatcher.queue]
+    assert waiting and all(any(errand is handle.errand for handle in handles) for errand in waiting)
+    for handle in reversed(handles):
+        population.discard(handle)
+    assert not [ticket for ticket in population.dispatcher.queue if any(ticket.errand is each for each in waiting)]
+    population.close()
+
+
 def discard_one(session, dataset):
     """The seconds from a discard until nothing is held any more, and until another handle was trained."""
     population = on_ray(session, dataset, make_recipe(dataset, "mlp"), clients_per_actor=4)

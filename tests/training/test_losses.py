@@ -105,6 +105,9 @@ def test_weights_multiply_an_examples_cross_entropy_and_the_mean_is_over_example
     assert found == pytest.approx(2 * math.log(2))
     smooth = mean_of(objective("auto", "classes", (3.0, 1.0)), [[0.0, 0.0]], [0], label_smoothing=0.5)
     assert smooth == pytest.approx(3 * math.log(2))
+    uneven = mean_of(objective("auto", "classes", (3.0, 1.0)), [[1.0, 0.0]], [0], label_smoothing=0.5)
+    lost = math.log(1 + math.exp(-1))  # at its class, and one more at the other
+    assert uneven == pytest.approx(3 * (0.75 * lost + 0.25 * (lost + 1)))
 
 
 def test_balanced_weights_are_all_examples_over_classes_times_those_of_the_class():
