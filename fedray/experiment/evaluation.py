@@ -68,7 +68,6 @@ class Evaluation:
         unit="examples",
         ge=1,
     )
-
     client_holdout: float = setting(
         0.0,
         "The share of each client's own training examples that is held out of training, drawn at random, at least one, "
@@ -133,7 +132,7 @@ class Evaluation:
             )
         if self.client_holdout and self.client_examples:
             raise BadInputError(
-                f"evaluation.client_examples = {self.client_examples} counts test images, and with "
+                f"evaluation.client_examples = {self.client_examples} counts test examples, and with "
                 "evaluation.client_holdout clients are evaluated on examples of their own"
             )
 

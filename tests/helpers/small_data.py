@@ -49,19 +49,8 @@ def make_values(
     true = rng.standard_normal((inputs[0].size, outputs), np.float32)
     scores = inputs.reshape(len(inputs), -1) @ true + rng.standard_normal((len(inputs), outputs), np.float32) / 4
     found = {"classes": scores.argmax(1), "labels": (scores > 0.5).astype(np.float32), "values": scores}[targets]
-    return Dataset(
-        name="numbers",
-        format="arrays",
-        train_images=inputs[:train],
-        train_labels=found[:train],
-        test_images=inputs[train:],
-        test_labels=found[train:],
-        mean=(0.0,) * shape[0],
-        std=(1.0,) * shape[0],
-        classes=tuple(f"target {i}" for i in range(outputs)),
-        fingerprint="numbers",
-        kind=Kind(inputs="values", targets=targets),
-    )
+    names = tuple(f"target {i}" for i in range(outputs))
+    return of_arrays(inputs, found, train, names, Kind(inputs="values", targets=targets), shape[0])
 
 
 def make_tokens(length: int = 12, train: int = 96, test: int = 40) -> Dataset:
@@ -70,18 +59,25 @@ def make_tokens(length: int = 12, train: int = 96, test: int = 40) -> Dataset:
     tokens = rng.choice(11, (train + test, length), p=[0, 0.3, 0.3, *[0.05] * 8])
     tokens[np.arange(length) >= rng.integers(3, length + 1, len(tokens))[:, None]] = 0
     labels = ((tokens == 1).sum(1) > (tokens == 2).sum(1)).astype(np.int64)
+    return of_arrays(tokens, labels, train, ("no", "yes"), Kind(inputs="tokens", vocabulary=11, padding=0))
+
+
+def of_arrays(
+    inputs: np.ndarray, targets: np.ndarray, train: int, classes: tuple[str, ...], kind: Kind, channels: int = 0
+) -> Dataset:
+    """A data set of its first rows to train on and the rest to test on, whose channels are normal already."""
     return Dataset(
-        name="texts",
+        name=f"some {kind.inputs}",
         format="arrays",
-        train_images=tokens[:train],
-        train_labels=labels[:train],
-        test_images=tokens[train:],
-        test_labels=labels[train:],
-        mean=(),
-        std=(),
-        classes=("no", "yes"),
-        fingerprint="texts",
-        kind=Kind(inputs="tokens", vocabulary=11, padding=0),
+        train_images=inputs[:train],
+        train_labels=targets[:train],
+        test_images=inputs[train:],
+        test_labels=targets[train:],
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
+        classes=classes,
+        fingerprint=f"some {kind.inputs}",
+        kind=kind,
     )
 
 

@@ -172,7 +172,7 @@ def test_an_interrupted_run_with_both_goes_on_to_the_same_tables(tmp_path):
         ({"evaluation__client_holdout": 0.1, "evaluation__clients_every": 0}, "clients_every = 0 leaves out"),
         (
             {"evaluation__client_holdout": 0.1, "evaluation__client_examples": 9},
-            "client_examples = 9 counts test images",
+            "client_examples = 9 counts test examples",
         ),
         ({"evaluation__client_holdout": 0.1, "clients": 160}, "has 1 example, of which none can be held out"),
         (

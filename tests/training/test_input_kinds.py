@@ -156,6 +156,11 @@ def table():
             "classes": ["low", "high"]}
 
 
+def pictures():
+    x = RNG.normal(0, 1, (60, 3, 32, 32))
+    return x[:40], np.arange(40) % 2, x[40:], np.arange(20) % 2
+
+
 def text():
     ids = RNG.integers(1, 12, (160, 6))
     ids[:, 4:] = 0
@@ -266,6 +271,13 @@ def test_settings_of_images_are_refused_by_name(own, monkeypatch, settings, sent
     with pytest.raises(BadInputError, match=sentence):
         check_split(Job(experiment("table", **settings), writes=False))
     assert not (own / "results").exists()
+
+
+def test_pretrained_weights_take_floats_in_0_to_1_alone(own, monkeypatch):
+    monkeypatch.setattr("fedray.models.model.Model.fingerprint", lambda self: "")  # no weights are fetched
+    settings = {"model__name": "resnet18", "model__pretrained": True}
+    with pytest.raises(BadInputError, match=r"normalises intensities in 0..1 .*, and the inputs of own:pictures go"):
+        check_split(Job(experiment("pictures", **settings), writes=False))
 
 
 def test_what_images_are_called_is_said_of_images_alone(own, capsys):
